@@ -1,0 +1,1 @@
+"""Detectors: images in, regions out, one interface; `build_detector` finds one by name."""
