@@ -77,3 +77,119 @@ class PairRecord:
 
 
 Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord
+
+_TEXT, _TEXTS, _BOX, _BOXES = "text", "list of texts", "box [x, y, w, h]", "list of boxes"
+
+
+def _kind_of(annotation: object) -> str:
+    if annotation is str:
+        return _TEXT
+    arguments = typing.get_args(annotation)
+    if arguments[0] is str:
+        return _TEXTS
+    return _BOX if arguments[0] is float else _BOXES
+
+
+def _is_box(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e9 for x in value)
+    )
+
+
+_CHECKS = {
+    _TEXT: lambda v: isinstance(v, str),
+    _TEXTS: lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    _BOX: _is_box,
+    _BOXES: lambda v: isinstance(v, list) and all(_is_box(x) for x in v),
+}
+_CASTS = {
+    _TEXT: lambda v: v,
+    _TEXTS: tuple,
+    _BOX: lambda v: tuple(float(x) for x in v),
+    _BOXES: lambda v: tuple(tuple(float(x) for x in box) for box in v),
+}
+
+
+def parse_record(line: str | bytes, kind: type[Record]) -> Record:
+    """One jsonl line as a record of `kind`.
+
+    Raises:
+        ValueError: not JSON, not an object, a key missing or unknown, or a value of the wrong type; the text says which.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in row:
+            if field.default is dataclasses.MISSING:
+                raise ValueError(f'key "{field.name}" is missing')
+            continue
+        expected = _kind_of(hints[field.name])
+        value = row.pop(field.name)
+        if not _CHECKS[expected](value):
+            raise ValueError(f'"{field.name}" should be a {expected}, found {json.dumps(value)[:60]}')
+        values[field.name] = _CASTS[expected](value)
+    if row:
+        raise ValueError(f'unknown key "{next(iter(row))}"')
+    return kind(**values)
+
+
+def record_line(record: Record) -> str:
+    """The record as its jsonl line, newline included; the inverse of `parse_record`."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n"
+
+
+def iterate_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Every record of a jsonl file in order, in bounded memory; blank lines are passed over.
+
+    Raises:
+        DataError: the file is missing or empty, or some lines cannot be used (all reported together, with their lines).
+    """
+    faults, count = [], 0
+    for number, line in enumerate(_open_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = parse_record(line, kind)
+        except ValueError as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        count += 1
+        if not faults:
+            yield record
+    if faults:
+        raise DataError(
+            f"cannot read {path} as {kind.__name__} lines",
+            list_faults(faults),
+            "prepare the data set again: cmal prepare",
+        )
+    if not count:
+        raise DataError(f"cannot read {path}", "it holds no record", "prepare the data set again: cmal prepare")
+
+
+def _open_lines(path: Path) -> Iterator[bytes]:
+    if not path.is_file():
+        raise DataError(f"cannot read records {path}", "there is no such file", "make it first: cmal prepare DATASET")
+    with path.open("rb") as file:
+        yield from file
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """All records of a jsonl file. Raises DataError as `iterate_records`, and when two records share an id."""
+    records = list(iterate_records(Path(path), kind))
+    seen: set[str] = set()
+    repeated = [r.id for r in records if r.id in seen or seen.add(r.id)]
+    if repeated:
+        raise DataError(
+            f"cannot use {path}",
+            f'{len(repeated):,} record ids appear twice, the first is "{repeated[0]}"',
+            "prepare the data set again: cmal prepare",
+        )
+    return records

@@ -1,0 +1,84 @@
+"""Files that are whole or absent: atomic writing, hashing, and small JSON files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmal.errors import CmalError, DataError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; what was written there is fsynced and renamed to `path` if the block succeeds.
+
+    A failed or killed block leaves `path` as it was. A temporary file that a kill left behind is named `.NAME.*.tmp`.
+
+    Raises:
+        CmalError: the disk is full or the folder cannot be written (the block's OSError, told as a message).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise CmalError(
+            f"cannot write {path}",
+            f"the system says: {error.strerror or error}",
+            "free some space or choose another place, then run the same command again",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a small JSON file atomically, indented, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> object:
+    """Reads a JSON file.
+
+    Raises:
+        DataError: the file is missing, cannot be read, or is not JSON (with the line).
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}", f"the system says: {error.strerror}", "check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}", f"it is not JSON: {error}", "download or make the file again") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
