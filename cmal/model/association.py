@@ -1,0 +1,102 @@
+"""CMAC, associative mapping classification: at a swapped anchor, which region belongs to this word, and which word here?
+
+Legend: B batch, T word pieces, R regions, K anchors chosen in a group, C candidates, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmal.model.layers import rows_at
+from cmal.model.prompt import PromptPlan
+
+INITIAL_TEMPERATURE = 0.1
+LEAST_TEMPERATURE = 0.01
+
+
+@dataclass(frozen=True)
+class Association:
+    """One direction of the classification: K questions, C candidates each.
+
+    Attributes:
+        logits: (K, C) cosine over temperature; -inf where a candidate does not stand for choice.
+        is_positive: (K, C) True = a right answer; at least one a row.
+    """
+
+    logits: Tensor
+    is_positive: Tensor
+
+
+class AssociativeMapping(nn.Module):
+    """Projects text and region slots to where their cosines can be compared, with a learned temperature.
+
+    Source: CMAL (arXiv:2410.12595), associative mapping classification. Ours: cosine softmax, learned temperature
+        (start 0.1, floor 0.01), multi-positive targets, and the choice of candidates.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.text = nn.Linear(width, width)
+        self.region = nn.Linear(width, width)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(INITIAL_TEMPERATURE)))
+
+    @property
+    def temperature(self) -> Tensor:
+        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
+
+    def among_group(self, hidden: Tensor, tokens: int, plan: PromptPlan) -> tuple[Association, Association]:
+        """Candidates are all chosen anchor slots of the other modality in the group; positives share the concept.
+
+        Args:
+            hidden: (B, T+R, D) of the unified encoder.
+            tokens: T.
+            plan: the chosen anchors of this group.
+
+        Returns:
+            text to region and region to text, each with logits (K, K).
+        """
+        words = F.normalize(self.text(plan.span_mean(hidden)), dim=-1)  # (K, D)
+        regions = F.normalize(self.region(rows_at(hidden, plan.example, plan.region + tokens)), dim=-1)
+        logits = words @ regions.T / self.temperature
+        same_concept = plan.concept[:, None] == plan.concept[None, :]
+        return Association(logits, same_concept), Association(logits.T, same_concept)
+
+    def within_example(
+        self, hidden: Tensor, token_mask: Tensor, region_mask: Tensor, plan: PromptPlan
+    ) -> tuple[Association, Association]:
+        """Candidates are all real regions (or word pieces) of the anchor's own example; positives are all its true pairs.
+
+        Args:
+            hidden: (B, T+R, D) of the unified encoder.
+            token_mask, region_mask: (B, T), (B, R) True = real.
+            plan: the chosen anchors.
+
+        Returns:
+            text to region with logits (K, R), and region to text with logits (K, T).
+        """
+        tokens = token_mask.shape[1]
+        words = F.normalize(self.text(plan.span_mean(hidden)), dim=-1)  # (K, D)
+        regions = F.normalize(self.region(rows_at(hidden, plan.example, plan.region + tokens)), dim=-1)
+        all_words = F.normalize(self.text(hidden[:, :tokens]), dim=-1)[plan.example]  # (K, T, D)
+        all_regions = F.normalize(self.region(hidden[:, tokens:]), dim=-1)[plan.example]  # (K, R, D)
+        to_region = _masked_logits(words, all_regions, region_mask[plan.example], self.temperature)
+        to_word = _masked_logits(regions, all_words, token_mask[plan.example], self.temperature)
+        right_region = _marks(to_region, plan.positive_anchor, plan.positive_region)
+        right_word = _marks(to_word, plan.positive_piece_anchor, plan.positive_piece_position)
+        return Association(to_region, right_region), Association(to_word, right_word)
+
+
+def _masked_logits(questions: Tensor, candidates: Tensor, mask: Tensor, temperature: Tensor) -> Tensor:
+    logits = torch.einsum("kd,kcd->kc", questions, candidates) / temperature
+    return logits.masked_fill(~mask, float("-inf"))
+
+
+def _marks(like: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    marks = torch.zeros(like.shape, dtype=torch.bool, device=like.device)
+    marks[row, column] = True
+    return marks

@@ -1,0 +1,89 @@
+"""The whole model, top to bottom: UMSE, CMAP, CMAI, and the pooled vectors that heads read.
+
+Legend: B batch, T word pieces, R regions, D width, F raw region features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cmal.model.encoders import TextualEncoder, VisualEncoder
+from cmal.model.layers import initialise
+from cmal.model.prompt import AssociativePrompt, PromptPlan
+from cmal.model.unified import UnifiedEncoder
+
+
+@dataclass(frozen=True)
+class UniModal:
+    """What one modality's encoder gave, with what the unified encoder needs beside it.
+
+    Attributes:
+        text: (B, T, D); token_mask: (B, T) True = real.
+        visual: (B, R, D); boxes_unit: (B, R, 7); region_mask: (B, R) True = real.
+    """
+
+    text: Tensor
+    token_mask: Tensor
+    visual: Tensor
+    boxes_unit: Tensor
+    region_mask: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return self.text.shape[1]
+
+
+class Cmal(nn.Module):
+    """Visual and textual encoders, the associative prompt, and the unified encoder; heads live with their objectives.
+
+    Source: CMAL (arXiv:2410.12595).
+    """
+
+    def __init__(
+        self, visual: VisualEncoder, textual: TextualEncoder, prompt: AssociativePrompt, unified: UnifiedEncoder
+    ):
+        super().__init__()
+        self.visual, self.textual, self.prompt, self.unified = visual, textual, prompt, unified
+
+    def encode(
+        self, token_ids: Tensor, token_mask: Tensor, features: Tensor, boxes_unit: Tensor, region_mask: Tensor
+    ) -> UniModal:
+        """Both uni-modal encoders: (B, T), (B, T), (B, R, F), (B, R, 7), (B, R) -> UniModal."""
+        text = self.textual(token_ids, token_mask)
+        visual = self.visual(features, boxes_unit, region_mask)
+        return UniModal(text, token_mask, visual, boxes_unit, region_mask)
+
+    def unify(self, states: UniModal, plan: PromptPlan | None = None) -> Tensor:
+        """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D)."""
+        text_slots, region_slots = self.prompt(states.text, states.visual, plan)
+        return self.unified(text_slots, region_slots, states.boxes_unit, states.token_mask, states.region_mask)
+
+    @property
+    def width(self) -> int:
+        return self.textual.tokens.embedding_dim
+
+
+def build_cmal(
+    *,
+    vocabulary: int,
+    max_tokens: int,
+    region_features: int,
+    width: int,
+    heads: int,
+    inner: int,
+    text_layers: int,
+    visual_layers: int,
+    unified_layers: int,
+    dropout: float,
+) -> Cmal:
+    """A Cmal with BERT's initialisation, drawn from torch's current seed."""
+    shape = {"width": width, "heads": heads, "inner": inner, "dropout": dropout}
+    model = Cmal(
+        visual=VisualEncoder(region_features, layers=visual_layers, **shape),
+        textual=TextualEncoder(vocabulary, max_tokens, layers=text_layers, **shape),
+        prompt=AssociativePrompt(width),
+        unified=UnifiedEncoder(max_tokens, layers=unified_layers, **shape),
+    )
+    return model.apply(initialise)

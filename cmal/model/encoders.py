@@ -1,0 +1,65 @@
+"""UMSE: visual and textual semantic encoders, one modality each, onto their hyperspheres.
+
+The two never see each other, so each output can be computed once per image or text and kept (retrieval does).
+
+Legend: B batch, T word pieces, R regions, D width, F raw region features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmal.model.layers import NORM_EPS, TransformerStack, to_sphere
+
+BOX_NUMBERS = 7  # x1 y1 x2 y2 w h w*h, over image width and height
+
+
+class TextualEncoder(nn.Module):
+    """BERT's embeddings and its first layers.
+
+    Source: CMAL (arXiv:2410.12595), uni-modal semantic encoder. Initialised from a BERT checkpoint (`pretrained.py`).
+    """
+
+    def __init__(
+        self, vocabulary: int, positions: int, width: int, layers: int, heads: int, inner: int, dropout: float
+    ):
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(positions, width)
+        self.segment = nn.Embedding(2, width)  # BERT's two segments; a caption is all of segment 0
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.stack = TransformerStack(width, layers, heads, inner, dropout)
+        self.dropout = dropout
+
+    def hidden(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """(B, T) ids, (B, T) True = real -> (B, T, D), before the sphere: BertModel's hidden states, given its weights."""
+        embedded = self.tokens(token_ids) + self.positions.weight[: token_ids.shape[1]] + self.segment.weight[0]
+        embedded = F.dropout(self.norm(embedded), self.dropout, self.training)
+        return self.stack(embedded, token_mask)
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """(B, T) ids, (B, T) True = real -> (B, T, D), each of length sqrt(D); zeros at padding."""
+        return to_sphere(self.hidden(token_ids, token_mask))
+
+
+class VisualEncoder(nn.Module):
+    """LN(W_f f) + LN(W_p p), then transformer layers.
+
+    Source: CMAL (arXiv:2410.12595), uni-modal semantic encoder; the sum of two normed projections is UNITER's.
+    """
+
+    def __init__(self, region_features: int, width: int, layers: int, heads: int, inner: int, dropout: float):
+        super().__init__()
+        self.features = nn.Linear(region_features, width)
+        self.features_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.boxes = nn.Linear(BOX_NUMBERS, width)
+        self.boxes_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.stack = TransformerStack(width, layers, heads, inner, dropout)
+        self.dropout = dropout
+
+    def forward(self, features: Tensor, boxes_unit: Tensor, region_mask: Tensor) -> Tensor:
+        """(B, R, F), (B, R, 7), (B, R) True = real -> (B, R, D), each of length sqrt(D); zeros at padding."""
+        embedded = self.features_norm(self.features(features)) + self.boxes_norm(self.boxes(boxes_unit))
+        embedded = F.dropout(embedded, self.dropout, self.training)
+        return to_sphere(self.stack(embedded, region_mask))

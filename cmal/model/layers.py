@@ -1,0 +1,159 @@
+"""The one transformer layer all three encoders share: BERT's (post-norm, GELU), computed on real rows only.
+
+Sequences come padded, (B, L, D) with a mask. Padding is removed once per stack: linear layers, norms and GELU see the N
+real rows as (N, D); attention alone goes back to (B, H, L, D/H) for a moment.
+
+Legend: B batch, L sequence length, N real rows (N <= B*L), D width, H heads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+NORM_EPS = 1e-12
+INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real rows of a padded batch lie.
+
+    Attributes:
+        batch, length: B and L.
+        rows: (N,) indices of the real rows in the flattened (B*L) batch; None where every row is real.
+        key_mask: (B, 1, 1, L) True = real, for attention; None where every row is real.
+    """
+
+    batch: int
+    length: int
+    rows: Tensor | None
+    key_mask: Tensor | None
+
+    @classmethod
+    def of_mask(cls, mask: Tensor) -> Layout:
+        """Layout of a (B, L) mask, True = real."""
+        batch, length = mask.shape
+        if bool(mask.all()):
+            return cls(batch, length, None, None)
+        # a sequence without a single real row would have no key at all: let it look at its own padding
+        keys = mask | ~mask.any(dim=1, keepdim=True)
+        return cls(batch, length, mask.flatten().nonzero().squeeze(1), keys[:, None, None, :])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, L, X) -> (N, X)."""
+        flat = padded.reshape(self.batch * self.length, padded.shape[-1])
+        return flat if self.rows is None else flat.index_select(0, self.rows)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(N, X) -> (B, L, X), zeros where nothing is real."""
+        if self.rows is not None:
+            rows = rows.new_zeros(self.batch * self.length, rows.shape[-1]).index_copy(0, self.rows, rows)
+        return rows.view(self.batch, self.length, rows.shape[-1])
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward, each followed by dropout, residual sum and layer norm.
+
+    With a BERT layer's weights (query, key and value stacked in `qkv`) it gives that layer's output.
+    """
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.expand = nn.Linear(width, inner)
+        self.contract = nn.Linear(inner, width)
+        self.output_norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        """(N, D) -> (N, D)."""
+        attended = self.attention_out(self.attend(rows, layout))
+        rows = self.attention_norm(rows + self.drop(attended))
+        return self.output_norm(rows + self.drop(self.contract(F.gelu(self.expand(rows)))))
+
+    def attend(self, rows: Tensor, layout: Layout) -> Tensor:
+        """(N, D) -> (N, D): scaled dot-product attention of each sequence to its own real rows."""
+        qkv = layout.unpack(self.qkv(rows))  # (B, L, 3D)
+        batch, length, _ = qkv.shape
+        qkv = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, L, D/H)
+        query, key, value = qkv.unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.key_mask, dropout_p=dropout)
+        return layout.pack(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+    def drop(self, rows: Tensor) -> Tensor:
+        return F.dropout(rows, self.dropout, self.training)
+
+
+class TransformerStack(nn.Module):
+    """`layers` TransformerLayers over a padded batch; pads are removed on the way in and zero on the way out."""
+
+    def __init__(self, width: int, layers: int, heads: int, inner: int, dropout: float):
+        super().__init__()
+        assert width % heads == 0, "width is a multiple of heads"
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, inner, dropout) for _ in range(layers))
+        self.checkpoint_activations = False
+
+    def forward(self, padded: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D), (B, L) True = real -> (B, L, D)."""
+        if padded.shape[1] == 0:
+            return padded
+        layout = Layout.of_mask(mask)
+        rows = layout.pack(padded)
+        for layer in self.layers:
+            if self.checkpoint_activations and self.training:
+                rows = checkpoint(layer, rows, layout, use_reentrant=False)
+            else:
+                rows = layer(rows, layout)
+        return layout.unpack(rows)
+
+
+class Transform(nn.Sequential):
+    """Linear, GELU, layer norm: the step before an output layer (BERT's prediction head)."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=NORM_EPS))
+
+
+def to_sphere(vectors: Tensor) -> Tensor:
+    """(..., D) onto the hypersphere of radius sqrt(D). Radius ours: entries keep the unit scale that a layer norm gives."""
+    return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
+
+
+def initialise(module: nn.Module) -> None:
+    """BERT's initialisation, for `model.apply`: normal weights of std 0.02, zero biases, unit norms."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INITIAL_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def trainable_parameters(module: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def flat_positions(example: Tensor, position: Tensor, length: int) -> Tensor:
+    """(M,) rows of a flattened (B*L) batch from example and position within it."""
+    return example * length + position
+
+
+def rows_at(padded: Tensor, example: Tensor, position: Tensor) -> Tensor:
+    """(B, L, D) at M places -> (M, D)."""
+    return padded.flatten(0, 1).index_select(0, flat_positions(example, position, padded.shape[1]))
+
+
+def no_rows(like: Tensor) -> Tensor:
+    """A zero loss () that is still attached to the graph of `like`."""
+    return torch.zeros_like(like).mul(like).sum() if like.numel() == 0 else like.sum() * 0.0
