@@ -1,0 +1,195 @@
+"""Overlap of boxes, and when a predicted box counts as the object that an expression refers to.
+
+Boxes are xyxy in pixels, continuous coordinates: x2 - x1 is the width. All arithmetic is float64.
+Legend: N, M boxes; S sentences (REC is scored per sentence, not per object).
+
+What peers call a hit (`BOX_PROTOCOLS`):
+- `official`, `uniter`: IoU > 0.5 on continuous boxes. The REFER toolbox's own function (MAttNet and UNITER have it too)
+  counts an overlap of one pixel or less in either direction as none; that can decide only for boxes under 2 pixels wide or
+  high, and we do not follow it there.
+- `albef`: IoU >= 0.5, so exactly half is a hit.
+- `volta`: IoU > 0.5 where every width and height is counted one pixel larger (as if coordinates were pixel indices).
+- `mdetr`: *generalised* IoU >= 0.5 (`RefExpEvaluator`, `thresh_iou=0.5`); never more than the IoU, so it is the strictest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmal.errors import DataError, RecipeError, ShapeError
+
+
+@dataclass(frozen=True)
+class BoxProtocol:
+    """A convention for hits: which overlap, above 0.5 or also at 0.5, and whether sizes are counted one pixel larger."""
+
+    includes_half: bool = False
+    plus_one: bool = False
+    is_generalised: bool = False
+
+
+BOX_PROTOCOLS = {
+    "official": BoxProtocol(),
+    "uniter": BoxProtocol(),
+    "albef": BoxProtocol(includes_half=True),
+    "volta": BoxProtocol(plus_one=True),
+    "mdetr": BoxProtocol(includes_half=True, is_generalised=True),
+}
+THRESHOLD = 0.5
+
+
+def xywh_to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:
+    """(..., 4) COCO boxes [x, y, width, height] as [x1, y1, x2, y2] = [x, y, x + width, y + height], float64."""
+    boxes = _as_boxes(boxes_xywh)
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+
+
+def iou_matrix(a_xyxy: np.ndarray, b_xyxy: np.ndarray, plus_one: bool = False) -> np.ndarray:
+    """Intersection over union of every box of a with every box of b.
+
+    Args:
+        a_xyxy: (N, 4). b_xyxy: (M, 4). Inverted boxes (x2 < x1) are empty.
+        plus_one: count widths and heights one pixel larger, as detectors of the Caffe days did.
+
+    Returns:
+        (N, M) float64 in [0, 1]; 0 where the union is empty.
+    """
+    return _iou(_as_boxes(a_xyxy)[:, None], _as_boxes(b_xyxy)[None], plus_one)
+
+
+def generalised_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    """IoU minus the share of the smallest enclosing box that neither box covers: (N, 4), (M, 4) -> (N, M) in (-1, 1].
+
+    Source: Rezatofighi et al., Generalized Intersection over Union, CVPR 2019.
+    Example: [0, 0, 1, 1] and [2, 0, 3, 1]: IoU 0, the hull has area 3, a third of it uncovered: -1/3.
+    """
+    return _generalised_iou(_as_boxes(a_xyxy)[:, None], _as_boxes(b_xyxy)[None])
+
+
+def is_hit(predicted_xyxy: np.ndarray, gold_xyxy: np.ndarray, protocol: str = "official") -> np.ndarray:
+    """Is each predicted box the right one?
+
+    Args:
+        predicted_xyxy: (S, 4), row by row beside `gold_xyxy`; a row of four NaN says that there was no candidate: a miss.
+        gold_xyxy: (S, 4).
+        protocol: a key of `BOX_PROTOCOLS`.
+
+    Returns:
+        (S,) bool.
+
+    Raises:
+        ShapeError: the two differ in shape. DataError: a value is not finite (but for rows of NaN as above).
+        RecipeError: the protocol is not known.
+    """
+    rule = _protocol(protocol)
+    predicted, gold = _as_boxes(predicted_xyxy), _as_boxes(gold_xyxy)
+    if predicted.shape != gold.shape:
+        raise ShapeError(
+            "cannot compare predicted boxes with gold boxes",
+            f"their shapes are {predicted.shape} and {gold.shape}",
+            "give one predicted box a sentence",
+        )
+    is_absent = np.isnan(predicted).all(axis=-1)
+    _check_finite(predicted[~is_absent], "predicted boxes")
+    _check_finite(gold, "gold boxes")
+    return ~is_absent & _passes(np.where(is_absent[..., None], 0.0, predicted), gold, rule)
+
+
+def rec_accuracy(predicted_xyxy: np.ndarray, gold_xyxy: np.ndarray, protocol: str = "official") -> float:
+    """Share of sentences whose predicted box is a hit. As `is_hit`; DataError when there is no sentence."""
+    hits = is_hit(predicted_xyxy, gold_xyxy, protocol)
+    _check_some(len(hits))
+    return float(np.count_nonzero(hits) / len(hits))
+
+
+def oracle_recall(proposals_xyxy: Sequence[np.ndarray], gold_xyxy: np.ndarray, protocol: str = "official") -> float:
+    """Share of sentences for which *some* proposal is a hit: no choice among these proposals can score more.
+
+    Args:
+        proposals_xyxy: for each of the S sentences its image's proposals (P, 4); P may be 0.
+        gold_xyxy: (S, 4).
+
+    Raises:
+        ShapeError: not one set of proposals a sentence. DataError: no sentence, or a value that is not finite.
+    """
+    rule, gold = _protocol(protocol), _as_boxes(gold_xyxy)
+    if len(proposals_xyxy) != len(gold):
+        raise ShapeError(
+            "cannot measure the proposals' recall",
+            f"there are {len(proposals_xyxy):,} sets of proposals for {len(gold):,} sentences",
+            "give one set a sentence, empty where the image has none",
+        )
+    _check_some(len(gold))
+    _check_finite(gold, "gold boxes")
+    reached = 0
+    for proposals, box in zip(proposals_xyxy, gold):
+        candidates = _as_boxes(np.asarray(proposals, dtype=np.float64).reshape(-1, 4))
+        _check_finite(candidates, "proposals")
+        reached += bool(_passes(candidates, box[None], rule).any())
+    return reached / len(gold)
+
+
+def _passes(predicted: np.ndarray, gold: np.ndarray, rule: BoxProtocol) -> np.ndarray:
+    overlap = _generalised_iou(predicted, gold) if rule.is_generalised else _iou(predicted, gold, rule.plus_one)
+    return overlap >= THRESHOLD if rule.includes_half else overlap > THRESHOLD
+
+
+def _iou(a: np.ndarray, b: np.ndarray, plus_one: bool) -> np.ndarray:
+    shared, union = _shared_and_union(a, b, 1.0 if plus_one else 0.0)
+    return _ratio(shared, union)
+
+
+def _generalised_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    shared, union = _shared_and_union(a, b, 0.0)
+    sides = np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])
+    hull = _area(sides)
+    return _ratio(shared, union) - _ratio(hull - union, hull)
+
+
+def _shared_and_union(a: np.ndarray, b: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Areas of intersection and union; a and b (..., 4) broadcast against each other."""
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + margin
+    shared = _area(sides)
+    union = _area(a[..., 2:] - a[..., :2] + margin) + _area(b[..., 2:] - b[..., :2] + margin) - shared
+    return shared, union
+
+
+def _area(sides: np.ndarray) -> np.ndarray:
+    return np.clip(sides, 0.0, None).prod(axis=-1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+
+
+def _protocol(name: str) -> BoxProtocol:
+    if name not in BOX_PROTOCOLS:
+        raise RecipeError(
+            f'unknown box protocol "{name}"', f"known are: {', '.join(BOX_PROTOCOLS)}", "choose one of these"
+        )
+    return BOX_PROTOCOLS[name]
+
+
+def _as_boxes(boxes: np.ndarray) -> np.ndarray:
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.shape[-1:] != (4,):
+        raise ShapeError("these are not boxes", f"the shape is {boxes.shape}", "the last dimension has to be 4 numbers")
+    return boxes
+
+
+def _check_finite(boxes: np.ndarray, name: str) -> None:
+    if not np.isfinite(boxes).all():
+        bad = int(np.count_nonzero(~np.isfinite(boxes).all(axis=-1)))
+        raise DataError(
+            f"cannot use the {name}",
+            f"{bad:,} of {len(boxes):,} have a value that is not finite",
+            "find where it came from",
+        )
+
+
+def _check_some(count: int) -> None:
+    if not count:
+        raise DataError("cannot score referring expressions", "there is no sentence", "choose a split that has some")
