@@ -1,0 +1,162 @@
+"""What detectors of other people's making share: from their tensors to `Regions`, devices, and weight files.
+
+Legend: R regions, F feature numbers, C classes, A attributes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmal.errors import CheckpointError, CmalError, list_faults
+from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def make_regions(
+    features: Tensor,
+    boxes_xyxy_px: Tensor,
+    class_probs: Tensor,
+    attribute_probs: Tensor | None,
+    image_wh_px: tuple[int, int],
+    *,
+    clip: bool = True,
+) -> Regions:
+    """One image's regions as arrays, in the rows' order.
+
+    Args:
+        features: (R, F). boxes_xyxy_px: (R, 4) in pixels of the raw image.
+        class_probs: (R, C) without background; the best class of a row is its tag.
+        attribute_probs: (R, A), or None where the detector knows no attributes.
+        image_wh_px: width and height of the raw image.
+        clip: cut the boxes to the image; not wanted for boxes that the caller gave.
+    """
+    count, (width, height) = len(features), image_wh_px
+    boxes = boxes_xyxy_px.float().cpu().numpy()
+    if clip:
+        boxes = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
+    ids = np.zeros((count, TOP_CLASSES), dtype=np.int64)
+    probs = np.zeros((count, TOP_CLASSES), dtype=np.float32)
+    shown = min(TOP_CLASSES, class_probs.shape[1])
+    top = class_probs.float().topk(shown, dim=-1)
+    ids[:, :shown], probs[:, :shown] = top.indices.cpu().numpy(), top.values.cpu().numpy()
+    best = class_probs.float().max(dim=-1)
+    if attribute_probs is None:
+        attribute_ids, attribute_conf = np.full(count, NO_ATTRIBUTE), np.zeros(count, dtype=np.float32)
+    else:
+        attribute = attribute_probs.float().max(dim=-1)
+        attribute_ids, attribute_conf = attribute.indices.cpu().numpy(), attribute.values.cpu().numpy()
+    return Regions(
+        features=features.float().cpu().numpy(),
+        boxes_xyxy_px=boxes.astype(np.float32),
+        object_ids=best.indices.cpu().numpy(),
+        object_conf=best.values.cpu().numpy(),
+        attribute_ids=attribute_ids,
+        attribute_conf=attribute_conf,
+        class_top_ids=ids,
+        class_top_probs=probs,
+        image_wh_px=(int(width), int(height)),
+    )
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The named device; None is the first GPU where there is one, else the CPU.
+
+    Raises:
+        CmalError: no such device on this machine.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise CmalError(
+            f'cannot run a detector on the device "{device}"',
+            f"torch says: {str(error).splitlines()[0]}",
+            'use "cpu", or a device that this machine has',
+        ) from error
+    return found
+
+
+def autocast_for(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """A context for the forward pass: bf16 on CUDA for "auto" and "bf16", else plain float32.
+
+    On a CPU bf16 is never chosen, whatever was asked for: without the hardware for it, it is many times slower.
+    """
+    if precision not in PRECISIONS:
+        raise CmalError(
+            "cannot set the detector's precision", f'found "{precision}"', f"known precisions: {', '.join(PRECISIONS)}"
+        )
+    if device.type == "cuda" and precision != "fp32":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def read_state_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file, on the CPU: `.safetensors`, or a torch file read without running any code in it.
+
+    A file that wraps its state dict in one key ("model" or "state_dict") is unwrapped.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no state dict.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"cannot read the weights {path}",
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
+            "download the file again; files that would run code when opened are refused",
+        ) from error
+    except Exception as error:  # safetensors has an exception of its own, of no public base
+        raise CheckpointError(f"cannot read the weights {path}", str(error)[:200], "download the file again") from error
+    for key in ("model", "state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"cannot read the weights {path}", "it holds no table of named tensors", "give a state dict"
+        )
+    return {str(name): value for name, value in state.items()}
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
+    """Gives `model` exactly the tensors of `state` (it may have been made on the meta device); floats become float32.
+
+    Raises:
+        CheckpointError: a name is missing, unknown, or of another shape; all of them are listed.
+    """
+    wanted = model.state_dict()
+    faults = list(_differences(wanted, state))
+    if faults:
+        raise CheckpointError(
+            f"cannot load the weights {where}",
+            list_faults(faults),
+            "give the weights of this very detector",
+        )
+    values = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    model.load_state_dict(values, strict=True, assign=True)
+    model.requires_grad_(False)
+
+
+def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, value in wanted.items():
+        if name not in state:
+            yield f"{name} is missing"
+        elif state[name].shape != value.shape:
+            yield f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
+    yield from (f"{name} is not a parameter of this detector" for name in state if name not in wanted)

@@ -1,0 +1,266 @@
+"""`frcnn-vg`: the detector behind most published region features, Faster R-CNN ResNet-101-C4 on Visual Genome.
+
+1,600 object classes, 400 attributes, 2,048 numbers a region. Pure torch and torchvision; loads the public weights
+`unc-nlp/frcnn-vg-finetuned`, from the hub by name or from a folder or file. The feature of a region is that of its
+*proposal*; its box is the refined one. The network is in `frcnn_vg_model.py`, the arithmetic on boxes in
+`frcnn_vg_boxes.py`, the input in `frcnn_vg_input.py`.
+
+Usual settings: 36 regions an image (LXMERT), or 10 to 100 with class confidence above 0.2 (bottom-up attention, UNITER).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmal.errors import CheckpointError, DataError, ShapeError
+from cmal.files import sha256_of
+from cmal.regions.detectors.assembly import autocast_for, find_device, load_strictly, make_regions, read_state_file
+from cmal.regions.detectors.frcnn_vg_boxes import choose_regions, select_proposals
+from cmal.regions.detectors.frcnn_vg_input import LONGEST_EDGE_PX, SHORTEST_EDGE_PX, NetworkInput, make_input
+from cmal.regions.detectors.frcnn_vg_model import FrcnnVg
+from cmal.regions.types import Regions
+
+NAME = "frcnn-vg"
+HUB_NAME = "unc-nlp/frcnn-vg-finetuned"
+WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors")
+NMS_IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)  # the first decides, unless it leaves fewer regions than asked for
+LEAST_REGIONS = 10
+
+
+class FrcnnVgDetector:
+    """The detector behind the `Detector` interface.
+
+    Args:
+        model: the network; put on `device`, used in evaluation mode.
+        class_names, attribute_names: in the order of the ids.
+        weights_sha256: of the weight file; "" where there is none.
+        device: None is a GPU where there is one.
+        max_regions: most regions an image.
+        min_confidence: None keeps exactly `max_regions` regions (while there are so many proposals); a number keeps those
+            whose class is more probable than it, at least `min_regions`.
+        min_regions: see above; the default is 10, or `max_regions` where `min_confidence` is None.
+        precision: "auto" or "bf16" is bf16 on CUDA and float32 elsewhere; "fp32" is float32 everywhere.
+        shortest_edge_px, longest_edge_px: of the network's input.
+        nms_ious: thresholds of the class-agnostic suppression, tried in turn while fewer than the minimum remain.
+    """
+
+    def __init__(
+        self,
+        model: FrcnnVg,
+        class_names: Sequence[str],
+        attribute_names: Sequence[str],
+        *,
+        weights_sha256: str = "",
+        device: str | torch.device | None = None,
+        max_regions: int = 36,
+        min_confidence: float | None = None,
+        min_regions: int | None = None,
+        precision: str = "auto",
+        shortest_edge_px: int = SHORTEST_EDGE_PX,
+        longest_edge_px: int = LONGEST_EDGE_PX,
+        nms_ious: Sequence[float] = NMS_IOUS,
+    ):
+        self.name = NAME
+        self.weights_sha256 = weights_sha256
+        self.feature_size = model.feature_size
+        self.class_names, self.attribute_names = tuple(class_names), tuple(attribute_names)
+        self.device = find_device(device)
+        self.model = model.to(self.device).eval()
+        self.max_regions, self.min_confidence = max_regions, min_confidence or 0.0
+        least = max_regions if min_confidence is None else LEAST_REGIONS
+        self.min_regions = min(least if min_regions is None else min_regions, max_regions)
+        self.precision, self.nms_ious = precision, tuple(nms_ious)
+        self.shortest_edge_px, self.longest_edge_px = shortest_edge_px, longest_edge_px
+        autocast_for(self.device, precision)  # an unknown name is told now, not at the first image
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions of each image, the most confident first.
+
+        Images of different sizes are padded to the largest of the batch, which changes the numbers near the right and the
+        lower edge a little: the same batches give the same features.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, upright.
+        """
+        if not images:
+            return []
+        batch = self._make_input(images)
+        found = []
+        with autocast_for(self.device, self.precision):
+            feature_maps = self.model.backbone(batch.images)
+            anchors, logits, deltas = self.model.proposal_generator(feature_maps)
+            for row in range(len(images)):
+                proposals = select_proposals(anchors, logits[row], deltas[row], batch.sizes_hw[row])
+                found.append(self._regions_of(feature_maps[row : row + 1], proposals, batch, row))
+        return found
+
+    @torch.inference_mode()
+    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Features, classes and attributes at the given boxes, one region a box and in the boxes' order.
+
+        Args:
+            images: as in `detect`. boxes_xyxy_px: (R, 4) in pixels of each raw image; they come back as they are.
+
+        Raises:
+            ShapeError: the two lists differ in length, or boxes are not (R, 4).
+        """
+        _check_boxes(images, boxes_xyxy_px)
+        if not images:
+            return []
+        batch = self._make_input(images)
+        found = []
+        with autocast_for(self.device, self.precision):
+            feature_maps = self.model.backbone(batch.images)
+            for row, given in enumerate(boxes_xyxy_px):
+                raw = torch.as_tensor(np.asarray(given, dtype=np.float32), device=self.device).reshape(-1, 4)
+                features, class_probs, _, attributes = self._look_at(
+                    feature_maps[row : row + 1], raw / _scale_of(batch, row, raw)
+                )
+                size = batch.raw_sizes_wh[row]
+                found.append(make_regions(features, raw, class_probs, attributes, size, clip=False))
+        return found
+
+    def _make_input(self, images: Sequence[np.ndarray]) -> NetworkInput:
+        return make_input(images, self.device, shortest=self.shortest_edge_px, longest=self.longest_edge_px)
+
+    def _look_at(self, feature_map: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features (P, F), class probabilities (P, C), deltas (P, C, 4) and attribute probabilities (P, A) at boxes."""
+        features = self.model.roi_heads.features(feature_map, boxes)
+        return features, *self.model.roi_heads.box_predictor(features)
+
+    def _regions_of(self, feature_map: Tensor, proposals: Tensor, batch: NetworkInput, row: int) -> Regions:
+        features, class_probs, deltas, attributes = self._look_at(feature_map, proposals)
+        kept, boxes = choose_regions(
+            proposals,
+            class_probs,
+            deltas,
+            batch.sizes_hw[row],
+            min_detections=self.min_regions,
+            max_detections=self.max_regions,
+            min_confidence=self.min_confidence,
+            nms_ious=self.nms_ious,
+        )
+        raw_boxes = boxes * _scale_of(batch, row, boxes)
+        return make_regions(features[kept], raw_boxes, class_probs[kept], attributes[kept], batch.raw_sizes_wh[row])
+
+
+def build(
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    max_regions: int = 36,
+    min_confidence: float | None = None,
+    precision: str = "auto",
+    **options: object,
+) -> FrcnnVgDetector:
+    """The detector with weights.
+
+    Args:
+        weights: a folder with `pytorch_model.bin` (or `model.safetensors`), such a file, or a name on the hub; None is
+            the public weights' name. The folder's `config.yaml` is not needed: what it says is fixed for these weights.
+            `objects_vocab.txt` and `attributes_vocab.txt` beside the weights replace the names that ship with the package.
+        device, max_regions, min_confidence, precision, options: see `FrcnnVgDetector`.
+
+    Raises:
+        CheckpointError: no weights there, unreadable, or not these 640 tensors.
+    """
+    path = find_weights(weights)
+    with torch.device("meta"):
+        model = FrcnnVg()
+    load_strictly(model, read_state_file(path), path)
+    return FrcnnVgDetector(
+        model,
+        _names(path.parent, "objects", model.roi_heads.box_predictor.cls_score.out_features - 1),
+        _names(path.parent, "attributes", model.roi_heads.box_predictor.attr_score.out_features - 1),
+        weights_sha256=sha256_of(path),
+        device=device,
+        max_regions=max_regions,
+        min_confidence=min_confidence,
+        precision=precision,
+        **options,
+    )
+
+
+def find_weights(weights: str | Path | None) -> Path:
+    """The weight file meant by a file, a folder, or a name on the hub (downloaded into the hub's cache, once).
+
+    Raises:
+        CheckpointError: nothing there, or no network.
+    """
+    given = Path(weights) if weights is not None else Path(HUB_NAME)
+    if given.is_file():
+        return given
+    if given.is_dir():
+        found = [given / name for name in WEIGHT_FILES if (given / name).is_file()]
+        if not found:
+            raise CheckpointError(
+                f"cannot find the weights of {NAME}", f"{given} has none of {', '.join(WEIGHT_FILES)}", _REMEDY
+            )
+        return found[0]
+    if given.is_absolute() or len(given.parts) != 2 or str(given).startswith("."):
+        raise CheckpointError(f"cannot find the weights of {NAME}", f"there is no file or folder {given}", _REMEDY)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(given.as_posix(), WEIGHT_FILES[0]))
+    except Exception as error:  # the hub has many ways to fail, of many libraries; each means: no weights
+        raise CheckpointError(
+            f'cannot get the weights "{given.as_posix()}" of {NAME} from the hub',
+            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}",
+            _REMEDY,
+        ) from error
+
+
+_REMEDY = f"download pytorch_model.bin of {HUB_NAME} on a machine with network and name its folder as the weights"
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Class names from a vocabulary file: one class a line, the first of its alternatives; `#` lines are passed over."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(line.split(",")[0].strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def vg_class_names() -> tuple[str, ...]:
+    """The 1,600 object classes, in the order of the ids."""
+    return read_names(Path(__file__).with_name("vg_objects.txt"))
+
+
+def vg_attribute_names() -> tuple[str, ...]:
+    """The 400 attributes, in the order of the ids."""
+    return read_names(Path(__file__).with_name("vg_attributes.txt"))
+
+
+def _names(folder: Path, kind: str, count: int) -> tuple[str, ...]:
+    own = folder / f"{kind}_vocab.txt"
+    path = own if own.is_file() else Path(__file__).with_name(f"vg_{kind}.txt")
+    names = read_names(path)
+    if len(names) != count:
+        raise DataError(
+            f"cannot use the {kind} names {path}",
+            f"it has {len(names):,} names; the weights have {count:,} {kind}",
+            "give one name a line, in the order of the ids, or remove the file",
+        )
+    return names
+
+
+def _scale_of(batch: NetworkInput, row: int, like: Tensor) -> Tensor:
+    x, y = batch.scales_xy[row]
+    return like.new_tensor([x, y, x, y])
+
+
+def _check_boxes(images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> None:
+    if len(images) != len(boxes):
+        raise ShapeError(
+            "cannot describe boxes", f"{len(images)} images meet {len(boxes)} lists of boxes", "give one list an image"
+        )
+    for row, given in enumerate(boxes):
+        if np.asarray(given).ndim != 2 or np.asarray(given).shape[1] != 4:
+            raise ShapeError(
+                "cannot describe boxes", f"the boxes of image {row} have shape {np.asarray(given).shape}", "give (R, 4)"
+            )
