@@ -15,7 +15,6 @@ Legend: B batch, T word pieces, R regions, K anchors chosen in the batch, P piec
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -60,10 +59,6 @@ class PromptPlan:
 
     def __len__(self) -> int:
         return len(self.region)
-
-    def to(self, device: torch.device | str) -> PromptPlan:
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in dataclasses.fields(self)}
-        return PromptPlan(**moved)
 
     def span_mean(self, text: Tensor) -> Tensor:
         """(B, T, D) -> (K, D): the mean over each chosen anchor's pieces."""

@@ -1,0 +1,116 @@
+"""Record text + regions + anchors -> Example: everything one example brings to a batch, in arrays.
+
+Legend: T word pieces, R regions, S mentions, A anchors, P positive pairs, F raw region features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmal.anchors import AnchorFinder, Anchors, Mentions, RegionConcepts
+from cmal.data.text import TokenisedText, WordPieces
+from cmal.regions.store import RegionStore
+from cmal.regions.types import Regions
+
+
+@dataclass(frozen=True)
+class ExampleAnchors:
+    """Where tags meet words in one example.
+
+    Attributes:
+        mention_pieces: (S, 2) first piece and one past the last of each mention.
+        mentions, anchors, region_concepts: as `anchors.py` gives them, over words.
+    """
+
+    mention_pieces: np.ndarray
+    mentions: Mentions
+    anchors: Anchors
+    region_concepts: RegionConcepts
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text and the regions of one image.
+
+    Attributes:
+        token_ids, word_of_token: (T,) word pieces with [CLS] and [SEP], and each piece's word, -1 for those two.
+        features: (R, F); boxes_unit: (R, 7) x1 y1 x2 y2 w h w*h, in [0, 1] of the image.
+        class_top_ids, class_top_probs: (R, 10) the detector's likeliest classes.
+        anchors: None where they were not asked for (downstream).
+    """
+
+    id: str
+    image_id: str
+    token_ids: np.ndarray
+    word_of_token: np.ndarray
+    features: np.ndarray
+    boxes_unit: np.ndarray
+    class_top_ids: np.ndarray
+    class_top_probs: np.ndarray
+    image_wh_px: tuple[int, int]
+    anchors: ExampleAnchors | None = None
+
+
+class ExampleBuilder:
+    """Joins texts with their images' regions; finds anchors where it was given a finder.
+
+    Args:
+        word_pieces: the tokeniser.
+        store: the region store.
+        max_tokens: word pieces kept of a text, [CLS] and [SEP] included.
+        finder: finds anchors, or None.
+    """
+
+    def __init__(
+        self, word_pieces: WordPieces, store: RegionStore, max_tokens: int, finder: AnchorFinder | None = None
+    ):
+        self.word_pieces, self.store, self.max_tokens, self.finder = word_pieces, store, max_tokens, finder
+        self._mentions: dict[str, tuple[TokenisedText, Mentions, np.ndarray]] = {}
+
+    def build(self, id: str, image_id: str, text: str) -> Example:
+        """One Example.
+
+        Raises:
+            StoreError: the store does not hold the image.
+        """
+        regions = self.store[image_id]
+        if self.finder is None:
+            tokenised, anchors = self.word_pieces.encode(text, self.max_tokens), None
+        else:
+            tokenised, anchors = self._find_anchors(text, regions)
+        return Example(
+            id=id,
+            image_id=image_id,
+            token_ids=tokenised.token_ids,
+            word_of_token=tokenised.word_of_token,
+            features=regions.features,
+            boxes_unit=unit_boxes(regions.boxes_xyxy_px, regions.image_wh_px),
+            class_top_ids=regions.class_top_ids,
+            class_top_probs=regions.class_top_probs,
+            image_wh_px=regions.image_wh_px,
+            anchors=anchors,
+        )
+
+    def _find_anchors(self, text: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors]:
+        tokenised = self.word_pieces.encode(text, self.max_tokens)
+        mentions = self.finder.find_mentions(tokenised.words)
+        concepts = self.finder.region_concepts(regions)
+        anchors = self.finder.find_anchors(mentions, concepts, regions)
+        pieces = pieces_of_spans(tokenised.word_of_token, mentions.spans)
+        return tokenised, ExampleAnchors(pieces, mentions, anchors, concepts)
+
+
+def unit_boxes(boxes_xyxy_px: np.ndarray, image_wh_px: tuple[int, int]) -> np.ndarray:
+    """(R, 4) pixels -> (R, 7) x1 y1 x2 y2 w h w*h over image width and height, float32, clipped to [0, 1]."""
+    width, height = image_wh_px
+    xyxy = np.clip(np.asarray(boxes_xyxy_px, np.float32) / np.array([width, height, width, height], np.float32), 0, 1)
+    sides = xyxy[:, 2:] - xyxy[:, :2]  # (R, 2)
+    return np.concatenate([xyxy, sides, sides[:, :1] * sides[:, 1:]], axis=1)
+
+
+def pieces_of_spans(word_of_token: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """(S, 2) word spans, end exclusive -> (S, 2) piece spans, end exclusive. Words' pieces stand in order behind [CLS]."""
+    words = word_of_token[1:-1]
+    return np.searchsorted(words, spans, side="left") + 1
