@@ -1,0 +1,186 @@
+"""Run folders: whole-or-absent checkpoints, `last` and `best`, and what is needed to go on exactly.
+
+    RUN/recipe.yaml environment.json metrics.jsonl
+    RUN/checkpoints/step-000500/  model.safetensors  optimizer.pt  state.json  and whatever the run adds (vocab.txt, ...)
+    RUN/last, RUN/best            links to one of them
+A checkpoint is written under a temporary name, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cmal.errors import CheckpointError, CmalError
+from cmal.files import write_json
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimizer steps done, and steps skipped for non-finite numbers."""
+
+    step: int = 0
+    skipped: int = 0
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def save_checkpoint(
+    run: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    add_files: Callable[[Path], None],
+    keep: int,
+) -> Path:
+    """Writes a checkpoint, points `last` at it, and removes all but the newest `keep` and the best.
+
+    Args:
+        add_files: called with the folder, to put beside the weights what they need to be used.
+
+    Raises:
+        CmalError: the disk is full or cannot be written; earlier checkpoints stay as they were.
+    """
+    final = checkpoint_folder(run, progress.step)
+    temporary = final.with_name(f".{final.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, temporary / WEIGHTS)
+        torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+        write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped})
+        add_files(temporary)
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        point_at(run / "last", final)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CmalError(
+            f"cannot write the checkpoint {final}",
+            f"the system says: {error}",
+            "free some space, then run the same command again: it goes on from the last whole checkpoint",
+        ) from error
+    _remove_old(run, keep)
+    return final
+
+
+def point_at(link: Path, folder: Path) -> None:
+    """Makes `link` a relative link to `folder`, in one step."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(folder, link.parent))
+    os.replace(temporary, link)
+
+
+def _remove_old(run: Path, keep: int) -> None:
+    wanted = {(run / name).resolve() for name in ("last", "best")}
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    for folder in folders[:-keep]:
+        if folder.resolve() not in wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder, or None."""
+    folders = [f for f in sorted((run / "checkpoints").glob("step-*")) if (f / STATE).is_file()]
+    return folders[-1] if folders else None
+
+
+def load_progress(folder: Path) -> Progress:
+    """How far the run was at a checkpoint. Raises CheckpointError when its state cannot be read."""
+    try:
+        state = json.loads((folder / STATE).read_text())
+        return Progress(int(state["step"]), int(state["skipped"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, error) from error
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint folder by name.
+
+    Raises:
+        CheckpointError: there are none, or the file is damaged.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            f"cannot load a checkpoint from {folder}",
+            f"there is no {WEIGHTS} in it" if folder.is_dir() else "there is no such folder",
+            "make one first: cmal pretrain RECIPE",
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise damaged(folder, error) from error
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the saved state into the optimizer. Raises CheckpointError when it is missing, damaged or of another model."""
+    try:
+        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
+    except Exception as error:
+        raise damaged(folder, error) from error
+
+
+def damaged(folder: Path, error: Exception) -> CheckpointError:
+    found = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return CheckpointError(f"cannot load the checkpoint {folder}", found, f"remove {folder} and run again")
+
+
+def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Loads weights strictly: every name and shape must fit.
+
+    Raises:
+        CheckpointError: names the first entries that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    faults = [f"missing {n}" for n in own if n not in weights] + [f"unexpected {n}" for n in weights if n not in own]
+    shapes = [(n, tuple(weights[n].shape), tuple(own[n].shape)) for n in own if n in weights]
+    faults += [f"{name}: {theirs} in the file, {ours} in the model" for name, theirs, ours in shapes if theirs != ours]
+    if faults:
+        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise CheckpointError(f"the checkpoint {folder} does not fit", shown, "use the recipe it was trained with")
+    model.load_state_dict(weights)
+
+
+@contextlib.contextmanager
+def run_lock(run: Path):
+    """Holds a run folder for this process; the system frees it when the process ends, however it ends.
+
+    Raises:
+        CmalError: another process holds it; the message names it.
+    """
+    import fcntl
+
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise CmalError(
+                f"cannot use the run folder {run}",
+                f"process {file.read().strip() or 'unknown'} is working in it",
+                "wait for it to end, or choose another folder: --set out=FOLDER",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

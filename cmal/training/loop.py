@@ -1,0 +1,179 @@
+"""The one training loop: something with a loss, groups of examples in, reports and checkpoints out.
+
+Pre-training and every task use it. A step works on a fixed number of groups whatever the number of devices; each group is
+one forward with a random state of its own (dropout), so that who computes it does not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
+
+from cmal.data.groups import Group
+from cmal.errors import CmalError
+from cmal.training.checkpoint import Progress
+from cmal.training.distributed import Place, any_place, mean_over_places
+
+MOST_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did: losses by name (means over groups), gradient norm before clipping, and speed."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    grad_norm: float
+    lr: float
+    examples_per_s: float
+    skipped: int = 0
+
+
+@dataclass
+class Fit:
+    """Everything one run of the loop needs.
+
+    Attributes:
+        model: called with a batch, gives something with `.total` and `.parts`.
+        groups: pairs of group and batch, step by step, this device's part.
+        groups_per_step: of this device.
+        save: called with the progress, writes a checkpoint; validate: gives measures to report.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    groups: Iterable[tuple[Group, object]]
+    groups_per_step: int
+    steps: int
+    seed: int
+    clip_norm: float
+    place: Place
+    report: Callable[[StepReport], None]
+    save: Callable[[Progress], None]
+    validate: Callable[[int], None] = lambda step: None
+    report_every: int = 10
+    save_every: int = 1000
+    validate_every: int = 0
+    precision: str = "float32"
+    progress: Progress = field(default_factory=Progress)
+
+
+def fit(run: Fit) -> Progress:
+    """Trains from `run.progress` to `run.steps`.
+
+    Raises:
+        CmalError: twenty steps in a row had a loss or gradient that was not finite, or the process was asked to stop
+            (SIGTERM, SIGUSR1); a checkpoint is written first.
+    """
+    batches, progress, skipped_in_a_row = iter(run.groups), run.progress, 0
+    started, examples = time.perf_counter(), 0
+    run.model.train()
+    with stop_requested() as is_stopping:
+        for step in range(run.progress.step + 1, run.steps + 1):
+            losses, count = accumulate_gradients(run, batches)
+            grad_norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.clip_norm or float("inf"))
+            is_finite = bool(torch.isfinite(grad_norm)) and all(torch.isfinite(v) for v in losses.values())
+            if not any_place(not is_finite, run.place.device):
+                run.optimizer.step()
+                skipped_in_a_row = 0
+            else:
+                skipped_in_a_row += 1
+            run.scheduler.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            progress = Progress(step, progress.skipped + bool(skipped_in_a_row))
+            examples += count * run.place.world
+            if step % run.report_every == 0 or step == run.steps:
+                rate, started, examples = examples / (time.perf_counter() - started), time.perf_counter(), 0
+                means = mean_losses(losses)
+                lr = run.scheduler.get_last_lr()[0]
+                run.report(StepReport(step, run.steps, means, float(grad_norm), lr, rate, progress.skipped))
+            stop = any_place(is_stopping(), run.place.device)
+            if step % run.save_every == 0 or step == run.steps or stop:
+                run.save(progress)
+            if step == run.steps or (run.validate_every and step % run.validate_every == 0):
+                run.validate(step)
+                run.model.train()
+            if stop and step < run.steps:
+                raise CmalError(
+                    f"stopped at step {step} of {run.steps}",
+                    "the process was asked to stop; a checkpoint is written",
+                    "run the same command again to go on",
+                )
+            if skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+                raise CmalError(
+                    f"stopped at step {step} of {run.steps}",
+                    f"{MOST_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not a finite number",
+                    "the last checkpoint is good; lower optimizer.lr and run again",
+                )
+    return progress
+
+
+def accumulate_gradients(run: Fit, batches: Iterator[tuple[Group, object]]) -> tuple[dict[str, Tensor], int]:
+    """Gradients of one step's groups, averaged; returns the mean losses by name and the examples seen."""
+    totals: dict[str, list[Tensor]] = {}
+    examples = 0
+    for turn in range(run.groups_per_step):
+        group, batch = next(batches)
+        batch = batch.to(run.place.device)
+        is_last = turn == run.groups_per_step - 1
+        with without_sync(run.model, unless=is_last), autocast(run.place.device, run.precision):
+            torch.manual_seed(group_seed(run.seed, group.number))
+            losses = run.model(batch)
+            (losses.total.float() / run.groups_per_step).backward()
+        totals.setdefault("loss", []).append(losses.total.detach())
+        for name, value in losses.parts.items():
+            totals.setdefault(name, []).append(value.detach())
+        examples += len(batch)
+    return {name: torch.stack(values).mean() for name, values in totals.items()}, examples
+
+
+def mean_losses(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Over all processes, as numbers."""
+    names = sorted(losses)
+    means = mean_over_places(torch.stack([losses[name].float() for name in names]))
+    return dict(zip(names, means.tolist()))
+
+
+def group_seed(seed: int, number: int) -> int:
+    """The torch seed of one group's dropout."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """bfloat16 autocast where it is wanted; on a CPU only when asked for by name (it is two hundred times slower)."""
+    wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+def without_sync(model: nn.Module, unless: bool) -> contextlib.AbstractContextManager:
+    """Leaves gradients unshared between processes until the last group of a step."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and SIGUSR1 do not end the process; the function given says whether one came."""
+    came: list[int] = []
+    try:
+        before = {
+            s: signal.signal(s, lambda number, frame: came.append(number)) for s in (signal.SIGTERM, signal.SIGUSR1)
+        }
+    except ValueError:  # not the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
