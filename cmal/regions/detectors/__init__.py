@@ -1,17 +1,36 @@
-"""Detectors: images in, regions out, one interface; `build_detector` finds one by name."""
+"""Detectors: images in, regions out, one interface; `build_detector` finds one by name.
+
+Names: `scenes`, `boxes:FILE`, `frcnn-vg`, `torchvision:NAME`, `hf:MODEL`. The module of a detector is imported when it
+is asked for. It has one function `build(argument, **options)`: `argument` is what stands after the colon ("" where
+there is none), `options` are those of `build_detector` that were given (not None).
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from cmal.errors import CmalError
 from cmal.regions.types import Regions
+
+MODULES = {
+    "scenes": "cmal.regions.detectors.scenes",
+    "boxes": "cmal.regions.detectors.boxes",
+    "frcnn-vg": "cmal.regions.detectors.frcnn_vg",
+    "torchvision": "cmal.regions.detectors.torchvision_models",
+    "hf": "cmal.regions.detectors.huggingface",
+}
+FORMS = ("scenes", "boxes:FILE", "frcnn-vg", "torchvision:NAME", "hf:MODEL")
 
 
 class Detector(Protocol):
     """One object detector.
+
+    A detector may also have `settings` (a dict of plain values; a store that was begun with others is not continued),
+    `max_regions` (for the size foretold) and the methods of `NamedDetector`.
 
     Attributes:
         name: as the user gave it, e.g. "scenes"; written into the store.
@@ -33,3 +52,71 @@ class Detector(Protocol):
     def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
         """Regions at the given boxes, one an input box and in their order; boxes: (R, 4) pixels of each image."""
         ...
+
+
+class NamedDetector(Detector, Protocol):
+    """A detector that must know which image it looks at, because it was given the boxes by image id."""
+
+    def knows(self, image_id: str) -> bool:
+        """Whether it has anything to say of this image; others are listed as failed."""
+        ...
+
+    def detect_named(self, image_ids: Sequence[str], images: Sequence[np.ndarray]) -> list[Regions]:
+        """As `detect`, with the id of each image."""
+        ...
+
+
+def build_detector(
+    name: str,
+    *,
+    weights: str | None = None,
+    device: str = "cpu",
+    precision: str | None = None,
+    max_regions: int | None = None,
+    min_regions: int | None = None,
+    min_confidence: float | None = None,
+    features: str | None = None,
+    **others: Any,
+) -> Detector:
+    """The detector called `name`, one of `FORMS`.
+
+    Args:
+        name: kind, and after a colon what it needs.
+        weights: a file, a folder or a hub name in place of the detector's own.
+        device: "cpu", "cuda:0", ...
+        precision: "float32" or "bfloat16", where the detector offers a choice.
+        max_regions, min_regions, min_confidence: which regions are kept; each detector has its own defaults.
+        features: for `boxes:FILE`, what describes the boxes: "scenes", "timm:NAME" or another detector's name.
+        others: passed on to detectors that take more.
+
+    Raises:
+        CmalError: no such detector, or an option that it does not take.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in MODULES or bool(argument) != (f"{kind}:" in " ".join(FORMS)):
+        raise CmalError(f'cannot build the detector "{name}"', f"known: {', '.join(FORMS)}", "choose one of these")
+    given = {
+        "weights": weights,
+        "precision": precision,
+        "max_regions": max_regions,
+        "min_regions": min_regions,
+        "min_confidence": min_confidence,
+        "features": features,
+        **others,
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    build = importlib.import_module(MODULES[kind]).build
+    unknown = sorted(set(options) - set(_parameters(build)))
+    if unknown:
+        raise CmalError(
+            f'cannot build the detector "{name}"',
+            f"it does not take {', '.join(unknown)}",
+            f"it takes {', '.join(_parameters(build)[1:])}",
+        )
+    return build(argument, device=device, **options)
+
+
+def _parameters(build: Any) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(build).parameters)

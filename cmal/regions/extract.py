@@ -1,0 +1,308 @@
+"""Images to region store: reads ahead, detects in batches, writes whole shards, and goes on where it was stopped.
+
+A shard is the unit of work: its images, in the plan's order, form batches that never reach into the next shard. So a
+run that was killed at any moment and started again ends with the very bytes of a run that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cmal.errors import CmalError, DataError, ImageError, StoreError
+from cmal.files import write_text
+from cmal.regions.detectors import Detector
+from cmal.regions.images import read_image
+from cmal.regions.lock import hold_folder, lock_file
+from cmal.regions.plan import Plan, extend_plan, load_plan, save_plan
+from cmal.regions.shards import shard_name, write_index, write_shard
+from cmal.regions.store import BYTES_A_REGION, INDEX_NAME, ShardInfo, StoreHeader, read_index
+from cmal.regions.types import Regions
+
+FAILED_NAME = "failed.jsonl"
+DEFAULT_REGIONS = 36  # for the size foretold, where a detector does not say how many it gives
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """Where an extraction stands. `note` is a line for people; counts are of this run's share."""
+
+    done: int
+    total: int
+    failed: int
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What a run did: images stored, images that failed, images that were in the store before, and the time."""
+
+    images: int
+    failed: int
+    skipped: int
+    seconds: float
+
+
+@dataclass
+class _Run:
+    """One running extraction."""
+
+    out: Path
+    detector: Detector
+    header: StoreHeader
+    root: Path | None
+    batch_size: int
+    workers: int
+    report: Callable[[ExtractionReport], None]
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def tell(self, note: str = "") -> None:
+        self.report(ExtractionReport(self.done, self.total, self.failed, time.monotonic() - self.started, note))
+
+
+def extract_regions(
+    images: Iterable[tuple[str, Path]],
+    detector: Detector,
+    out: Path,
+    *,
+    root: Path | None = None,
+    batch_size: int = 16,
+    shard_size: int = 1000,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 1,
+    report: Callable[[ExtractionReport], None] = lambda event: None,
+) -> ExtractionSummary:
+    """Stores the regions of images that the store does not have yet.
+
+    Args:
+        images: (image id, file), in any order.
+        detector: who looks at them. May have `settings` (a dict that a later run must equal), `max_regions` (for the
+            size foretold), `knows(image_id)` and `detect_named(image_ids, images)` (see `detectors.NamedDetector`).
+        out: the store folder, made where it is not there.
+        root: the folder that all files must really lie in.
+        batch_size: images a forward.
+        shard_size: images a shard; a store that was begun keeps its own.
+        shard: (i, n): do only the shards whose number leaves i on division by n, beside the other processes.
+        workers: threads that read and decode ahead of the detector.
+        report: is told after each batch.
+
+    Raises:
+        StoreError: the folder is in use, or was begun with another detector, or the disk cannot hold the store.
+        DataError: an image id comes twice with different files, or there is no image at all.
+    """
+    files = _distinct(images)
+    header, settings = StoreHeader.of(detector), dict(getattr(detector, "settings", {}))
+    out, (slice_number, slices) = Path(out), shard
+    run = _Run(out, detector, header, root, batch_size, workers, report)
+    with hold_folder(out, shard):
+        if slices == 1:
+            _remove_left_overs(out)
+        plan = _settle_plan(out, header, settings, sorted(files), shard_size)
+        finished = {info.name for info in read_index(out)[1]}
+        ours = [(number, ids) for number, ids in enumerate(plan.shards()) if number % slices == slice_number]
+        ours = [(number, ids) for number, ids in ours if any(image_id in files for image_id in ids)]
+        work = [(number, ids) for number, ids in ours if shard_name(number) not in finished]
+        skipped = sum(len(ids) for _, ids in ours) - sum(len(ids) for _, ids in work)
+        run.total = sum(len(ids) for _, ids in work)
+        _check_disk(run)
+        for number, ids, looked_at in _detect_all(run, work, files):
+            _keep(run, number, ids, looked_at, files)
+    return ExtractionSummary(run.done - run.failed, run.failed, skipped, time.monotonic() - run.started)
+
+
+def _distinct(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for image_id, path in images:
+        if files.setdefault(image_id, path) != path:
+            raise DataError(
+                f'cannot extract regions: the image id "{image_id}" stands for two files',
+                f"{files[image_id]} and {path}",
+                "keep the two in folders of different names, or rename one",
+            )
+    if not files:
+        raise DataError("cannot extract regions", "there is no image in what was given", "check the path")
+    return files
+
+
+def _remove_left_overs(out: Path) -> None:
+    """Temporary files of runs that were killed; nobody else writes here while we hold the folder."""
+    for path in out.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _settle_plan(out: Path, header: StoreHeader, settings: dict, image_ids: list[str], shard_size: int) -> Plan:
+    """Loads, extends and saves the plan; a new store begins with an index of no shards."""
+    with lock_file(out / ".index.lock"):
+        before = load_plan(out, header, settings)
+        if before is None and (out / INDEX_NAME).exists():
+            raise StoreError(
+                f"cannot continue the region store {out}",
+                "it was imported or written elsewhere and has no plan of images",
+                "choose another --out",
+            )
+        plan = extend_plan(before, image_ids, shard_size)
+        if plan is not before:
+            save_plan(out, plan, header, settings)
+        if not (out / INDEX_NAME).exists():
+            write_index(out, header, [])
+    return plan
+
+
+def _check_disk(run: _Run) -> None:
+    regions = int(getattr(run.detector, "max_regions", DEFAULT_REGIONS))
+    needed = run.total * (regions * (2 * run.header.feature_size + BYTES_A_REGION) + 64)
+    free = shutil.disk_usage(run.out).free
+    if needed > free:
+        raise StoreError(
+            f"cannot extract regions into {run.out}",
+            f"{run.total:,} images with up to {regions} regions need {_size(needed)}; the disk has {_size(free)} free",
+            "free some space, choose another disk, or fewer regions with --max-regions",
+        )
+    if run.total:
+        run.tell(f"{run.total:,} images, up to {_size(needed)} at {regions} regions an image; {_size(free)} free")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _detect_all(
+    run: _Run, work: Sequence[tuple[int, tuple[str, ...]]], files: dict[str, Path]
+) -> Iterator[tuple[int, tuple[str, ...], list[tuple[str, Regions | str]]]]:
+    """Shard by shard: its number, its image ids, and for each image its regions or the reason why there are none."""
+    stream = _read_ahead(run, [(image_id, files.get(image_id)) for _, ids in work for image_id in ids])
+    with contextlib.closing(stream):
+        for number, ids in work:
+            found: list[tuple[str, Regions | str]] = []
+            batch: list[tuple[str, np.ndarray]] = []
+            for _ in ids:
+                image_id, image = next(stream)
+                if isinstance(image, str):
+                    found.append((image_id, image))
+                else:
+                    batch.append((image_id, image))
+                if len(batch) == run.batch_size:
+                    _detect_batch(run, batch, found)
+                    batch = []
+            if batch:
+                _detect_batch(run, batch, found)
+            yield number, ids, found
+
+
+def _detect_batch(run: _Run, batch: list[tuple[str, np.ndarray]], found: list[tuple[str, Regions | str]]) -> None:
+    image_ids, images = [image_id for image_id, _ in batch], [image for _, image in batch]
+    detect_named = getattr(run.detector, "detect_named", None)
+    try:
+        regions = detect_named(image_ids, images) if detect_named else run.detector.detect(images)
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        raise CmalError(
+            f"the detector ran out of memory at {len(images)} images a batch",
+            str(error).splitlines()[0],
+            "give a smaller --batch-size; what is done is kept",
+        ) from error
+    for image_id, one in zip(image_ids, regions, strict=True):
+        is_finite = bool(np.isfinite(one.features).all())
+        found.append((image_id, one if is_finite else "the detector gave features that are not finite"))
+    run.done += len(batch)
+    run.tell()
+
+
+def _read_ahead(run: _Run, items: Sequence[tuple[str, Path | None]]) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Decodes in threads, a few batches ahead and no more; gives pixels, or the reason why there are none."""
+    knows = getattr(run.detector, "knows", None)
+
+    def read(image_id: str, path: Path | None) -> np.ndarray | str:
+        if path is None:
+            return "it is no longer among the images given"
+        if knows is not None and not knows(image_id):
+            return f"{run.detector.name} has no entry for it"
+        try:
+            return read_image(path, run.root)
+        except ImageError as error:
+            return error.found
+
+    waiting: deque[tuple[str, Future]] = deque()
+    pool = ThreadPoolExecutor(max(1, run.workers), thread_name_prefix="read-image")
+    try:
+        for image_id, path in items:
+            waiting.append((image_id, pool.submit(read, image_id, path)))
+            if len(waiting) >= 2 * run.batch_size + run.workers:
+                image_id, future = waiting.popleft()
+                yield image_id, future.result()
+        while waiting:
+            image_id, future = waiting.popleft()
+            yield image_id, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _keep(
+    run: _Run, number: int, ids: tuple[str, ...], looked_at: list[tuple[str, Regions | str]], files: dict[str, Path]
+) -> None:
+    """Writes one shard: first its failures, then the shard, then the index, so that the index never promises too much."""
+    found = dict(looked_at)
+    failures = {image_id: reason for image_id, reason in found.items() if isinstance(reason, str)}
+    run.failed += len(failures)
+    run.done += len(failures)
+    good = [(image_id, found[image_id]) for image_id in ids if image_id not in failures]
+    info = None
+    with lock_file(run.out / ".index.lock"):
+        _write_failures(run, set(ids), failures, files)
+    info = write_shard(run.out / shard_name(number), good, run.header)
+    with lock_file(run.out / ".index.lock"):
+        add_to_index(run.out, run.header, info)
+    run.tell()
+
+
+def add_to_index(folder: Path, header: StoreHeader, info: ShardInfo) -> None:
+    """Puts a shard into `index.json`, or replaces its line."""
+    shards = [shard for shard in read_index(folder)[1] if shard.name != info.name]
+    write_index(folder, header, [*shards, info])
+
+
+def _write_failures(run: _Run, ids: set[str], failures: dict[str, str], files: dict[str, Path]) -> None:
+    path = run.out / FAILED_NAME
+    lines = [line for line in read_failures(run.out) if line["image_id"] not in ids]
+    for image_id, reason in failures.items():
+        lines.append({"image_id": image_id, "path": _shown(files.get(image_id), run.root), "reason": reason})
+    if lines or path.exists():
+        lines.sort(key=lambda line: line["image_id"])
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _shown(path: Path | None, root: Path | None) -> str:
+    if path is None:
+        return ""
+    with contextlib.suppress(ValueError):
+        return str(Path(path).relative_to(root)) if root is not None else str(path)
+    return str(path)
+
+
+def read_failures(folder: Path) -> list[dict[str, str]]:
+    """Lines of `failed.jsonl` (image_id, path, reason); none where there is no such file.
+
+    Raises:
+        DataError: a line of it is not JSON.
+    """
+    path = Path(folder) / FAILED_NAME
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except ValueError as error:
+        raise DataError(f"cannot read {path}", f"it is not JSON lines: {error}", "remove the file") from error

@@ -1,0 +1,138 @@
+"""Image files in, upright RGB arrays out; what cannot be read says why.
+
+Files come from anywhere: a name that leads outside the image root (by `..` or a link) is refused, only plain raster
+formats are opened (Pillow would start a PostScript interpreter for some others), and nothing larger than
+`MOST_PIXELS` is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cmal.errors import ImageError
+
+MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif", ".jp2")
+
+# read_image refuses by the same bound and says so: Pillow's own line on the terminal would say it twice
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def find_images(root: Path) -> Iterator[Path]:
+    """Files below `root` with an image's ending, in sorted order of each folder; linked folders are not entered.
+
+    Raises:
+        ImageError: `root` is not a folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ImageError(f"cannot list images in {root}", "it is not a folder", "check the path")
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                yield Path(folder, name)
+
+
+def read_image(path: Path, root: Path | None = None) -> np.ndarray:
+    """One image as (H, W, 3) uint8 RGB, upright as its EXIF orientation says.
+
+    16-bit grey becomes 8-bit by its high byte, transparency is laid on white, an animation gives its first frame.
+
+    Args:
+        path: the file.
+        root: the folder that it must really lie in, links resolved; None = anywhere.
+
+    Raises:
+        ImageError: with the reason in `found`: outside the root, not a file, empty, not an image, truncated, bomb-sized.
+    """
+    path = Path(path)
+    try:
+        raw = _read_bytes(path, root)
+        return _decode(raw)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise _failed(path, f"bomb-sized: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise _failed(path, "not an image of a known format") from error
+    except Exception as error:  # a damaged file can raise anything at all inside a decoder
+        raise _failed(path, f"damaged: {_one_line(error)}") from error
+
+
+def _read_bytes(path: Path, root: Path | None) -> bytes:
+    if root is not None and not path.resolve().is_relative_to(Path(root).resolve()):
+        raise _failed(path, f"it leads outside the image folder {root}")
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _failed(path, "not a regular file")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise _failed(path, f"the system says: {error.strerror or error}") from error
+    if not raw:
+        raise _failed(path, "the file is empty (zero bytes)")
+    return raw
+
+
+def _decode(raw: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise Image.DecompressionBombError(f"{width:,} x {height:,} pixels; at most {MOST_PIXELS:,} are read")
+        is_png = image.format == "PNG"
+    if is_png:  # its checksums tell a flipped byte that the decoder alone lets pass
+        with Image.open(io.BytesIO(raw), formats=("PNG",)) as image:
+            image.verify()
+    with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+        image.load()
+        return _as_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says; an image whose EXIF block is damaged stays as it is stored."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the block is foreign binary data: anything may be raised
+        return image
+
+
+def _as_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _eight_bits(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)  # (H, W) -> (H, W, 3)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 or 32 bits, whole or floating, as 8 bits: the range is told by the type and the largest value."""
+    values = np.nan_to_num(np.asarray(values).astype(np.float64))
+    largest = values.max(initial=0.0)
+    if largest > 65535:
+        values = values * (255.0 / largest)
+    elif largest > 255:
+        values = values // 256
+    elif 0 < largest <= 1:
+        values = values * 255.0
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _failed(path: Path, reason: str) -> ImageError:
+    return ImageError(f"cannot read the image {path}", reason, "replace the file, or leave it out")
