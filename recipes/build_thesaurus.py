@@ -1,0 +1,167 @@
+"""Builds cmal/thesaurus.txt from class vocabularies, WordNet and the hand-made curation beside this file.
+
+    python recipes/build_thesaurus.py --objects objects_vocab.txt --attributes attributes_vocab.txt \
+        --coco-instances instances_val2017.json --wordnet FOLDER --out cmal/thesaurus.txt
+
+Inputs: the 1,600 object and 400 attribute names of Visual Genome as one class a line (commas part alternatives), COCO's
+category names out of an instances json, the kinds and colours of `scenes`, and `index.noun*` and `data.noun*` of WordNet 3.0.
+Names that share a class, a curated line or a chosen WordNet sense become one concept. Same inputs, same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from cmal.data.scenes.world import COLOURS, KINDS
+from cmal.data.text import split_words
+from cmal.files import write_text
+from cmal.thesaurus import singular
+
+HEADER = """\
+# The thesaurus of CMAL: names of things and attributes that mean the same. How to read and extend it: cmal/thesaurus.py
+# Made by recipes/build_thesaurus.py; change recipes/thesaurus_curation.txt and run that again, or give your own file.
+# Sources: object and attribute names of Visual Genome (1,600 and 400 classes, CC BY 4.0), the 80 category names of COCO
+# (CC BY 4.0), our own lines, and names from WordNet 3.0:
+#   WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. THIS SOFTWARE AND DATABASE IS PROVIDED "AS IS"
+#   AND PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES, EXPRESS OR IMPLIED. BY WAY OF EXAMPLE, BUT NOT
+#   LIMITATION, PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES OF MERCHANTABILITY OR FITNESS FOR ANY PARTICULAR
+#   PURPOSE OR THAT THE USE OF THE LICENSED SOFTWARE, DATABASE OR DOCUMENTATION WILL NOT INFRINGE ANY THIRD PARTY PATENTS,
+#   COPYRIGHTS, TRADEMARKS OR OTHER RIGHTS. Permission to use, copy, modify and distribute this software and database and
+#   its documentation for any purpose and without fee or royalty is granted, provided that this notice stays on all copies.
+"""
+
+
+class Groups:
+    """Names joined into groups; a group's first name in order of arrival leads it."""
+
+    def __init__(self) -> None:
+        self._leader: dict[str, str] = {}
+        self._rank: dict[str, int] = {}
+
+    def find(self, name: str) -> str:
+        self._rank.setdefault(name, len(self._rank))
+        leader = self._leader.setdefault(name, name)
+        while leader != self._leader[leader]:
+            leader = self._leader[leader]
+        return leader
+
+    def join(self, names: Iterable[str]) -> None:
+        leaders = sorted({self.find(name) for name in names}, key=self._rank.__getitem__)
+        for leader in leaders[1:]:
+            self._leader[leader] = leaders[0]
+
+    def all(self) -> list[list[str]]:
+        groups: dict[str, list[str]] = {}
+        for name in self._leader:
+            groups.setdefault(self.find(name), []).append(name)
+        return [sorted(names, key=self._rank.__getitem__) for names in groups.values()]
+
+
+def normal(name: str) -> str:
+    """As the thesaurus looks a name up: lower-case words joined by one space, the last in the singular."""
+    words = split_words(name)
+    return " ".join((*words[:-1], singular(words[-1])))
+
+
+def plain(name: str) -> str:
+    return " ".join(split_words(name))
+
+
+class Curation:
+    """The hand-made file, parted by kind of line."""
+
+    def __init__(self, path: Path) -> None:
+        self.concepts: list[list[str]] = []
+        self.attributes: list[list[str]] = []
+        self.links: list[tuple[str, list[str]]] = []
+        self.words: dict[str, list[str]] = {"@stop": [], "@verb": [], "@wordnet": [], "@drop": []}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            line = line.partition("#")[0].strip()
+            keyword, _, rest = line.partition(" ")
+            if not line:
+                continue
+            if keyword in self.words:
+                self.words[keyword] += [plain(name) for name in rest.split(",")]
+            elif keyword == "@attribute":
+                self.attributes.append([plain(name) for name in rest.split(",")])
+            elif ">" in line:
+                broad, _, narrow = line.partition(">")
+                self.links.append((normal(broad), [normal(name) for name in narrow.split(",")]))
+            else:
+                self.concepts.append([normal(name) for name in line.split(",")])
+
+
+def wordnet_names(folder: Path, lemmas: Iterable[str]) -> dict[str, list[str]]:
+    """The names of the first sense of each lemma that the files hold."""
+    first_sense, names = {}, {}
+    for line in _data_lines(folder, "index.noun*"):
+        fields = line.split()
+        first_sense[fields[0]] = fields[6 + int(fields[3])]
+    for line in _data_lines(folder, "data.noun*"):
+        fields = line.split()
+        names[fields[0]] = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
+    return {lemma: names[first_sense[lemma]] for lemma in lemmas if first_sense.get(lemma) in names}
+
+
+def _data_lines(folder: Path, pattern: str) -> Iterable[str]:
+    for path in sorted(folder.glob(pattern)):
+        yield from (line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] not in ("", " "))
+
+
+def classes_of(path: Path) -> list[list[str]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.split(",") for line in lines if line.strip()]
+
+
+def build(arguments: argparse.Namespace) -> str:
+    curation = Curation(arguments.curation)
+    stop = list(dict.fromkeys(curation.words["@stop"]))
+    dropped = set(curation.words["@drop"])
+    things = Groups()
+    for names in curation.concepts:
+        things.find(names[0])
+    for names in curation.concepts:
+        things.join(names)
+    curated = {name for names in curation.concepts for name in names}
+    coco = [c["name"] for c in json.loads(arguments.coco_instances.read_bytes())["categories"]]
+    for names in [[name] for name in (*coco, *KINDS)] + classes_of(arguments.objects):
+        things.join(normal(name) for name in names if name.strip())
+    lemmas = [plain(lemma).replace(" _ ", "_") for lemma in curation.words["@wordnet"]]
+    for lemma, names in wordnet_names(arguments.wordnet, lemmas).items():
+        usable = [n for n in names if n.islower() and normal(n) not in dropped and n not in dropped]
+        usable = [n for n in usable if normal(n) not in curated]  # what a line above says of a name stands
+        things.join(normal(name) for name in (lemma.replace("_", " "), *usable))
+    qualities = Groups()
+    for names in curation.attributes:
+        qualities.join(names)
+    for names in [[colour] for colour in COLOURS] + classes_of(arguments.attributes):
+        qualities.join(plain(name) for name in names if name.strip())
+    lines = [HEADER, "# things: canonical name, aliases"]
+    kept = [[n for n in names if n not in stop] for names in things.all()]
+    lines += sorted(", ".join(names) for names in kept if names)
+    lines += ["", "# broader > narrower"]
+    lines += [f"{broad} > {', '.join(dict.fromkeys(narrow))}" for broad, narrow in curation.links]
+    lines += ["", "# attributes"] + sorted("@attribute " + ", ".join(names) for names in qualities.all())
+    lines += ["", "# too general, or phrases that swallow a word"] + in_lines("@stop", stop)
+    lines += ["", "# also verbs"] + in_lines("@verb", list(dict.fromkeys(curation.words["@verb"])))
+    return "\n".join(lines) + "\n"
+
+
+def in_lines(keyword: str, names: list[str], each: int = 12) -> list[str]:
+    return [f"{keyword} {', '.join(names[i : i + each])}" for i in range(0, len(names), each)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("objects", "attributes", "coco-instances", "wordnet", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--curation", type=Path, default=Path(__file__).with_name("thesaurus_curation.txt"))
+    arguments = parser.parse_args()
+    write_text(arguments.out, build(arguments))
+
+
+if __name__ == "__main__":
+    main()
