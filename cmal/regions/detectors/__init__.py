@@ -1,13 +1,14 @@
 """Detectors: images in, regions out, one interface; `build_detector` finds one by name.
 
 Names: `scenes`, `boxes:FILE`, `frcnn-vg`, `torchvision:NAME`, `hf:MODEL`. The module of a detector is imported when it
-is asked for. It has one function `build(argument, **options)`: `argument` is what stands after the colon ("" where
-there is none), `options` are those of `build_detector` that were given (not None).
+is asked for. It has one function `build([argument,] **options)`: `argument` is what stands after the colon, where the
+name has one; `options` are those of `build_detector` that were given (not None).
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -106,17 +107,14 @@ def build_detector(
     }
     options = {key: value for key, value in given.items() if value is not None}
     build = importlib.import_module(MODULES[kind]).build
-    unknown = sorted(set(options) - set(_parameters(build)))
+    parameters = inspect.signature(build).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    takes_more = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    unknown = [] if takes_more else sorted(set(options) - set(known))
     if unknown:
         raise CmalError(
             f'cannot build the detector "{name}"',
             f"it does not take {', '.join(unknown)}",
-            f"it takes {', '.join(_parameters(build)[1:])}",
+            f"it takes {', '.join(known)}",
         )
-    return build(argument, device=device, **options)
-
-
-def _parameters(build: Any) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(build).parameters)
+    return build(*([argument] if argument else []), device=device, **options)
