@@ -146,7 +146,9 @@ def _generalised_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shared, union = _shared_and_union(a, b, 0.0)
     sides = np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])
     hull = _area(sides)
-    return _ratio(shared, union) - _ratio(hull - union, hull)
+    # shared / union - (hull - union) / hull over one denominator: on whole pixels exactly 0.5 then comes out as exactly 0.5
+    value = _ratio(shared * hull - (hull - union) * union, union * hull)
+    return np.where((union <= 0) & (hull > 0), -1.0, value)
 
 
 def _shared_and_union(a: np.ndarray, b: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,8 @@ def retrieval_ranks(scores: np.ndarray, image_of_caption: Sequence[int] | np.nda
     images, captions = scores.shape
     right = scores[owner, np.arange(captions)]  # (M,) each caption's score with its own image
     best = np.full(images, -np.inf, dtype=right.dtype)
-    np.maximum.at(best, owner, right)  # (N,)
+    with np.errstate(invalid="ignore"):  # a NaN is found and named below
+        np.maximum.at(best, owner, right)  # (N,)
     image_ranks = np.zeros(captions, dtype=np.int64)
     text_ranks = np.zeros(images, dtype=np.int64)
     step = max(1, _BLOCK_CELLS // captions)
