@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.ops import nms
 
-from cmal.errors import CheckpointError, CmalError, list_faults
+from cmal.errors import CheckpointError, CmalError, ShapeError, list_faults
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
 PRECISIONS = ("auto", "fp32", "bf16")
+LEAST_REGIONS = 10
 
 
 def make_regions(
@@ -27,6 +29,8 @@ def make_regions(
     attribute_probs: Tensor | None,
     image_wh_px: tuple[int, int],
     *,
+    labels: Tensor | None = None,
+    scores: Tensor | None = None,
     clip: bool = True,
 ) -> Regions:
     """One image's regions as arrays, in the rows' order.
@@ -36,6 +40,7 @@ def make_regions(
         class_probs: (R, C) without background; the best class of a row is its tag.
         attribute_probs: (R, A), or None where the detector knows no attributes.
         image_wh_px: width and height of the raw image.
+        labels, scores: (R,) the detector's own verdict, where it is not the best of `class_probs`.
         clip: cut the boxes to the image; not wanted for boxes that the caller gave.
     """
     count, (width, height) = len(features), image_wh_px
@@ -48,6 +53,8 @@ def make_regions(
     top = class_probs.float().topk(shown, dim=-1)
     ids[:, :shown], probs[:, :shown] = top.indices.cpu().numpy(), top.values.cpu().numpy()
     best = class_probs.float().max(dim=-1)
+    labels = best.indices if labels is None else labels
+    scores = best.values if scores is None else scores
     if attribute_probs is None:
         attribute_ids, attribute_conf = np.full(count, NO_ATTRIBUTE), np.zeros(count, dtype=np.float32)
     else:
@@ -56,8 +63,8 @@ def make_regions(
     return Regions(
         features=features.float().cpu().numpy(),
         boxes_xyxy_px=boxes.astype(np.float32),
-        object_ids=best.indices.cpu().numpy(),
-        object_conf=best.values.cpu().numpy(),
+        object_ids=labels.cpu().numpy(),
+        object_conf=scores.float().cpu().numpy(),
         attribute_ids=attribute_ids,
         attribute_conf=attribute_conf,
         class_top_ids=ids,
@@ -160,3 +167,44 @@ def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> I
         elif state[name].shape != value.shape:
             yield f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
     yield from (f"{name} is not a parameter of this detector" for name in state if name not in wanted)
+
+
+def choose_rows(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    min_regions: int,
+    max_regions: int,
+    min_confidence: float,
+    nms_iou: float,
+) -> Tensor:
+    """Which detections become regions: rows (R,), highest score first.
+
+    A suppression over all of them, whatever their class, drops the lower of two that overlap by more than `nms_iou`. Those
+    above `min_confidence` stay, never fewer than `min_regions` (while there are so many), never more than `max_regions`.
+
+    Args:
+        boxes: (N, 4). scores: (N,).
+    """
+    kept = nms(boxes.float(), scores.float(), nms_iou)
+    confident = int((scores[kept] > min_confidence).sum())
+    return kept[: min(max(confident, min_regions), max_regions)]
+
+
+def region_limits(max_regions: int, min_confidence: float | None, min_regions: int | None) -> tuple[int, float]:
+    """(fewest regions, least confidence): exactly `max_regions` regions where no confidence is given, else 10 or more."""
+    least = max_regions if min_confidence is None else LEAST_REGIONS
+    return min(least if min_regions is None else min_regions, max_regions), min_confidence or 0.0
+
+
+def check_boxes(images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> None:
+    """Raises ShapeError where `describe` got lists of different lengths, or boxes that are not (R, 4)."""
+    if len(images) != len(boxes):
+        raise ShapeError(
+            "cannot describe boxes", f"{len(images)} images meet {len(boxes)} lists of boxes", "give one list an image"
+        )
+    for row, given in enumerate(boxes):
+        if np.asarray(given).ndim != 2 or np.asarray(given).shape[1] != 4:
+            raise ShapeError(
+                "cannot describe boxes", f"the boxes of image {row} have shape {np.asarray(given).shape}", "give (R, 4)"
+            )

@@ -17,9 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmal.errors import CheckpointError, DataError, ShapeError
+from cmal.errors import CheckpointError, DataError
 from cmal.files import sha256_of
-from cmal.regions.detectors.assembly import autocast_for, find_device, load_strictly, make_regions, read_state_file
+from cmal.regions.detectors.assembly import (
+    autocast_for,
+    check_boxes,
+    find_device,
+    load_strictly,
+    make_regions,
+    read_state_file,
+    region_limits,
+)
 from cmal.regions.detectors.frcnn_vg_boxes import choose_regions, select_proposals
 from cmal.regions.detectors.frcnn_vg_input import LONGEST_EDGE_PX, SHORTEST_EDGE_PX, NetworkInput, make_input
 from cmal.regions.detectors.frcnn_vg_model import FrcnnVg
@@ -29,7 +37,6 @@ NAME = "frcnn-vg"
 HUB_NAME = "unc-nlp/frcnn-vg-finetuned"
 WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors")
 NMS_IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)  # the first decides, unless it leaves fewer regions than asked for
-LEAST_REGIONS = 10
 
 
 class FrcnnVgDetector:
@@ -71,9 +78,8 @@ class FrcnnVgDetector:
         self.class_names, self.attribute_names = tuple(class_names), tuple(attribute_names)
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
-        self.max_regions, self.min_confidence = max_regions, min_confidence or 0.0
-        least = max_regions if min_confidence is None else LEAST_REGIONS
-        self.min_regions = min(least if min_regions is None else min_regions, max_regions)
+        self.max_regions = max_regions
+        self.min_regions, self.min_confidence = region_limits(max_regions, min_confidence, min_regions)
         self.precision, self.nms_ious = precision, tuple(nms_ious)
         self.shortest_edge_px, self.longest_edge_px = shortest_edge_px, longest_edge_px
         autocast_for(self.device, precision)  # an unknown name is told now, not at the first image
@@ -110,7 +116,7 @@ class FrcnnVgDetector:
         Raises:
             ShapeError: the two lists differ in length, or boxes are not (R, 4).
         """
-        _check_boxes(images, boxes_xyxy_px)
+        check_boxes(images, boxes_xyxy_px)
         if not images:
             return []
         batch = self._make_input(images)
@@ -252,15 +258,3 @@ def _names(folder: Path, kind: str, count: int) -> tuple[str, ...]:
 def _scale_of(batch: NetworkInput, row: int, like: Tensor) -> Tensor:
     x, y = batch.scales_xy[row]
     return like.new_tensor([x, y, x, y])
-
-
-def _check_boxes(images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> None:
-    if len(images) != len(boxes):
-        raise ShapeError(
-            "cannot describe boxes", f"{len(images)} images meet {len(boxes)} lists of boxes", "give one list an image"
-        )
-    for row, given in enumerate(boxes):
-        if np.asarray(given).ndim != 2 or np.asarray(given).shape[1] != 4:
-            raise ShapeError(
-                "cannot describe boxes", f"the boxes of image {row} have shape {np.asarray(given).shape}", "give (R, 4)"
-            )
