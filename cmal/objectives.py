@@ -43,7 +43,9 @@ def association_loss(logits: Tensor, is_positive: Tensor) -> Tensor:
 
 
 def association_accuracy(association: Association) -> Tensor:
-    """() share of the anchors whose likeliest candidate is a right one; nan where there are none."""
+    """() share of the anchors whose likeliest candidate is a right one; 0 where there are none."""
+    if len(association.logits) == 0:
+        return association.logits.new_zeros(())
     best = association.logits.argmax(dim=1, keepdim=True)
     return association.is_positive.gather(1, best).float().mean()
 

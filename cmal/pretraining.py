@@ -140,11 +140,11 @@ class CmalForPretraining(nn.Module):
         else:
             to_region, to_word = head.within_example(hidden, batch.token_mask, batch.region_mask, masked.plan)
         losses = [objectives.association_loss(a.logits, a.is_positive) for a in (to_region, to_word)]
-        parts = {"amc": (losses[0] + losses[1]) / 2}
-        if len(masked.plan):
-            parts["association_t2v"] = objectives.association_accuracy(to_region).detach()
-            parts["association_v2t"] = objectives.association_accuracy(to_word).detach()
-        return parts
+        return {
+            "amc": (losses[0] + losses[1]) / 2,
+            "association_t2v": objectives.association_accuracy(to_region).detach(),
+            "association_v2t": objectives.association_accuracy(to_word).detach(),
+        }
 
     def paired_losses(self, batch: Batch) -> dict[str, Tensor]:
         """ITM and ITC from unmasked inputs; ITM's negatives reuse the group's text states."""

@@ -204,6 +204,8 @@ def find_twins(
     chosen_regions, chosen_mentions = found.pairs[chosen].T
     chosen_concepts = found.concepts[chosen]
     shares_concept = np.isin(concepts.objects, chosen_concepts) | np.isin(concepts.attributes, chosen_concepts)
+    meets = found.positives[np.isin(found.positives[:, 1], chosen_mentions), 0]  # tags linked to the word's concept too
+    shares_concept[meets] = True
     is_twin_region |= shares_concept | (overlaps[:, chosen_regions] > rates.twin_iou).any(axis=1)
     is_twin_region[chosen_regions] = False
     for mention in np.flatnonzero(np.isin(anchors.mentions.concepts, chosen_concepts)):

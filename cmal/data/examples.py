@@ -67,7 +67,6 @@ class ExampleBuilder:
         self, word_pieces: WordPieces, store: RegionStore, max_tokens: int, finder: AnchorFinder | None = None
     ):
         self.word_pieces, self.store, self.max_tokens, self.finder = word_pieces, store, max_tokens, finder
-        self._mentions: dict[str, tuple[TokenisedText, Mentions, np.ndarray]] = {}
 
     def build(self, id: str, image_id: str, text: str) -> Example:
         """One Example.
@@ -97,7 +96,7 @@ class ExampleBuilder:
         tokenised = self.word_pieces.encode(text, self.max_tokens)
         mentions = self.finder.find_mentions(tokenised.words)
         concepts = self.finder.region_concepts(regions)
-        anchors = self.finder.find_anchors(mentions, concepts, regions)
+        anchors = self.finder.find_anchors(mentions, concepts)
         pieces = pieces_of_spans(tokenised.word_of_token, mentions.spans)
         return tokenised, ExampleAnchors(pieces, mentions, anchors, concepts)
 

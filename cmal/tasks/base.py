@@ -1,0 +1,109 @@
+"""The Task protocol: what a downstream task brings to the one training loop and the one evaluation.
+
+A task reads records, makes batches of them, has a head, a loss and answers, and scores the answers by its official
+protocol. Tasks meet only here.
+
+Legend: B batch, T word pieces, R regions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from cmal.data.batch import Batch
+from cmal.data.examples import ExampleBuilder
+from cmal.data.records import Record
+from cmal.model.cmal import Cmal, UniModal
+
+Answers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Attributes:
+        main: name of the metric that stands for the task; higher is better.
+        metrics: name -> value in [0, 1] (ranks apart).
+        chance: what guessing scores on the main metric, and how it was worked out.
+        values: (N,) per example, for the bootstrap of the main metric; clusters: (N,) image ids.
+        protocol: the convention, in words.
+        tables: name -> nested tables (per type, per label, ...).
+        counts: name -> number.
+    """
+
+    main: str
+    metrics: Mapping[str, float]
+    chance: float
+    values: np.ndarray
+    clusters: Sequence[str]
+    protocol: str
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """One downstream task.
+
+    Attributes:
+        name: as in `cmal eval NAME`; record_kind: what its files hold.
+        labels: the head's classes in order; empty where it has none. Saved beside the checkpoint.
+        main_protocol, protocols: names `--protocol` takes.
+    """
+
+    name: str
+    record_kind: type[Record]
+    labels: tuple[str, ...]
+    main_protocol: str
+    protocols: tuple[str, ...]
+
+    def build_head(self, width: int, dropout: float) -> nn.Module:
+        """The task's own layers."""
+        ...
+
+    def make_batch(self, records: Sequence[Record], builder: ExampleBuilder, generator: np.random.Generator) -> Batch:
+        """Examples with targets (where the records have answers), padded."""
+        ...
+
+    def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
+        """The head's output for a batch."""
+        ...
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """() the training loss."""
+        ...
+
+    def answers(self, output: Tensor, batch: Batch) -> Answers:
+        """Record id -> answer, in plain Python values."""
+        ...
+
+    def score(self, answers: Answers, records: Sequence[Record], protocol: str) -> Scores:
+        """The official metrics of answers to all records."""
+        ...
+
+
+AnswerAll = Callable[[Sequence[Record]], Answers]
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, layer norm, dropout, linear: the two-layer head most tasks use."""
+
+    def __init__(self, width: int, inner: int, outputs: int, dropout: float):
+        super().__init__(
+            nn.Linear(width, inner), nn.GELU(), nn.LayerNorm(inner), nn.Dropout(dropout), nn.Linear(inner, outputs)
+        )
+
+
+def encode_batch(cmal: Cmal, batch: Batch) -> UniModal:
+    """The uni-modal states of a batch."""
+    return cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
+
+
+def hidden_states(cmal: Cmal, batch: Batch) -> Tensor:
+    """The unified hidden states (B, T+R, D) of a batch, nothing masked or swapped."""
+    return cmal.unify(encode_batch(cmal, batch))
