@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from cmal.errors import CheckpointError, CmalError, ShapeError, list_faults
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
 PRECISIONS = ("auto", "fp32", "bf16")
-LEAST_REGIONS = 10
+FIXED_REGIONS, LEAST_REGIONS, MOST_REGIONS = 36, 10, 100
 
 
 def make_regions(
@@ -172,29 +173,43 @@ def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> I
 def choose_rows(
     boxes: Tensor,
     scores: Tensor,
-    *,
-    min_regions: int,
-    max_regions: int,
-    min_confidence: float,
+    limits: RegionLimits,
     nms_iou: float,
 ) -> Tensor:
     """Which detections become regions: rows (R,), highest score first.
 
     A suppression over all of them, whatever their class, drops the lower of two that overlap by more than `nms_iou`. Those
-    above `min_confidence` stay, never fewer than `min_regions` (while there are so many), never more than `max_regions`.
+    above the least confidence stay, within the limits (while there are so many).
 
     Args:
         boxes: (N, 4). scores: (N,).
     """
     kept = nms(boxes.float(), scores.float(), nms_iou)
-    confident = int((scores[kept] > min_confidence).sum())
-    return kept[: min(max(confident, min_regions), max_regions)]
+    confident = int((scores[kept] > limits.min_confidence).sum())
+    return kept[: min(max(confident, limits.min_regions), limits.max_regions)]
 
 
-def region_limits(max_regions: int, min_confidence: float | None, min_regions: int | None) -> tuple[int, float]:
-    """(fewest regions, least confidence): exactly `max_regions` regions where no confidence is given, else 10 or more."""
-    least = max_regions if min_confidence is None else LEAST_REGIONS
-    return min(least if min_regions is None else min_regions, max_regions), min_confidence or 0.0
+@dataclass(frozen=True)
+class RegionLimits:
+    """How many regions of an image are kept: those above `min_confidence`, within `min_regions` and `max_regions`."""
+
+    min_regions: int
+    max_regions: int
+    min_confidence: float
+
+    @classmethod
+    def of(cls, max_regions: int | None, min_regions: int | None, min_confidence: float | None) -> RegionLimits:
+        """What a detector's options mean: without a confidence exactly 36 (or `max_regions`), with one 10 to 100.
+
+        Raises:
+            CmalError: `max_regions` is below 1.
+        """
+        is_fixed = min_confidence is None
+        most = (FIXED_REGIONS if is_fixed else MOST_REGIONS) if max_regions is None else max_regions
+        if most < 1:
+            raise CmalError("cannot keep regions", f"max_regions is {most}", "ask for at least one")
+        least = (most if is_fixed else LEAST_REGIONS) if min_regions is None else min_regions
+        return cls(min(least, most), most, min_confidence or 0.0)
 
 
 def check_boxes(images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> None:

@@ -11,6 +11,7 @@ Usual settings: 36 regions an image (LXMERT), or 10 to 100 with class confidence
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ from torch import Tensor
 from cmal.errors import CheckpointError, DataError
 from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
+    RegionLimits,
     autocast_for,
     check_boxes,
     find_device,
     load_strictly,
     make_regions,
     read_state_file,
-    region_limits,
 )
 from cmal.regions.detectors.frcnn_vg_boxes import choose_regions, select_proposals
 from cmal.regions.detectors.frcnn_vg_input import LONGEST_EDGE_PX, SHORTEST_EDGE_PX, NetworkInput, make_input
@@ -47,10 +48,9 @@ class FrcnnVgDetector:
         class_names, attribute_names: in the order of the ids.
         weights_sha256: of the weight file; "" where there is none.
         device: None is a GPU where there is one.
-        max_regions: most regions an image.
-        min_confidence: None keeps exactly `max_regions` regions (while there are so many proposals); a number keeps those
-            whose class is more probable than it, at least `min_regions`.
-        min_regions: see above; the default is 10, or `max_regions` where `min_confidence` is None.
+        max_regions, min_regions, min_confidence: without a confidence exactly `max_regions` regions an image (36; while
+            there are so many proposals); with one, those whose class is more probable than it, at least `min_regions` (10)
+            and at most `max_regions` (100).
         precision: "auto" or "bf16" is bf16 on CUDA and float32 elsewhere; "fp32" is float32 everywhere.
         shortest_edge_px, longest_edge_px: of the network's input.
         nms_ious: thresholds of the class-agnostic suppression, tried in turn while fewer than the minimum remain.
@@ -64,9 +64,9 @@ class FrcnnVgDetector:
         *,
         weights_sha256: str = "",
         device: str | torch.device | None = None,
-        max_regions: int = 36,
-        min_confidence: float | None = None,
+        max_regions: int | None = None,
         min_regions: int | None = None,
+        min_confidence: float | None = None,
         precision: str = "auto",
         shortest_edge_px: int = SHORTEST_EDGE_PX,
         longest_edge_px: int = LONGEST_EDGE_PX,
@@ -78,8 +78,14 @@ class FrcnnVgDetector:
         self.class_names, self.attribute_names = tuple(class_names), tuple(attribute_names)
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
-        self.max_regions = max_regions
-        self.min_regions, self.min_confidence = region_limits(max_regions, min_confidence, min_regions)
+        self.limits = RegionLimits.of(max_regions, min_regions, min_confidence)
+        self.max_regions = self.limits.max_regions
+        self.settings = {
+            "nms_ious": list(nms_ious),
+            "edges_px": [shortest_edge_px, longest_edge_px],
+            "precision": precision,
+            **asdict(self.limits),
+        }
         self.precision, self.nms_ious = precision, tuple(nms_ious)
         self.shortest_edge_px, self.longest_edge_px = shortest_edge_px, longest_edge_px
         autocast_for(self.device, precision)  # an unknown name is told now, not at the first image
@@ -147,9 +153,9 @@ class FrcnnVgDetector:
             class_probs,
             deltas,
             batch.sizes_hw[row],
-            min_detections=self.min_regions,
-            max_detections=self.max_regions,
-            min_confidence=self.min_confidence,
+            min_detections=self.limits.min_regions,
+            max_detections=self.limits.max_regions,
+            min_confidence=self.limits.min_confidence,
             nms_ious=self.nms_ious,
         )
         raw_boxes = boxes * _scale_of(batch, row, boxes)
@@ -160,10 +166,10 @@ def build(
     *,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    max_regions: int = 36,
+    max_regions: int | None = None,
+    min_regions: int | None = None,
     min_confidence: float | None = None,
     precision: str = "auto",
-    **options: object,
 ) -> FrcnnVgDetector:
     """The detector with weights.
 
@@ -171,7 +177,7 @@ def build(
         weights: a folder with `pytorch_model.bin` (or `model.safetensors`), such a file, or a name on the hub; None is
             the public weights' name. The folder's `config.yaml` is not needed: what it says is fixed for these weights.
             `objects_vocab.txt` and `attributes_vocab.txt` beside the weights replace the names that ship with the package.
-        device, max_regions, min_confidence, precision, options: see `FrcnnVgDetector`.
+        device, max_regions, min_regions, min_confidence, precision: see `FrcnnVgDetector`.
 
     Raises:
         CheckpointError: no weights there, unreadable, or not these 640 tensors.
@@ -187,9 +193,9 @@ def build(
         weights_sha256=sha256_of(path),
         device=device,
         max_regions=max_regions,
+        min_regions=min_regions,
         min_confidence=min_confidence,
         precision=precision,
-        **options,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from torchvision.ops import box_convert, box_iou, roi_align
 from cmal.errors import CheckpointError, CmalError
 from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
+    RegionLimits,
     autocast_for,
     check_boxes,
     choose_rows,
     find_device,
     make_regions,
-    region_limits,
 )
 from cmal.regions.types import Regions
 
@@ -68,7 +68,7 @@ class HuggingFaceDetector:
         name: what comes after "hf:".
         features: "decoder" or "backbone", see the module's text.
         weights_sha256: of the weight files; "" where there are none.
-        device, max_regions, min_confidence, min_regions, precision: as for `FrcnnVgDetector`. A model that has fewer
+        device, max_regions, min_regions, min_confidence, precision: as for `FrcnnVgDetector`. A model that has fewer
             queries than regions asked for gives fewer.
 
     Raises:
@@ -86,9 +86,9 @@ class HuggingFaceDetector:
         features: str = "decoder",
         weights_sha256: str = "",
         device: str | torch.device | None = None,
-        max_regions: int = 36,
-        min_confidence: float | None = None,
+        max_regions: int | None = None,
         min_regions: int | None = None,
+        min_confidence: float | None = None,
         precision: str = "auto",
     ):
         if features not in FEATURE_KINDS:
@@ -103,8 +103,9 @@ class HuggingFaceDetector:
         self.model, self.processor = model.to(self.device).eval().requires_grad_(False), processor
         labels = model.config.id2label
         self.class_names = tuple(str(labels.get(number, number)) for number in range(model.config.num_labels))
-        self.max_regions = max_regions
-        self.min_regions, self.min_confidence = region_limits(max_regions, min_confidence, min_regions)
+        self.limits = RegionLimits.of(max_regions, min_regions, min_confidence)
+        self.max_regions = self.limits.max_regions
+        self.settings = {"precision": precision, **asdict(self.limits)}
         self.backbone = _find_backbone(model, name) if features == "backbone" else None
         probe = self._features(
             look := self._look([np.zeros((64, 64, 3), np.uint8)])[0], look.boxes[:1], torch.tensor([0])
@@ -116,15 +117,7 @@ class HuggingFaceDetector:
         """Regions of each image, the most confident first. images: (H, W, 3) uint8 RGB each, upright."""
         found = []
         for look in self._look(images):
-            scores = look.probs.max(dim=-1).values
-            kept = choose_rows(
-                look.boxes,
-                scores,
-                min_regions=self.min_regions,
-                max_regions=self.max_regions,
-                min_confidence=self.min_confidence,
-                nms_iou=NMS_IOU,
-            )
+            kept = choose_rows(look.boxes, look.probs.max(dim=-1).values, self.limits, NMS_IOU)
             boxes = look.boxes[kept]
             found.append(make_regions(self._features(look, boxes, kept), boxes, look.probs[kept], None, look.raw_wh))
         return found
@@ -206,17 +199,18 @@ def build(
     *,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    max_regions: int = 36,
+    max_regions: int | None = None,
+    min_regions: int | None = None,
     min_confidence: float | None = None,
     precision: str = "auto",
-    **options: object,
+    features: str = "decoder",
 ) -> HuggingFaceDetector:
     """A transformers detector with its weights.
 
     Args:
         model: a folder written by `save_pretrained`, or a name on the hub, e.g. "facebook/detr-resnet-50".
         weights: a folder to take instead of what `model` names; `model` then is only the name.
-        device, max_regions, min_confidence, precision, options: see `HuggingFaceDetector`.
+        device, max_regions, min_regions, min_confidence, precision, features: see `HuggingFaceDetector`.
 
     Raises:
         CheckpointError: nothing there, not an object detector, or no network. Code in a model's repository is never run.
@@ -248,9 +242,10 @@ def build(
         weights_sha256=_digest_of(folder),
         device=device,
         max_regions=max_regions,
+        min_regions=min_regions,
         min_confidence=min_confidence,
         precision=precision,
-        **options,
+        features=features,
     )
 
 

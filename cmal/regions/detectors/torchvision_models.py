@@ -14,6 +14,7 @@ Weights: a state file, a folder with one, or the name of torchvision's own weigh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 from cmal.errors import CheckpointError, CmalError, DataError
 from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
+    RegionLimits,
     autocast_for,
     check_boxes,
     choose_rows,
@@ -32,7 +34,6 @@ from cmal.regions.detectors.assembly import (
     load_strictly,
     make_regions,
     read_state_file,
-    region_limits,
 )
 from cmal.regions.types import Regions
 
@@ -66,7 +67,7 @@ class TorchvisionDetector:
         name: torchvision's name of it.
         class_names: of labels 1, 2, ...: without the background.
         weights_sha256: of the weight file; "" where there is none.
-        device, max_regions, min_confidence, min_regions, precision: as for `FrcnnVgDetector`.
+        device, max_regions, min_regions, min_confidence, precision: as for `FrcnnVgDetector`.
     """
 
     attribute_names: tuple[str, ...] = ()
@@ -79,9 +80,9 @@ class TorchvisionDetector:
         *,
         weights_sha256: str = "",
         device: str | torch.device | None = None,
-        max_regions: int = 36,
-        min_confidence: float | None = None,
+        max_regions: int | None = None,
         min_regions: int | None = None,
+        min_confidence: float | None = None,
         precision: str = "auto",
     ):
         self.device = find_device(device)
@@ -89,11 +90,12 @@ class TorchvisionDetector:
         self.heads = getattr(model, "roi_heads", None)
         self.name = f"torchvision:{name} features={'roi_align' if self.heads is None else 'box_head'}"
         self.weights_sha256, self.class_names = weights_sha256, tuple(class_names)
-        self.max_regions = max_regions
-        self.min_regions, self.min_confidence = region_limits(max_regions, min_confidence, min_regions)
+        self.limits = RegionLimits.of(max_regions, min_regions, min_confidence)
+        self.max_regions = self.limits.max_regions
+        self.settings = {"precision": precision, **asdict(self.limits)}
         self.precision = precision
         chooser = self.model if self.heads is None else self.heads
-        chooser.score_thresh, chooser.detections_per_img = LOWEST_SCORE, max(MOST_DETECTIONS, max_regions)
+        chooser.score_thresh, chooser.detections_per_img = LOWEST_SCORE, max(MOST_DETECTIONS, self.limits.max_regions)
         if self.heads is None:
             self.model.topk_candidates = max(getattr(self.model, "topk_candidates", 0), MOST_DETECTIONS)
             self.feature_size = self._channels_of_maps()
@@ -136,14 +138,7 @@ class TorchvisionDetector:
 
     def _regions_of(self, look: _Look, row: int, raw_hw: tuple[int, int]) -> Regions:
         found = look.detections[row]
-        kept = choose_rows(
-            found["boxes"],
-            found["scores"],
-            min_regions=self.min_regions,
-            max_regions=self.max_regions,
-            min_confidence=self.min_confidence,
-            nms_iou=NMS_IOU,
-        )
+        kept = choose_rows(found["boxes"], found["scores"], self.limits, NMS_IOU)
         boxes, labels, scores = found["boxes"][kept], found["labels"][kept] - 1, found["scores"][kept]
         features = self._features(look, row, raw_hw, boxes)
         probs = self._one_class(labels, scores) if self.heads is None else self._classify(features)
@@ -208,10 +203,10 @@ def build(
     *,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    max_regions: int = 36,
+    max_regions: int | None = None,
+    min_regions: int | None = None,
     min_confidence: float | None = None,
     precision: str = "auto",
-    **options: object,
 ) -> TorchvisionDetector:
     """A torchvision detector with weights.
 
@@ -220,7 +215,7 @@ def build(
         weights: a state file or a folder with one; or the name of torchvision's own weights ("DEFAULT", "COCO_V1"), which
             are downloaded; None is "DEFAULT". `class_names.txt` beside a state file (one class a line, without background)
             names its classes; without it, they are the 90 COCO classes.
-        device, max_regions, min_confidence, precision, options: see `TorchvisionDetector`.
+        device, max_regions, min_regions, min_confidence, precision: see `TorchvisionDetector`.
 
     Raises:
         CmalError: no such model.
@@ -234,8 +229,13 @@ def build(
             "torchvision has no detection model of that name",
             f"known models: {', '.join(known)}",
         )
-    settings = {"device": device, "max_regions": max_regions, "min_confidence": min_confidence, "precision": precision}
-    settings.update(options)
+    settings = {
+        "device": device,
+        "max_regions": max_regions,
+        "min_regions": min_regions,
+        "min_confidence": min_confidence,
+        "precision": precision,
+    }
     enum = models.get_model_weights(model)
     names = tuple(enum.DEFAULT.meta["categories"][1:])
     given = "DEFAULT" if weights is None else str(weights)
