@@ -14,7 +14,7 @@ below for words with two uses.
 Rules for words with two uses [ours]:
 - the longest name wins: "traffic light" is no light;
 - a singular thing-word right before another thing-word only describes it: "pizza box" is no pizza (people excepted: a
-  "woman surfer" is a woman);
+  "woman surfer" is a woman, but "mother duck" is no mother of people);
 - a word that is an attribute and a thing ("brick", "baby") is an attribute right before a thing-word, else a thing; one
   that names a colour is an attribute before "and white" too ("orange and white cat");
 - a word that is also a verb is no mention right after a word for a person or animal, or after "to", "who", "they" ...
@@ -124,7 +124,8 @@ class AnchorFinder:
         self.unknown_classes = tuple(n for n, c in zip(class_names, self._class_concepts) if c == NO_CONCEPT)
         self._tags_met = thesaurus.tags_met
         self._people = thesaurus.narrower_than("person")
-        self._animate = self._people | thesaurus.narrower_than("animal")
+        self._animals = thesaurus.narrower_than("animal")
+        self._animate = self._people | self._animals
         self._longest = _longest_by_first_word(thesaurus)
         self._singular: dict[str, str] = {}
 
@@ -148,7 +149,11 @@ class AnchorFinder:
 
     def _candidates(self, words: Sequence[str]) -> list[_Candidate]:
         """Longest names, left to right."""
-        things, attributes, stop = self.thesaurus.object_names, self.thesaurus.attribute_names, self.thesaurus.stop_words
+        things, attributes, stop = (
+            self.thesaurus.object_names,
+            self.thesaurus.attribute_names,
+            self.thesaurus.stop_words,
+        )
         candidates, start = [], 0
         while start < len(words):
             end = start + 1
@@ -192,14 +197,16 @@ class AnchorFinder:
             return True
         last = words[it.end - 1]
         if it.end == it.start + 1 and (last in self.thesaurus.verbs or self._singular_of(last) in self.thesaurus.verbs):
-            after_animate = before is not None and before[1] == it.start and not before[3] and before[2] in self._animate
+            after_animate = (
+                before is not None and before[1] == it.start and not before[3] and before[2] in self._animate
+            )
             if after_animate or (it.start and words[it.start - 1] in _BEFORE_VERBS):
                 return None
         if (
             next_one is not None
             and next_one.start == it.end
             and next_one.thing != NO_CONCEPT
-            and it.thing not in self._people
+            and not (it.thing in self._people and next_one.thing not in self._animals)
             and self._singular_of(last) == last
             and not self._is_verb(words[next_one.start : next_one.end])
         ):

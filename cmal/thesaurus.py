@@ -33,20 +33,26 @@ from cmal.data.text import split_words
 from cmal.errors import DataError, list_faults
 
 NO_CONCEPT = -1
-_NOT_NOUNS = ("ing", "ed")  # "parked" and "surfing" have the lemmas "park" and "surf", but are no plurals of them
+_IRREGULAR = frozenset("children geese feet teeth mice oxen lice cacti fungi antennae calves".split())
 _SINGULARS = {  # where the lemmatiser leaves a plural, or splits what is one word
     "loaves": "loaf", "sunglasses": "sunglasses", "eyeglasses": "eyeglasses", "trousers": "trousers",
-    "overalls": "overalls", "skis": "ski", "people": "people", "buses": "bus", "busses": "bus", "taxis": "taxi",
+    "overalls": "overalls", "shorts": "shorts", "blinds": "blinds", "drapes": "drapes", "skies": "sky", "skiis": "ski",
+    "skis": "ski", "people": "people", "buses": "bus", "busses": "bus", "taxis": "taxi",
     "frisbees": "frisbee", "doughnuts": "doughnut", "zucchinis": "zucchini", "veggies": "veggie", "undies": "undies",
-    "leaves": "leaf", "glasses": "glasses", "scissors": "scissors", "binoculars": "binoculars", "dice": "die",
+    "leaves": "leaf", "glasses": "glasses", "scissors": "scissors", "binoculars": "binoculars", "knives": "knife",
+    "chips": "chips", "mens": "man", "womens": "woman", "grandchildren": "grandchild", "greens": "greens",
 }  # fmt: skip
 
 
 def singular(word: str) -> str:
-    """The noun a lower-case word is a form of ("geese" -> "goose"); words that look like verb forms stay as they are."""
+    """The noun a lower-case word is a plural of ("geese" -> "goose"); any other word stays as it is.
+
+    Only what looks like a plural is looked up: to the lemmatiser "parked" is "park" and "drier" is "dry".
+    """
     if word in _SINGULARS:
         return _SINGULARS[word]
-    if len(word) < 3 or not word.isalpha() or word.endswith(_NOT_NOUNS):
+    looks_plural = (word.endswith("s") and not word.endswith("ss")) or word.endswith("men") or word in _IRREGULAR
+    if len(word) < 3 or not looks_plural or not word.isalpha():
         return word
     return simplemma.lemmatize(word, lang="en").lower()
 
@@ -98,7 +104,9 @@ class Thesaurus:
             try:
                 text = Path(path).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"cannot read the thesaurus {path}", f"the system says: {error}", "check the path") from error
+                raise DataError(
+                    f"cannot read the thesaurus {path}", f"the system says: {error}", "check the path"
+                ) from error
             _read_into(lines, text, str(path))
         return cls(lines)
 
