@@ -317,7 +317,7 @@ def _describes_what_follows(words: Sequence[str], candidates: list[_Candidate], 
     if not chain:
         return False
     if chain[0].start == end:
-        return chain[0].attribute == NO_CONCEPT or len(chain) > 1 and chain[1].start == chain[0].end
+        return chain[0].attribute == NO_CONCEPT or (len(chain) > 1 and chain[1].start == chain[0].end)
     is_colour = end == candidates[index].start + 1 and words[end - 1] in _COLOUR_THINGS
     joined = all(word in _BETWEEN_ATTRIBUTES for word in words[end : chain[0].start])
     return is_colour and joined and chain[0].thing == NO_CONCEPT

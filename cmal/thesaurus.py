@@ -21,6 +21,7 @@ meets a tag of the same concept, of a broader one (word "man", tag "person") or 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,10 +30,10 @@ from pathlib import Path
 
 import simplemma
 
-from cmal.data.text import split_words
 from cmal.errors import DataError, list_faults
 
 NO_CONCEPT = -1
+_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 _IRREGULAR = frozenset("children geese feet teeth mice oxen lice cacti fungi antennae calves".split())
 _SINGULARS = {  # where the lemmatiser leaves a plural, or splits what is one word
     "loaves": "loaf", "sunglasses": "sunglasses", "eyeglasses": "eyeglasses", "trousers": "trousers",
@@ -42,6 +43,11 @@ _SINGULARS = {  # where the lemmatiser leaves a plural, or splits what is one wo
     "leaves": "leaf", "glasses": "glasses", "scissors": "scissors", "binoculars": "binoculars", "knives": "knife",
     "chips": "chips", "mens": "man", "womens": "woman", "grandchildren": "grandchild", "greens": "greens",
 }  # fmt: skip
+
+
+def name_words(name: str) -> list[str]:
+    """The lower-case words of a name, each punctuation mark a word, as captions are parted ("T-shirt" -> t, -, shirt)."""
+    return _WORD.findall(name.lower())
 
 
 def singular(word: str) -> str:
@@ -127,7 +133,7 @@ class Thesaurus:
 
     def _concept(self, name: str, names: dict[str, int]) -> int:
         for alternative in name.split(","):
-            words = split_words(alternative)
+            words = name_words(alternative)
             if not words:
                 continue
             for form in (" ".join(words), " ".join((*words[:-1], singular(words[-1])))):
@@ -224,7 +230,7 @@ def _read_line(lines: _Lines, line: str) -> None:
 
 
 def _names(text: str) -> list[str]:
-    names = [" ".join(split_words(name)) for name in text.split(",")]
+    names = [" ".join(name_words(name)) for name in text.split(",")]
     if not all(names):
         raise ValueError("a name is empty")
     return names

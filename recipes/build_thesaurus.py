@@ -4,7 +4,8 @@
         --coco-instances instances_val2017.json --wordnet FOLDER --out cmal/thesaurus.txt
 
 Inputs: the 1,600 object and 400 attribute names of Visual Genome as one class a line (commas part alternatives), COCO's
-category names out of an instances json, the kinds and colours of `scenes`, and `index.noun*` and `data.noun*` of WordNet 3.0.
+category names out of an instances json, the kinds and colours of `scenes`, and the noun files of
+WordNet 3.0 (`index.noun*`, `data.noun*`).
 Names that share a class, a curated line or a chosen WordNet sense become one concept. Same inputs, same bytes.
 """
 
@@ -16,9 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cmal.data.scenes.world import COLOURS, KINDS
-from cmal.data.text import split_words
 from cmal.files import write_text
-from cmal.thesaurus import singular
+from cmal.thesaurus import name_words, singular
 
 HEADER = """\
 # The thesaurus of CMAL: names of things and attributes that mean the same. How to read and extend it: cmal/thesaurus.py
@@ -62,12 +62,12 @@ class Groups:
 
 def normal(name: str) -> str:
     """As the thesaurus looks a name up: lower-case words joined by one space, the last in the singular."""
-    words = split_words(name)
+    words = name_words(name)
     return " ".join((*words[:-1], singular(words[-1])))
 
 
 def plain(name: str) -> str:
-    return " ".join(split_words(name))
+    return " ".join(name_words(name))
 
 
 class Curation:
@@ -144,9 +144,9 @@ def build(arguments: argparse.Namespace) -> str:
     lines += sorted(", ".join(names) for names in kept if names)
     lines += ["", "# broader > narrower"]
     lines += [f"{broad} > {', '.join(dict.fromkeys(narrow))}" for broad, narrow in curation.links]
-    lines += ["", "# attributes"] + sorted("@attribute " + ", ".join(names) for names in qualities.all())
-    lines += ["", "# too general, or phrases that swallow a word"] + in_lines("@stop", stop)
-    lines += ["", "# also verbs"] + in_lines("@verb", list(dict.fromkeys(curation.words["@verb"])))
+    lines += ["", "# attributes", *sorted("@attribute " + ", ".join(names) for names in qualities.all())]
+    lines += ["", "# too general, or phrases that swallow a word", *in_lines("@stop", stop)]
+    lines += ["", "# also verbs", *in_lines("@verb", list(dict.fromkeys(curation.words["@verb"])))]
     return "\n".join(lines) + "\n"
 
 
