@@ -6,8 +6,9 @@ same bytes.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -56,8 +57,8 @@ def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreH
     offsets = np.cumsum([0, *(len(arrays[0]) for arrays in packed)], dtype="<i8")
     with atomic_path(Path(path)) as temporary:
         try:
-            with _new_file(temporary) as file:
-                _write_head(file, header, image_ids, offsets, sizes)
+            with new_file(temporary) as file:
+                write_head(file, header, image_ids, offsets, sizes)
                 _write_columns(file, header, packed, offsets)
         except RuntimeError as error:  # HDF5 tells a full disk so, when it closes
             raise OSError(str(error)) from error
@@ -65,7 +66,8 @@ def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreH
     return ShardInfo(Path(path).name, len(image_ids), int(offsets[-1]), size, digest)
 
 
-def _new_file(path: Path) -> h5py.File:
+def new_file(path: Path) -> h5py.File:
+    """A new HDF5 file whose bytes depend on what is written alone, columns at page borders."""
     return h5py.File(
         path,
         "w",
@@ -100,23 +102,26 @@ def _pack(image_id: str, regions: Regions, header: StoreHeader) -> tuple[np.ndar
     return tuple(arrays)
 
 
-def _write_head(file: h5py.File, header: StoreHeader, image_ids: list[str], offsets: np.ndarray, sizes: list) -> None:
-    import json
-
+def write_head(
+    file: h5py.File, header: StoreHeader, image_ids: list[str], offsets: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> None:
+    """Writes header, image_ids, offsets and sizes_wh_px."""
     text = json.dumps(header.to_json(), ensure_ascii=False).encode("utf-8")
     encoded = [image_id.encode("utf-8") for image_id in image_ids]
     width = max([1, *(len(image_id) for image_id in encoded)])
     heads = {
         "header": np.frombuffer(text, np.uint8),
         "image_ids": np.array(encoded, dtype=f"S{width}"),
-        "offsets": offsets,
+        "offsets": np.asarray(offsets, dtype="<i8"),
         "sizes_wh_px": np.array(sizes, dtype="<i4").reshape(-1, 2),
     }
     for name, value in heads.items():
         file.create_dataset(name, data=value, track_times=False)
 
 
-def _write_columns(file: h5py.File, header: StoreHeader, packed: list[tuple[np.ndarray, ...]], offsets: np.ndarray):
+def _write_columns(
+    file: h5py.File, header: StoreHeader, packed: list[tuple[np.ndarray, ...]], offsets: np.ndarray
+) -> None:
     """Writes column by column, in blocks of many images: large writes make large pages, which read faster later."""
     for column, (name, (dtype, tail)) in enumerate(COLUMNS.items()):
         tail = (header.feature_size,) if name == FEATURES else tail

@@ -265,10 +265,11 @@ class RegionStore:
     Attributes:
         path: folder or file.
         header: detector, weights, feature size, class and attribute names.
+        shard_paths: its HDF5 files.
     """
 
     def __init__(self, path: Path, header: StoreHeader, shard_paths: list[Path]):
-        self.path, self.header, self._shard_paths = Path(path), header, shard_paths
+        self.path, self.header, self.shard_paths = Path(path), header, shard_paths
         self._shards: list[Shard] | None = None
         self._rows: dict[str, tuple[int, int]] = {}
         self._files: OrderedDict[int, ShardFile] = OrderedDict()
@@ -350,14 +351,14 @@ class RegionStore:
         self._files.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "header": self.header, "shard_paths": self._shard_paths}
+        return {"path": self.path, "header": self.header, "shard_paths": self.shard_paths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"], state["header"], state["shard_paths"])
 
     def _load(self) -> dict[str, tuple[int, int]]:
         if self._shards is None:
-            shards = [Shard(path) for path in self._shard_paths]
+            shards = [Shard(path) for path in self.shard_paths]
             for number, shard in enumerate(shards):
                 if shard.header != self.header:
                     raise StoreError(

@@ -71,7 +71,7 @@ def build_detector(
     name: str,
     *,
     weights: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     precision: str | None = None,
     max_regions: int | None = None,
     min_regions: int | None = None,
@@ -84,8 +84,8 @@ def build_detector(
     Args:
         name: kind, and after a colon what it needs.
         weights: a file, a folder or a hub name in place of the detector's own.
-        device: "cpu", "cuda:0", ...
-        precision: "float32" or "bfloat16", where the detector offers a choice.
+        device: "cpu", "cuda:0", ...; None is the first GPU, or the CPU where there is none.
+        precision: "auto", "fp32" or "bf16", where the detector offers a choice.
         max_regions, min_regions, min_confidence: which regions are kept; each detector has its own defaults.
         features: for `boxes:FILE`, what describes the boxes: "scenes", "timm:NAME" or another detector's name.
         others: passed on to detectors that take more.

@@ -133,9 +133,8 @@ class SceneDetectorNet(nn.Module):
             return boxes[chosen], kinds, target["colours"][match], wanted
 
     @torch.inference_mode()
-    def detect(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def detect(self, images: Tensor, maps: OrderedDict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Corrected boxes (R, 4) and probabilities (R, C + 1) of every proposal of each image, before any selection."""
-        maps = self.maps(images)
         size_hw = tuple(images.shape[-2:])
         boxes, _ = self.propose(images, maps)
         features = self.describe(maps, boxes, size_hw)

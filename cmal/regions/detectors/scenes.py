@@ -1,0 +1,175 @@
+"""The `scenes` detector: kinds and colours of the things in generated pictures, from their pixels alone.
+
+It ships with the package, weights included (`scenes_detector.safetensors`), and is trained by
+`recipes/scenes_detector.yaml` on pictures of its own seed. The region feature is the last hidden layer of its box head
+at the final box; class names are the world's kinds, attribute names its colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, nms
+
+from cmal.data.scenes.world import COLOURS, KINDS
+from cmal.errors import CheckpointError
+from cmal.files import sha256_of
+from cmal.regions.detectors.assembly import find_device, load_strictly, make_regions, read_state_file
+from cmal.regions.detectors.scenes_model import SceneDetectorNet
+from cmal.regions.types import Regions
+
+WEIGHTS = Path(__file__).with_name("scenes_detector.safetensors")
+LARGEST_SIDE_PX = 320  # larger pictures are made smaller: the network knows things of a scene's size
+STRIDE_PX = 16
+SAME_KIND_IOU, ANY_KIND_IOU = 0.5, 0.75
+
+
+class ScenesDetector:
+    """See `Detector`. Gives `min_regions` to `max_regions` regions an image, those of `min_confidence` and more.
+
+    Args:
+        net: the network, its weights loaded.
+        weights_sha256: of the file they came from.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        net: SceneDetectorNet,
+        weights_sha256: str,
+        device: torch.device,
+        max_regions: int = 24,
+        min_regions: int = 4,
+        min_confidence: float = 0.25,
+    ):
+        self.name, self.weights_sha256 = "scenes", weights_sha256
+        self.class_names, self.attribute_names = KINDS, COLOURS
+        self.feature_size = net.feature.out_features
+        self.max_regions, self.min_regions, self.min_confidence = max_regions, min_regions, min_confidence
+        self.settings: dict[str, Any] = {
+            "max_regions": max_regions,
+            "min_regions": min_regions,
+            "min_confidence": min_confidence,
+        }
+        self.device = device
+        self.net = net.eval().to(device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions of each image, most confident first; see `Detector`."""
+        found: list[Regions | None] = [None] * len(images)
+        for rows, pixels, scales in self._batches(images):
+            maps = self.net.maps(pixels)
+            picked = [
+                self._pick(boxes, probabilities, images[row].shape[:2], scale)
+                for row, scale, (boxes, probabilities) in zip(rows, scales, self.net.detect(pixels, maps))
+            ]
+            boxes = [box for box, _ in picked]
+            described = self._describe(maps, boxes, pixels)
+            for row, scale, (box, first), (features, second, colours) in zip(rows, scales, picked, described):
+                kinds = (first + second) / 2  # at the proposal and at the final box: two looks are surer than one
+                order = kinds.max(dim=1).values.argsort(descending=True, stable=True)
+                found[row] = make_regions(
+                    features[order], box[order] / scale, kinds[order], colours[order], _wh(images[row])
+                )
+        return found
+
+    @torch.inference_mode()
+    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at given boxes, which are taken for things: the background's probability is shared out."""
+        found: list[Regions | None] = [None] * len(images)
+        for rows, pixels, scales in self._batches(images):
+            boxes = [
+                torch.as_tensor(np.asarray(boxes_xyxy_px[row], np.float32).reshape(-1, 4), device=self.device) * scale
+                for row, scale in zip(rows, scales)
+            ]
+            described = self._describe(self.net.maps(pixels), boxes, pixels)
+            for row, scale, box, (features, kinds, colours) in zip(rows, scales, boxes, described):
+                kinds = kinds / kinds.sum(1, keepdim=True).clamp(min=1e-9)
+                found[row] = make_regions(features, box / scale, kinds, colours, _wh(images[row]), clip=False)
+        return found
+
+    def _batches(self, images: Sequence[np.ndarray]) -> list[tuple[list[int], Tensor, list[float]]]:
+        """Images of one size together, in order of first sight: row numbers, pixels (N, 3, H, W), scales."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, image in enumerate(images):
+            groups.setdefault(image.shape[:2], []).append(row)
+        batches = []
+        for rows in groups.values():
+            pixels = np.stack([images[row] for row in rows])  # (N, H, W, 3)
+            tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            tensor, scale = _fitted(tensor)
+            batches.append((rows, tensor.contiguous(memory_format=torch.channels_last), [scale] * len(rows)))
+        return batches
+
+    def _pick(
+        self, boxes: Tensor, probabilities: Tensor, size_hw: tuple[int, int], scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """The boxes to give, and their kinds' probabilities: confident ones, no two of them the same thing."""
+        height, width = size_hw
+        limits = torch.tensor([width, height, width, height], device=boxes.device) * scale
+        boxes = boxes.minimum(limits)
+        kinds = probabilities[:, :-1]
+        confidence, kind = kinds.max(dim=1)
+        is_box = ((boxes[:, 2:] - boxes[:, :2]) >= 2).all(dim=1)
+        boxes, kinds, confidence, kind = boxes[is_box], kinds[is_box], confidence[is_box], kind[is_box]
+        kept = batched_nms(boxes, confidence, kind, SAME_KIND_IOU)
+        kept = kept[nms(boxes[kept], confidence[kept], ANY_KIND_IOU)]
+        count = int((confidence[kept] >= self.min_confidence).sum())
+        kept = kept[: min(max(count, self.min_regions), self.max_regions)]
+        return boxes[kept], kinds[kept]
+
+    def _describe(self, maps: dict, boxes: list[Tensor], pixels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Features (R, F), kinds (R, C) without the background, colours (R, A) of each image's boxes."""
+        features = self.net.describe(maps, boxes, tuple(pixels.shape[-2:]))
+        kinds = self.net.kind(features).softmax(-1)[:, :-1]
+        colours = self.net.colour(features).softmax(-1)
+        counts = [len(box) for box in boxes]
+        return list(zip(features.split(counts), kinds.split(counts), colours.split(counts)))
+
+
+def _wh(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+def _fitted(pixels: Tensor) -> tuple[Tensor, float]:
+    """Pictures made smaller where they are too large, and padded to the network's stride; with the scale used."""
+    height, width = pixels.shape[-2:]
+    scale = min(1.0, LARGEST_SIDE_PX / max(height, width))
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+    right, below = (
+        max(2 * STRIDE_PX, -(-side // STRIDE_PX) * STRIDE_PX) - side for side in reversed(pixels.shape[-2:])
+    )
+    return torch.nn.functional.pad(pixels, (0, right, 0, below), value=0.5), scale
+
+
+def build(
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    max_regions: int = 24,
+    min_regions: int = 4,
+    min_confidence: float = 0.25,
+) -> ScenesDetector:
+    """The detector with the weights that ship with the package, or those of a file that its recipe made.
+
+    Raises:
+        CheckpointError: no such file, or not weights of this network.
+    """
+    path = Path(weights) if weights is not None else WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            "cannot build the scenes detector",
+            f"there is no file {path}",
+            "train it: bash recipes/train_scenes_detector.sh",
+        )
+    net = SceneDetectorNet(len(KINDS), len(COLOURS))
+    load_strictly(net, read_state_file(path), path)
+    return ScenesDetector(net, sha256_of(path), find_device(device), max_regions, min_regions, min_confidence)
