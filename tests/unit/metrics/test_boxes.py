@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmal.errors import DataError, RecipeError, ShapeError
-from cmal.metrics import generalised_iou, iou_matrix, is_hit, oracle_recall, rec_accuracy, xywh_to_xyxy
+from cmal.metrics import BOX_PROTOCOLS, generalised_iou, iou_matrix, is_hit, oracle_recall, rec_accuracy, xywh_to_xyxy
 
 UNIT = [[0, 0, 1, 1]]
 
@@ -38,7 +38,8 @@ def test_a_sentence_without_candidate_is_a_miss():
     predicted, gold = np.array([nothing, UNIT[0]]), np.array([UNIT[0], UNIT[0]])
     assert is_hit(predicted, gold).tolist() == [False, True]
     assert rec_accuracy(predicted, gold) == 0.5
-    assert is_hit(np.array([nothing]), np.array([[0, 0, 0, 0]]), "mdetr").tolist() == [False]
+    for protocol in BOX_PROTOCOLS:  # even where the object itself is a point in the corner
+        assert is_hit(np.array([nothing]), np.array([[0, 0, 0, 0]]), protocol).tolist() == [False]
 
 
 def test_accuracy_is_per_sentence():
