@@ -40,12 +40,12 @@ def build_optimizer(
     return torch.optim.AdamW(settings, lr=lr, betas=betas, fused=True)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
-    """Learning rate: linear from 0 over `warmup_steps`, then linear to 0 at `steps`."""
+def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int, done: int = 0) -> LambdaLR:
+    """Learning rate: linear from 0 over `warmup_steps`, then linear to 0 at `steps`; `done` steps are behind."""
 
     def factor(done: int) -> float:
         if done < warmup_steps:
             return (done + 1) / (warmup_steps + 1)
         return max(0.0, (steps - done) / max(1, steps - warmup_steps))
 
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor, last_epoch=done - 1)

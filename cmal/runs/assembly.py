@@ -1,0 +1,129 @@
+"""What several commands build: models from sizes, word pieces, anchor finders, and loading a checkpoint folder.
+
+A checkpoint folder can be used alone: beside the weights lie `model.json` (sizes, kind, task, labels, detector) and
+`vocab.txt`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cmal.anchors import AnchorFinder
+from cmal.data.datasets import image_ids_of
+from cmal.data.records import Record
+from cmal.data.text import WordPieces
+from cmal.errors import CheckpointError, DataError
+from cmal.files import write_json
+from cmal.model.cmal import Cmal, build_cmal
+from cmal.pretraining import CmalForPretraining
+from cmal.recipe import ModelSection
+from cmal.regions.store import RegionStore
+from cmal.thesaurus import Thesaurus
+
+FACTS = "model.json"
+VOCABULARY = "vocab.txt"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a checkpoint must say beside its weights.
+
+    Attributes:
+        kind: "pretraining" or "task".
+        sizes: arguments of `build_cmal`.
+        weights, candidates, classes: of the pre-training heads.
+        task, labels: of a fine-tuned model.
+        detector: whose regions it was trained on; leakage: what the records' manifest said of evaluation images.
+    """
+
+    kind: str
+    sizes: dict[str, Any]
+    weights: dict[str, float] = field(default_factory=dict)
+    candidates: str = "batch"
+    classes: int = 0
+    task: str = ""
+    labels: tuple[str, ...] = ()
+    detector: str = ""
+    leakage: str = ""
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / FACTS, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelFacts:
+        """Raises CheckpointError when the folder is no checkpoint of ours."""
+        path = folder / FACTS
+        if not path.is_file():
+            raise CheckpointError(
+                f"cannot load a checkpoint from {folder}",
+                f"there is no {FACTS} in it" if folder.is_dir() else "there is no such folder",
+                "give a folder such as runs/NAME/last, made by: cmal pretrain RECIPE",
+            )
+        try:
+            facts = cls(**json.loads(path.read_text(encoding="utf-8")))
+            return dataclasses.replace(facts, labels=tuple(facts.labels))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"cannot load the checkpoint {folder}", f"{FACTS}: {error}", "make it again"
+            ) from error
+
+
+def model_sizes(model: ModelSection, vocabulary: int, region_features: int) -> dict[str, Any]:
+    """Arguments of `build_cmal` for a recipe."""
+    names = ("width", "heads", "inner", "text_layers", "visual_layers", "unified_layers", "dropout", "max_tokens")
+    sizes = {name: getattr(model, name) for name in names}
+    return sizes | {"vocabulary": vocabulary, "region_features": region_features}
+
+
+def build_pretraining_model(facts: ModelFacts) -> CmalForPretraining:
+    """The model and its pre-training heads, freshly initialised."""
+    features = facts.sizes["region_features"]
+    return CmalForPretraining(build_cmal(**facts.sizes), facts.weights, facts.candidates, facts.classes, features)
+
+
+def anchor_finder(store: RegionStore, thesaurus_files: Sequence[str]) -> AnchorFinder:
+    """The finder for a store's tags."""
+    thesaurus = Thesaurus.load(*(Path(f) for f in thesaurus_files))
+    return AnchorFinder(thesaurus, store.class_names, store.attribute_names)
+
+
+def load_word_pieces(folder: Path) -> WordPieces:
+    """The vocabulary beside a checkpoint."""
+    return WordPieces.from_vocab(folder / VOCABULARY)
+
+
+def check_store(store: RegionStore, feature_size: int, where: str) -> None:
+    """Raises DataError when the store's features are not of the model's size."""
+    if store.feature_size != feature_size:
+        raise DataError(
+            f"cannot use the region store {store.path} with {where}",
+            f"its features have {store.feature_size} numbers (detector {store.detector}), the model takes {feature_size}",
+            "extract regions with the detector the model was trained on",
+        )
+
+
+def check_images(records: Sequence[Record], store: RegionStore, records_path: object) -> None:
+    """Raises DataError when the store lacks images that the records speak of."""
+    missing = sorted(image for image in image_ids_of(records) if image not in store)
+    if missing:
+        raise DataError(
+            f"cannot load regions for {len(missing):,} images of {records_path}",
+            f'{store.path} has no image "{missing[0]}"; it holds {len(store):,} images',
+            f"extract the missing ones: cmal extract-regions IMAGES --out {store.path}",
+        )
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, int]:
+    """How many parameters each part has."""
+    cmal: Cmal = model.cmal
+    parts = {name: getattr(cmal, name) for name in ("visual", "textual", "prompt", "unified")}
+    heads = model.heads if isinstance(model, CmalForPretraining) else model.head
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in (parts | {"heads": heads}).items()}
+    return counts | {"total": sum(counts.values())}

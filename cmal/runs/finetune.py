@@ -1,0 +1,168 @@
+"""`cmal finetune`: a task's head on a pre-trained model, through the same loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from cmal.data.batch import Batch
+from cmal.data.datasets import TaskData
+from cmal.data.examples import ExampleBuilder
+from cmal.data.records import Record, read_records
+from cmal.data.text import WordPieces
+from cmal.errors import CheckpointError, DataError
+from cmal.model.cmal import Cmal, build_cmal
+from cmal.model.layers import initialise
+from cmal.pretraining import Losses
+from cmal.recipe import FinetuneRecipe
+from cmal.regions.store import RegionStore
+from cmal.runs.assembly import (
+    VOCABULARY,
+    ModelFacts,
+    build_pretraining_model,
+    check_images,
+    check_store,
+    load_word_pieces,
+)
+from cmal.runs.train import Report, TrainingSummary, Work, run_training
+from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
+from cmal.tasks.base import Task
+from cmal.training.checkpoint import fit_weights, load_weights
+from cmal.training.distributed import Place
+
+HEADS_WITH_PRETRAINING = {"flickr30k": "itm", "coco-retrieval": "itm", "scenes-retrieval": "itm"}
+
+
+class TaskModel(nn.Module):
+    """Cmal with a task's head; a batch in, the task's loss out."""
+
+    def __init__(self, cmal: Cmal, head: nn.Module, task: Task):
+        super().__init__()
+        self.cmal, self.head, self.task = cmal, head, task
+
+    def forward(self, batch: Batch) -> Losses:
+        """The loss of one group."""
+        loss = self.task.loss(self.task.forward(self.cmal, self.head, batch), batch)
+        return Losses(loss, {})
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """A task, its model and vocabulary, and what the checkpoint says of itself."""
+
+    task: Task
+    model: TaskModel
+    facts: ModelFacts
+    word_pieces: WordPieces
+
+
+def run_finetuning(
+    recipe: FinetuneRecipe, report: Report, start: str = "auto", device: str | None = None
+) -> TrainingSummary:
+    """Fine-tunes as the recipe says; arguments and errors as `pretrain.run_pretraining`."""
+
+    def make_work(checkpoint: Path | None, place: Place) -> Work:
+        made = assemble(recipe)
+        store = RegionStore.open(recipe.data.regions)
+        check_store(store, made.facts.sizes["region_features"], recipe.init_from)
+        records = read_split(made.task, Path(recipe.data.root), recipe.data.train_split)
+        check_images(records, store, recipe.data.root)
+        records = take_few(records, recipe.data.max_records, recipe.train.seed)
+        builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
+
+        def add_files(folder: Path) -> None:
+            made.facts.write(folder)
+            made.word_pieces.save(folder / VOCABULARY)
+
+        return Work(
+            run=Path(recipe.out),
+            model=made.model,
+            data=TaskData(records, builder, made.task.make_batch, recipe.train.seed),
+            train=recipe.train,
+            optimizer=recipe.optimizer,
+            workers=recipe.data.workers,
+            add_files=add_files,
+            validate=lambda step: {},
+            head_names=("head.",),
+        )
+
+    return run_training(recipe, make_work, report, start, device)
+
+
+def text_limit(recipe: FinetuneRecipe, facts: ModelFacts) -> int:
+    """Word pieces kept of a text: the recipe's, as far as the model has positions."""
+    return min(recipe.data.max_tokens, facts.sizes["max_tokens"])
+
+
+def assemble(recipe: FinetuneRecipe) -> TaskRun:
+    """The task's model, started from a pre-trained checkpoint (or from its sizes alone, with `init: random`).
+
+    Raises:
+        CheckpointError: there is no pre-trained checkpoint, or it does not fit.
+    """
+    folder = Path(recipe.init_from)
+    source = ModelFacts.read(folder)
+    if source.kind != "pretraining":
+        raise CheckpointError(
+            f"cannot fine-tune from {folder}",
+            f'it is a checkpoint of the task "{source.task}"',
+            "give init_from a folder written by: cmal pretrain RECIPE",
+        )
+    options = TaskOptions(read_answers(recipe), recipe.data.retrieval_images, recipe.data.captions_per_image)
+    task = build_task(recipe.task, options)
+    torch.manual_seed(recipe.train.seed)
+    sizes = source.sizes | {"dropout": recipe.dropout}
+    cmal = build_cmal(**sizes)
+    head = task.build_head(sizes["width"], recipe.dropout).apply(initialise)
+    if recipe.init == "pretrained":
+        pretrained = build_pretraining_model(source)
+        fit_weights(pretrained, load_weights(folder), folder)
+        cmal.load_state_dict(pretrained.cmal.state_dict())
+        known_head = HEADS_WITH_PRETRAINING.get(recipe.task, "")
+        if known_head in pretrained.heads:
+            head.load_state_dict(pretrained.heads[known_head].state_dict())
+    facts = dataclasses.replace(source, kind="task", sizes=sizes, task=recipe.task, labels=task.labels)
+    return TaskRun(task, TaskModel(cmal, head, task), facts, load_word_pieces(folder))
+
+
+def read_answers(recipe: FinetuneRecipe) -> tuple[str, ...]:
+    """The answer vocabulary that `cmal prepare` wrote beside the records; empty for tasks without one."""
+    if recipe.task not in NEEDS_ANSWERS:
+        return ()
+    path = Path(recipe.data.root) / "answers.json"
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read {path}", str(error), f"prepare the data set again: cmal prepare {recipe.task}"
+        ) from error
+    return tuple(answers)
+
+
+def read_split(task: Task, root: Path, split: str) -> list[Record]:
+    """A task's records of one split.
+
+    Raises:
+        DataError: there is no such split; the message names those there are.
+    """
+    path = root / f"{split}.jsonl"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in root.glob("*.jsonl"))) or "nothing"
+        raise DataError(
+            f'cannot read split "{split}" of {task.name}', f"{root} holds {there}", "prepare it: cmal prepare"
+        )
+    return read_records(path, task.record_kind)
+
+
+def take_few(records: list[Record], count: int, seed: int) -> list[Record]:
+    """`count` records drawn by the seed, in file order; all of them where count is 0. Fewer are among more."""
+    if not count or count >= len(records):
+        return records
+    order = np.random.default_rng([seed, len(records)]).permutation(len(records))
+    return [records[i] for i in sorted(order[:count].tolist())]

@@ -1,0 +1,137 @@
+"""The run folder: recipe, environment, metrics, and whether a run starts, goes on or must not.
+
+RUN/recipe.yaml        the resolved recipe
+RUN/environment.json   versions, git revision, hardware
+RUN/metrics.jsonl      one line a report
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from cmal.errors import CheckpointError, RecipeError, list_faults
+from cmal.files import write_json, write_text
+from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
+from cmal.training.checkpoint import newest_checkpoint
+
+# what may change between a run and its continuation: it changes no number
+FREE_KEYS = ("train.report_every", "train.save_every", "train.keep_checkpoints", "train.validate_every", "data.workers")
+
+
+def open_run(run: Path, recipe: object, start: str) -> Path | None:
+    """Prepares a run folder and says where to go on from.
+
+    Args:
+        start: "auto" goes on where there is a checkpoint, "resume" demands one, "fresh" removes what is there.
+
+    Returns:
+        The checkpoint to go on from, or None to start.
+
+    Raises:
+        RecipeError: the folder holds a run of another recipe. CheckpointError: "resume" and nothing to go on from.
+    """
+    if start == "fresh" and run.exists():
+        for name in ("checkpoints", "metrics.jsonl", "recipe.yaml", "last", "best"):
+            path = run / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None and start == "resume":
+        raise CheckpointError(f"cannot go on with {run}", "it holds no checkpoint", "start it: leave --resume away")
+    if checkpoint is not None:
+        _check_same(run, recipe)
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "recipe.yaml", recipe_text(recipe))
+    write_json(run / "environment.json", environment())
+    return checkpoint
+
+
+def _check_same(run: Path, recipe: object) -> None:
+    try:
+        old = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return  # a run folder from before its recipe was written has no checkpoint either
+    changed = recipe_differences(old, recipe_as_dict(recipe))
+    changed = [line for line in changed if not line.startswith(FREE_KEYS)]
+    if changed:
+        raise RecipeError(
+            f"cannot go on with {run}: its recipe was another",
+            list_faults(changed),
+            "undo the change, or choose another folder (--set out=FOLDER), or start over with --fresh",
+        )
+
+
+class MetricsFile:
+    """metrics.jsonl of a run: one JSON line a report; lines beyond the step a run goes on from are dropped.
+
+    Args:
+        path: the file.
+        step: the step the run goes on from.
+    """
+
+    def __init__(self, path: Path, step: int):
+        kept = [line for line in _lines(path) if _step_of(line) <= step]
+        write_text(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file."""
+    return [json.loads(line) for line in _lines(path) if _step_of(line) >= 0]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git revision and hardware of this machine."""
+    packages = ("cmal", "torch", "torchvision", "transformers", "timm", "numpy", "h5py")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "git": _git_revision(),
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _git_revision() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,172 @@
+"""`cmal pretrain`: a recipe becomes a model, pairs with anchors, and a run of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cmal.data.datasets import PretrainingData
+from cmal.data.draws import DrawRates
+from cmal.data.examples import ExampleBuilder
+from cmal.data.groups import GroupPlan, GroupSequence, load_groups
+from cmal.data.records import ImageTextRecord, read_records
+from cmal.data.text import WordPieces
+from cmal.errors import CmalError
+from cmal.model.pretrained import load_bert, read_bert
+from cmal.pretraining import CmalForPretraining
+from cmal.recipe import PretrainRecipe
+from cmal.regions.store import RegionStore
+from cmal.runs.assembly import (
+    VOCABULARY,
+    ModelFacts,
+    anchor_finder,
+    build_pretraining_model,
+    check_images,
+    load_word_pieces,
+    model_sizes,
+)
+from cmal.runs.train import Report, TrainingSummary, Work, mean_parts, run_training
+from cmal.training.distributed import Place
+
+VALIDATION_GROUPS = 8
+LOSS_NAMES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything a pre-training is made of, before the first step."""
+
+    recipe: PretrainRecipe
+    facts: ModelFacts
+    word_pieces: WordPieces
+    model: CmalForPretraining
+    data: PretrainingData
+    validation: PretrainingData | None
+
+
+def run_pretraining(
+    recipe: PretrainRecipe, report: Report, start: str = "auto", device: str | None = None
+) -> TrainingSummary:
+    """Pre-trains as the recipe says, in this process or in the group of processes it was started in.
+
+    Args:
+        report: called with every StepReport, in the first process only.
+        start: "auto", "resume" or "fresh" (see `folder.open_run`).
+
+    Raises:
+        CmalError: whatever the user can put right.
+    """
+
+    def make_work(checkpoint: Path | None, place: Place) -> Work:
+        made = assemble(recipe, checkpoint)
+
+        def add_files(folder: Path) -> None:
+            made.facts.write(folder)
+            made.word_pieces.save(folder / VOCABULARY)
+
+        return Work(
+            run=Path(recipe.out),
+            model=made.model,
+            data=made.data,
+            train=recipe.train,
+            optimizer=recipe.optimizer,
+            workers=recipe.data.workers,
+            add_files=add_files,
+            validate=lambda step: validation_losses(made, place.device),
+        )
+
+    return run_training(recipe, make_work, report, start, device)
+
+
+def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretraining:
+    """Reads records and store, makes vocabulary and model; from a checkpoint its vocabulary and sizes are taken."""
+    store = RegionStore.open(recipe.data.regions)
+    records = read_pairs(recipe.data.records, store)
+    records = take_share(records, recipe.data.pairs_share, recipe.train.seed)
+    if checkpoint is not None:
+        word_pieces = load_word_pieces(checkpoint)
+    elif recipe.model.text_checkpoint:
+        word_pieces = WordPieces.from_pretrained(recipe.model.text_checkpoint)
+    else:
+        word_pieces = WordPieces.train((r.caption for r in records), recipe.model.vocabulary_size)
+    weights = {name: getattr(recipe.objectives, name) for name in LOSS_NAMES}
+    facts = ModelFacts(
+        kind="pretraining",
+        sizes=model_sizes(recipe.model, len(word_pieces), store.feature_size),
+        weights={name: weight for name, weight in weights.items() if weight > 0},
+        candidates=recipe.objectives.candidates,
+        classes=len(store.class_names),
+        detector=store.detector,
+    )
+    torch.manual_seed(recipe.train.seed)
+    model = build_pretraining_model(facts)
+    if recipe.model.text_checkpoint and checkpoint is None:
+        load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
+    finder = anchor_finder(store, recipe.anchors.thesaurus)
+    builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder)
+    rates = draw_rates(recipe)
+    validation = None
+    if recipe.data.validation:
+        pairs = read_pairs([recipe.data.validation], store)
+        validation = PretrainingData(pairs, builder, rates, recipe.train.seed)
+    data = PretrainingData(records, builder, rates, recipe.train.seed)
+    return Pretraining(recipe, facts, word_pieces, model, data, validation)
+
+
+def read_pairs(paths: Sequence[str], store: RegionStore) -> list[ImageTextRecord]:
+    """All pairs of some records files, every image of which the store holds."""
+    pairs: list[ImageTextRecord] = []
+    for path in paths:
+        records = read_records(Path(path), ImageTextRecord)
+        check_images(records, store, path)
+        pairs += records
+    return pairs
+
+
+def take_share(records: list[ImageTextRecord], share: float, seed: int) -> list[ImageTextRecord]:
+    """The pairs of a share of the images: a smaller share's images are among a larger one's.
+
+    Raises:
+        CmalError: nothing is left.
+    """
+    images = sorted({r.image_id for r in records})
+    count = round(share * len(images))
+    if not count:
+        raise CmalError(
+            "cannot pre-train on no pairs", f"data.pairs_share {share} of {len(images)} images is none", "raise it"
+        )
+    order = np.random.default_rng([seed, len(images)]).permutation(len(images))
+    kept = {images[i] for i in order[:count]}
+    return [r for r in records if r.image_id in kept]
+
+
+def draw_rates(recipe: PretrainRecipe) -> DrawRates:
+    """The recipe's probabilities; what no objective asks for is not drawn."""
+    asked = recipe.objectives
+    asks_regions = asked.mrm_class or asked.mrm_feature
+    return DrawRates(
+        anchor=recipe.prompt.anchor_rate if asked.amc else 0.0,
+        objects=recipe.anchors.objects,
+        attributes=recipe.anchors.attributes,
+        swap=recipe.fill.swap,
+        mask=recipe.fill.mask,
+        keep=recipe.fill.keep,
+        twins=recipe.prompt.mask_twins,
+        twin_iou=recipe.prompt.twin_iou,
+        word=asked.word_rate if asked.mlm else 0.0,
+        region=asked.region_rate if asks_regions else 0.0,
+        region_iou=asked.region_iou,
+    )
+
+
+def validation_losses(made: Pretraining, device: torch.device) -> dict[str, float]:
+    """Losses on a fixed part of the validation records, the same draws every time."""
+    if made.validation is None:
+        return {}
+    plan = GroupPlan(made.validation.lengths(), made.recipe.train.group_size, 1, made.recipe.train.seed)
+    groups = GroupSequence(plan, 1, min(VALIDATION_GROUPS, plan.groups_per_epoch))
+    return mean_parts(made.model, load_groups(made.validation, groups, 0), device)

@@ -1,0 +1,184 @@
+"""What pre-training and fine-tuning share around the loop: distribution, resuming, saving, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cmal.data.datasets import PretrainingData, TaskData
+from cmal.data.groups import GroupPlan, GroupSequence, load_groups
+from cmal.errors import RecipeError
+from cmal.recipe import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
+from cmal.runs.folder import MetricsFile, open_run
+from cmal.training.checkpoint import (
+    Progress,
+    fit_weights,
+    load_optimizer,
+    load_progress,
+    load_weights,
+    newest_checkpoint,
+    run_lock,
+    save_checkpoint,
+)
+from cmal.training.distributed import Place, joined, wait_for_all
+from cmal.training.loop import Fit, StepReport, fit
+from cmal.training.optim import build_optimizer, build_schedule
+
+Report = Callable[[StepReport], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training: what to train, on what, and where it goes.
+
+    Attributes:
+        add_files: puts into a checkpoint folder what it needs beside the weights.
+        validate: called with the step, gives measures to write down.
+        head_names: prefixes of parameters that learn at `head_lr_factor`.
+    """
+
+    run: Path
+    model: nn.Module
+    data: PretrainingData | TaskData
+    train: TrainSection
+    optimizer: OptimizerSection
+    workers: int
+    add_files: Callable[[Path], None]
+    validate: Callable[[int], Mapping[str, float]]
+    head_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training ended with, and the step it went on from."""
+
+    run: Path
+    steps: int
+    skipped: int
+    resumed_from: int
+
+
+def run_training(
+    recipe: PretrainRecipe | FinetuneRecipe,
+    make_work: Callable[[Path | None, Place], Work],
+    report: Report,
+    start: str,
+    device: str | None,
+) -> TrainingSummary:
+    """Opens the run folder, joins the other processes, and trains from the newest checkpoint or from the start.
+
+    Args:
+        make_work: called with the checkpoint to go on from (or None) and this process's place.
+        start: "auto", "resume" or "fresh" (see `folder.open_run`).
+    """
+    run = Path(recipe.out)
+    with joined(device) as place, contextlib.ExitStack() as held:
+        if place.is_first:
+            held.enter_context(run_lock(run))
+            open_run(run, recipe, start)
+        wait_for_all()
+        checkpoint = newest_checkpoint(run)
+        resumed = load_progress(checkpoint).step if checkpoint else 0
+        progress = train(make_work(checkpoint, place), place, checkpoint, report)
+        return TrainingSummary(run, progress.step, progress.skipped, resumed)
+
+
+def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> Progress:
+    """Runs the loop from a checkpoint or from the start.
+
+    Raises:
+        RecipeError: the groups of a step cannot be dealt evenly to the processes.
+    """
+    section, settings = work.train, work.optimizer
+    groups_per_step = section.batch_size // section.group_size
+    check_even(groups_per_step, place.world, section)
+    model = work.model.to(place.device)
+    optimizer = build_optimizer(
+        model,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        betas=tuple(settings.betas),
+        head_names=work.head_names,
+        head_lr_factor=settings.head_lr_factor,
+    )
+    progress = Progress()
+    if checkpoint is not None:
+        fit_weights(model, load_weights(checkpoint), checkpoint)
+        load_optimizer(checkpoint, optimizer)
+        progress = load_progress(checkpoint)
+    scheduler = build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step)
+    plan = GroupPlan(work.data.lengths(), section.group_size, groups_per_step, section.seed)
+    sequence = GroupSequence(plan, progress.step + 1, section.steps, place.rank, place.world)
+    metrics = MetricsFile(work.run / "metrics.jsonl", progress.step) if place.is_first else None
+
+    def write_report(step: StepReport) -> None:
+        if metrics:
+            metrics.write(asdict(step) | {"time": time.time()})
+            report(step)
+
+    def save(at: Progress) -> None:
+        if place.is_first:
+            save_checkpoint(work.run, at, model, optimizer, work.add_files, section.keep_checkpoints)
+
+    def validate(step: int) -> None:
+        if metrics and (measures := work.validate(step)):
+            metrics.write({"step": step, "validation": dict(measures)})
+
+    return fit(
+        Fit(
+            model=_shared(model, place),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            groups=load_groups(work.data, sequence, work.workers),
+            groups_per_step=groups_per_step // place.world,
+            steps=section.steps,
+            seed=section.seed,
+            clip_norm=settings.clip_norm,
+            place=place,
+            report=write_report,
+            save=save,
+            validate=validate,
+            report_every=section.report_every,
+            save_every=section.save_every,
+            validate_every=section.validate_every,
+            precision=section.precision,
+            progress=progress,
+        )
+    )
+
+
+def check_even(groups_per_step: int, world: int, section: TrainSection) -> None:
+    """Raises RecipeError when a step's groups cannot be dealt evenly."""
+    if groups_per_step % world:
+        raise RecipeError(
+            f"cannot share a step among {world} processes",
+            f"train.batch_size {section.batch_size} makes {groups_per_step} groups of {section.group_size} a step",
+            f"choose a batch_size and group_size whose quotient is a multiple of {world}",
+        )
+
+
+def _shared(model: nn.Module, place: Place) -> nn.Module:
+    if place.world == 1:
+        return model
+    devices = [place.device] if place.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+@torch.no_grad()
+def mean_parts(model: nn.Module, batches: Any, device: torch.device) -> dict[str, float]:
+    """Mean of every loss part over some batches, in evaluation mode."""
+    model.eval()
+    totals: dict[str, list[float]] = {}
+    for _, batch in batches:
+        losses = model(batch.to(device))
+        for name, value in ({"loss": losses.total} | dict(losses.parts)).items():
+            totals.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in totals.items()}

@@ -1,0 +1,22 @@
+"""`cmal finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmal_cli.pretrain import run_training_command, training_options
+
+
+@click.command(
+    epilog="Examples:  cmal finetune recipes/finetune/scenes_vqa.yaml   |   "
+    "cmal finetune recipes/finetune/scenes_rec.yaml --set train.seed=1 --set out=runs/rec1"
+)
+@training_options
+def finetune(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
+    """Fine-tune a pre-trained model on a downstream task as RECIPE describes."""
+    from cmal.recipe import FinetuneRecipe, load_recipe
+
+    run_training_command("finetune", load_recipe(FinetuneRecipe, recipe, overrides), options)

@@ -1,0 +1,86 @@
+"""`cmal pretrain`, and the options it shares with `cmal finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of both training commands."""
+    options = [
+        click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace one recipe value; repeatable."
+        ),
+        click.option(
+            "--resume", "start", flag_value="resume", help="Go on from the last checkpoint; there must be one."
+        ),
+        click.option("--fresh", "start", flag_value="fresh", help="Start over: remove what the run folder holds."),
+        click.option("--dry-run", is_flag=True, help="Check everything, estimate time and memory; do not train."),
+        click.option("--gpus", type=click.IntRange(1), help="Processes, one a GPU of this machine."),
+        click.option("--cpu-procs", type=click.IntRange(1), help="Processes on the CPU of this machine."),
+        click.option("--nodes", type=click.IntRange(1), default=1, help="Machines that take part."),
+        click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0."),
+        click.option("--rendezvous", default="", metavar="HOST:PORT", help="Where the machines meet."),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one."),
+        click.option("--quiet", is_flag=True, help="Print errors only."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog="Examples:  cmal pretrain recipes/scenes.yaml   |   cmal pretrain recipes/base.yaml --gpus 8 --dry-run"
+)
+@training_options
+def pretrain(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
+    """Pre-train a model as RECIPE describes.
+
+    A run that was stopped goes on from its last checkpoint when the same command is run again.
+    """
+    from cmal.recipe import PretrainRecipe, load_recipe
+
+    run_training_command("pretrain", load_recipe(PretrainRecipe, recipe, overrides), options)
+
+
+def run_training_command(command: str, recipe: Any, options: dict[str, Any]) -> None:
+    """Trains here, or in as many processes as were asked for."""
+    from cmal.training.launch import Launch, launch
+
+    if options["dry_run"]:
+        from cmal_cli.dry_run import show_dry_run
+
+        show_dry_run(command, recipe, options)
+        return
+    wanted = Launch.of(
+        options["gpus"],
+        options["cpu_procs"],
+        options["nodes"],
+        options["node_rank"],
+        options["rendezvous"],
+        options["device"],
+    )
+    launch(wanted, train_here, command, recipe, options["start"] or "auto", wanted.device, options["quiet"])
+
+
+def train_here(command: str, recipe: Any, start: str, device: str | None, quiet: bool) -> None:
+    """One process's part of a training."""
+    import os
+
+    from cmal_cli.display import TrainingDisplay
+
+    if command == "pretrain":
+        from cmal.runs.pretrain import run_pretraining as run
+    else:
+        from cmal.runs.finetune import run_finetuning as run
+    is_first = os.environ.get("RANK", "0") == "0"
+    with TrainingDisplay(f"{command} {recipe.out}", "steps", quiet=quiet or not is_first) as display:
+        summary = run(recipe, display.step, start=start, device=device)
+        went_on = f", went on from step {summary.resumed_from}" if summary.resumed_from else ""
+        skipped = f", {summary.skipped} steps skipped for non-finite numbers" if summary.skipped else ""
+        display.say(f"done: {summary.steps} steps{went_on}{skipped}; checkpoint {summary.run}/last")
