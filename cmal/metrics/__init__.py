@@ -19,12 +19,14 @@ from cmal.metrics.classification import (
     accuracy,
     accuracy_and_consistency,
     confusion_table,
+    consistent_sentences,
     per_label_table,
     sentence_of,
 )
 from cmal.metrics.intervals import Difference, bootstrap_interval, paired_bootstrap_difference
 from cmal.metrics.retrieval import (
     first_five_captions,
+    hits_of_ranks,
     recalls_of_ranks,
     retrieval_ranks,
     retrieval_recalls,
@@ -48,8 +50,10 @@ __all__ = [
     "accuracy_and_consistency",
     "bootstrap_interval",
     "confusion_table",
+    "consistent_sentences",
     "first_five_captions",
     "generalised_iou",
+    "hits_of_ranks",
     "iou_matrix",
     "is_hit",
     "normalise_answer",

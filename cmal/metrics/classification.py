@@ -68,6 +68,19 @@ def sentence_of(identifier: str) -> str:
     return "-".join((parts[0], parts[1], parts[3]))
 
 
+def consistent_sentences(correct: Sequence[bool] | np.ndarray, identifiers: Sequence[str]) -> dict[str, bool]:
+    """For each unique sentence: is it right with all its image pairs? Errors as `accuracy_and_consistency`."""
+    _check_lengths(correct, identifiers)
+    if len(set(identifiers)) != len(identifiers):
+        repeated = next(i for i in identifiers if list(identifiers).count(i) > 1)
+        raise DataError("cannot score NLVR2", f'identifier "{repeated}" appears twice', "gather each example once")
+    is_consistent: dict[str, bool] = {}
+    for right, identifier in zip(correct, identifiers):
+        sentence = sentence_of(identifier)
+        is_consistent[sentence] = is_consistent.get(sentence, True) and bool(right)
+    return is_consistent
+
+
 def accuracy_and_consistency(
     correct: Sequence[bool] | np.ndarray, identifiers: Sequence[str]
 ) -> dict[str, float | int]:
@@ -82,14 +95,7 @@ def accuracy_and_consistency(
     Raises:
         ShapeError: the lengths differ. DataError: no row, or a malformed or repeated identifier.
     """
-    _check_lengths(correct, identifiers)
-    if len(set(identifiers)) != len(identifiers):
-        repeated = next(i for i in identifiers if list(identifiers).count(i) > 1)
-        raise DataError("cannot score NLVR2", f'identifier "{repeated}" appears twice', "gather each example once")
-    is_consistent: dict[str, bool] = {}
-    for right, identifier in zip(correct, identifiers):
-        sentence = sentence_of(identifier)
-        is_consistent[sentence] = is_consistent.get(sentence, True) and bool(right)
+    is_consistent = consistent_sentences(correct, identifiers)
     return {
         "accuracy": sum(map(bool, correct)) / len(identifiers),
         "consistency": sum(is_consistent.values()) / len(is_consistent),

@@ -58,16 +58,22 @@ def recalls_of_ranks(
     image_ranks: np.ndarray, text_ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float | int]:
     """The named scores of `retrieval_recalls` from ranks that are already there."""
-    result: dict[str, float | int] = {}
-    for name, ranks in (("image_retrieval", image_ranks), ("text_retrieval", text_ranks)):
-        for k in ks:
-            result[f"{name}_r{k}"] = float(np.count_nonzero(ranks <= k) / len(ranks))
+    hits = hits_of_ranks(image_ranks, text_ranks, ks)
+    result: dict[str, float | int] = {name: float(np.count_nonzero(h) / len(h)) for name, h in hits.items()}
     result["recall_mean"] = sum(result.values()) / len(result)
     for name, ranks in (("image_retrieval", image_ranks), ("text_retrieval", text_ranks)):
         result[f"{name}_mean_rank"] = float(np.mean(ranks))
         result[f"{name}_median_rank"] = float(np.median(ranks))
     result["images"], result["captions"] = len(text_ranks), len(image_ranks)
     return result
+
+
+def hits_of_ranks(
+    image_ranks: np.ndarray, text_ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, np.ndarray]:
+    """For each recall its per-query hits, (M,) or (N,) bool, whose mean it is: what a bootstrap resamples."""
+    both = (("image_retrieval", image_ranks), ("text_retrieval", text_ranks))
+    return {f"{name}_r{k}": ranks <= k for name, ranks in both for k in ks}
 
 
 def retrieval_recalls(

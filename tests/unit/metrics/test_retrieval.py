@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from cmal.errors import DataError, ShapeError
-from cmal.metrics import first_five_captions, recalls_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
+from cmal.metrics import (
+    first_five_captions,
+    hits_of_ranks,
+    recalls_of_ranks,
+    retrieval_ranks,
+    retrieval_recalls_of_folds,
+)
 
 
 def test_five_of_seven_captions_are_kept_and_they_are_the_first():
@@ -49,3 +55,10 @@ def test_shapes_and_indices_are_checked():
         retrieval_ranks(np.zeros((0, 0)), np.zeros(0, dtype=int))
     with pytest.raises(DataError, match="3 images do not divide evenly"):
         retrieval_recalls_of_folds(np.eye(3), [0, 1, 2], folds=2)
+
+
+def test_hits_are_what_the_recalls_are_means_of():
+    image_ranks, text_ranks = np.array([1, 2, 11, 1]), np.array([1, 6])
+    hits, recalls = hits_of_ranks(image_ranks, text_ranks), recalls_of_ranks(image_ranks, text_ranks)
+    assert hits["image_retrieval_r5"].tolist() == [True, True, False, True]
+    assert {name: values.mean() for name, values in hits.items()} == {name: recalls[name] for name in hits}
