@@ -377,6 +377,8 @@ def _value(value: Any, expected: Any, limits: Mapping[str, Any]) -> Any:
         bool: "true or false",
         str: "text",
     }
+    if expected is str and value is None:
+        value = ""  # an empty value in YAML
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not expected:
