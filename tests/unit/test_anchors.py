@@ -156,6 +156,7 @@ def test_words_that_are_attributes_and_things(finder, caption, expected):
     [
         ("a pizza box", ["box:box"]),
         ("dogs, trees", ["dogs:dog", "trees:tree"]),
+        ("near dogs trees grow", ["dogs:dog", "trees:tree"]),
         ("a woman surfer", ["woman:woman", "surfer:surfer"]),
         ("a woman elephant", ["elephant:elephant"]),
         ("a man watches a cat", ["man:man", "cat:cat"]),

@@ -105,6 +105,7 @@ def test_a_user_file_adds_aliases_moves_names_and_lifts_the_stop(tmp_path):
     before, after = Thesaurus.load(), Thesaurus.load(path)
     assert after.object_concept("bowwow") == after.object_concept("puppy")
     assert after.object_concept("ship") == after.object_concept("yacht club") != after.object_concept("ferry")
+    assert after.concept_names[after.object_concept("ferry")] == "ferry"  # "ship" led that line and is gone from it
     assert before.object_concept("thing") == -1 != after.object_concept("thing")
     assert after.object_concept("vehicle") in after.tags_met[after.object_concept("widget")]
 
