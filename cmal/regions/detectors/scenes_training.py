@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cmal.data.scenes.drawing import make_scene
+from cmal.data.scenes.drawing import encode_jpeg, make_scene
 from cmal.data.scenes.world import COLOURS, KINDS, Scene
 from cmal.errors import RecipeError
 from cmal.files import atomic_path
@@ -80,8 +82,10 @@ class _Pictures(Dataset):
 
 
 def _picture(seed: int, split: str, index: int) -> Picture:
-    scene, image = make_scene(seed, split, index)
-    return image, scene
+    """One picture as extraction will see it: drawn, and through JPEG and back."""
+    image, scene = make_scene(seed, split, index)
+    with Image.open(io.BytesIO(encode_jpeg(image))) as file:
+        return np.asarray(file.convert("RGB")), scene
 
 
 def _collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, list[dict[str, Tensor]]]:

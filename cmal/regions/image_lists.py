@@ -1,0 +1,76 @@
+"""Which images, under which ids: those of a folder, or those that a prepared set's records name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmal.data.image_ids import guess_dataset, image_id_for_file
+from cmal.errors import DataError
+from cmal.regions.images import find_images
+
+ID_KEYS = ("image_id", "left_image_id", "right_image_id")
+
+
+def images_of_folder(folder: Path, dataset: str | None = None) -> Iterator[tuple[str, Path]]:
+    """(image id, file) of every image below a folder.
+
+    Args:
+        folder: the image root.
+        dataset: whose images these are; None is guessed from the folder.
+
+    Raises:
+        ImageError: not a folder.
+        DataError: `dataset` is not known, or cannot be guessed.
+    """
+    folder = Path(folder)
+    dataset = dataset or guess_dataset(folder)
+    for path in find_images(folder):
+        yield image_id_for_file(dataset, path.relative_to(folder).as_posix()), path
+
+
+def images_of_records(records: Path, folder: Path, dataset: str | None = None) -> Iterator[tuple[str, Path]]:
+    """(image id, file) of every image that a records file names, once each; a file that is not there fails later.
+
+    Raises:
+        DataError: the records cannot be read, or name no image, or none of their images lies in the folder.
+    """
+    wanted = dict.fromkeys(_ids_of(Path(records)))
+    files = dict(images_of_folder(folder, dataset or _dataset_of(wanted)))
+    there = [image_id for image_id in wanted if image_id in files]
+    if not there:
+        example = next(iter(files), None)
+        raise DataError(
+            f"cannot find the images of {records} in {folder}",
+            f"the records want e.g. {next(iter(wanted))!r}; the folder has "
+            + (f"{len(files):,} others, e.g. {example!r}" if example else "no image"),
+            "check --images, and give --dataset if the folder's images are another set's",
+        )
+    for image_id in wanted:
+        yield image_id, files.get(image_id, Path(folder) / image_id.partition(":")[2])
+
+
+def _dataset_of(image_ids: dict[str, None]) -> str | None:
+    return next(iter(image_ids)).partition(":")[0] or None
+
+
+def _ids_of(records: Path) -> Iterator[str]:
+    number = 0
+    try:
+        with records.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                ids = [record[key] for key in ID_KEYS if isinstance(record.get(key), str)]
+                if not ids:
+                    raise ValueError("it names no image")
+                yield from ids
+    except (OSError, ValueError, AttributeError) as error:
+        where = f" (line {number})" if number else ""
+        raise DataError(
+            f"cannot read records from {records}{where}", f"{error}", "give a .jsonl file that cmal prepare wrote"
+        ) from error
+    if not number:
+        raise DataError(f"cannot read records from {records}", "it is empty", "give a file that cmal prepare wrote")
