@@ -19,6 +19,30 @@ SIZES = ("small", "medium", "large")
 GROUNDS = ("room", "street", "water", "field")
 LIGHTS = ("day", "evening", "night")
 
+COLOUR_RGB = {
+    "red": (208, 34, 36),
+    "blue": (38, 84, 204),
+    "green": (42, 148, 58),
+    "yellow": (244, 212, 40),
+    "orange": (242, 132, 24),
+    "purple": (126, 52, 168),
+    "pink": (244, 134, 184),
+    "brown": (124, 76, 40),
+    "black": (34, 34, 38),
+    "white": (244, 244, 240),
+    "grey": (140, 142, 146),
+}
+"""The middle of each named colour, 8-bit RGB, before jitter and light."""
+
+
+def is_held_out(kind: str, colour: str) -> bool:
+    """Is this composition kept for the split "test"? One of 12 is (33 of 396): at most one colour a kind, three kinds a colour.
+
+    Kind number i and colour number j are held out when 7i + 5j is a multiple of 12: both steps share no factor with 12,
+    so the kept-back pairs spread evenly and every kind and every colour is seen in training.
+    """
+    return (7 * KINDS.index(kind) + 5 * COLOURS.index(colour)) % 12 == 0
+
 
 @dataclass(frozen=True)
 class Thing:
