@@ -18,12 +18,12 @@ from cmal.data.scenes.language.meaning import (
     placed,
     related,
 )
-from cmal.data.scenes.language.nouns import choose, weighted
+from cmal.data.scenes.language.nouns import choose, group_of, weighted
 from cmal.data.scenes.language.phrases import RELATION_WORDS, indirect_phrase, noun_phrase, plain
 from cmal.data.scenes.world import PEOPLE, Scene
 
 CAPTIONS_PER_IMAGE = 5
-INDIRECT_SHARE, COLOUR_SHARE, CLOTHES_SHARE, SIZE_SHARE = 0.09, 0.5, 0.25, 0.1
+INDIRECT_SHARE, COLOUR_SHARE, CLOTHES_SHARE, SIZE_SHARE = 0.12, 0.5, 0.25, 0.1
 
 IN_GROUND = {
     "room": ("in a room", "indoors", "inside a room", "in the room"),
@@ -94,7 +94,8 @@ def spoken_relations(scene: Scene, thing: int, among: list[int]) -> list[tuple[s
 
 def _one(scene: Scene, thing: int, rng: Generator, determiner: str = "a") -> list[Piece]:
     """A mention of one thing: mostly by name, now and then with colour or size, sometimes indirect."""
-    if determiner == "a" and rng.random() < INDIRECT_SHARE:
+    share = INDIRECT_SHARE if group_of(scene.things[thing].kind) != "thing" else INDIRECT_SHARE / 4
+    if determiner == "a" and rng.random() < share:
         return indirect_phrase(scene, thing, rng)
     return noun_phrase(scene, _describe(scene, thing, rng), rng, determiner)
 
@@ -190,10 +191,11 @@ def _listing(scene: Scene, rng: Generator) -> list[Piece] | None:
     things = _pick(scene, rng, int(rng.integers(1, 4)))
     if not things:
         return None
-    start = choose(rng, ("", "", "", "there are", "a picture of", "a photo of", "we see"))
-    if start == "there are" and len(things) < 2:
-        start = ""
-    listed = _list([_some(scene, thing, rng) for thing in things])
+    start = choose(rng, ("", "", "", "there is", "a picture of", "a photo of", "we see"))
+    phrases = [_some(scene, thing, rng) for thing in things]
+    if start == "there is" and phrases[0][0].text not in ("a", "an"):
+        start = "there are"
+    listed = _list(phrases)
     return (plain(start) if start else []) + listed + _surroundings(scene, rng)
 
 

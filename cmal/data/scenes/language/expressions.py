@@ -28,9 +28,9 @@ from cmal.data.scenes.language.meaning import (
     only_fit,
     related,
 )
-from cmal.data.scenes.language.nouns import choose, group_of
+from cmal.data.scenes.language.nouns import GROUPS, choose, group_of, kinds_named
 from cmal.data.scenes.language.phrases import RELATION_WORDS, noun_phrase, plain
-from cmal.data.scenes.world import PEOPLE, Scene
+from cmal.data.scenes.world import Scene
 
 REFERENCES_PER_IMAGE = 3
 ORDINALS = ("", "second", "third")
@@ -108,68 +108,85 @@ def _extreme(scene: Scene, found: tuple[int, ...], extreme: str) -> tuple[int, .
 
 def make_references(scene: Scene, rng: Generator) -> tuple[Reference, ...]:
     """Up to three things, each with two or three sentences that fit it alone; things with a double are preferred."""
-    doubles = {i: len(fitting(scene, Description(t.kind))) > 1 for i, t in enumerate(scene.things)}
-    order = sorted(rng.permutation(clear_things(scene)).tolist(), key=lambda i: doubles[i] is False)
+    has_double = [len(fitting(scene, Description(t.kind))) > 1 for t in scene.things]
+    order = sorted(rng.permutation(clear_things(scene)).tolist(), key=lambda i: not has_double[i])
+    marks = landmarks(scene)
     references = []
     for thing in order:
-        found = unique_meanings(scene, thing, rng)
+        wanted = int(rng.integers(2, 4))
+        found = unique_meanings(scene, thing, rng, wanted, marks)
         if len(found) >= 2:
-            wanted = int(rng.integers(2, 4))
-            sentences = dict((put_in_words(scene, m, rng), m) for m in found[:wanted])
+            sentences = {put_in_words(scene, meaning, rng): meaning for meaning in found}
             references.append(Reference(thing, tuple(sentences), tuple(sentences.values())))
         if len(references) == REFERENCES_PER_IMAGE:
             break
     return tuple(references)
 
 
-def unique_meanings(scene: Scene, thing: int, rng: Generator) -> list[Expression]:
-    """Meanings that fit this thing alone, those whose noun fits others too first; one of each form at most."""
+def unique_meanings(
+    scene: Scene, thing: int, rng: Generator, wanted: int, marks: list[tuple[int, Description]]
+) -> list[Expression]:
+    """Up to `wanted` meanings that fit this thing alone, of different forms; those whose noun fits others too first.
+
+    Args:
+        scene: the picture.
+        thing: index of the thing.
+        rng: draws the order.
+        wanted: how many meanings at most.
+        marks: `landmarks(scene)`, found once a scene.
+    """
     hard: dict[str, Expression] = {}
     easy: dict[str, Expression] = {}
-    candidates = list(_candidates(scene, thing))
+    candidates = list(_candidates(scene, thing, marks))
     for k in rng.permutation(len(candidates)):
         form, meaning = candidates[int(k)]
         into = hard if len(fitting(scene, Description(meaning.what.noun))) > 1 else easy
         if form not in into and referents(scene, meaning) == (thing,):
             into[form] = meaning
-    return list(hard.values()) + [e for form, e in easy.items() if form not in hard]
+            if len(hard) == wanted:
+                break
+    return [*hard.values(), *(meaning for form, meaning in easy.items() if form not in hard)][:wanted]
 
 
-def _candidates(scene: Scene, thing: int) -> Iterator[tuple[str, Expression]]:
+def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) -> Iterator[tuple[str, Expression]]:
     """(form, meaning) pairs that may single out the thing; unchecked, and with no word more than it needs."""
     what = scene.things[thing]
-    kind, group = Description(what.kind), group_of(what.kind)
-    bases = [kind, Description(what.kind, what.colour)]
+    group = group_of(what.kind)
+    bases = [Description(what.kind), Description(what.kind, what.colour), Description("thing", what.colour)]
     if len(fitting(scene, Description(group))) > 1:
-        bases.append(Description(group, what.colour if group == "thing" else ""))
+        bases.append(Description(group))
     if what.size != "medium":
         bases.append(Description(what.kind, size=what.size))
     for base in bases:
-        form = f"{base.noun in ('person', 'animal', 'vehicle', 'thing')}{bool(base.colour)}{bool(base.size)}"
-        yield f"plain{form}", Expression(base)
+        form = f"{base.noun in GROUPS}{bool(base.colour)}{bool(base.size)}"
+        if base.noun != "thing" or base.colour:
+            yield f"plain{form}", Expression(base)
         if len(fitting(scene, base)) < 2 or base.size:
             continue
-        for side in PLACES:
-            for rank in range(1 if side == "middle" else 3):
-                yield f"side{form}", Expression(base, side=side, rank=rank)
+        if base.noun != "thing" or base.colour:
+            for side in PLACES:
+                for rank in range(1 if side == "middle" else 3):
+                    yield f"side{form}", Expression(base, side=side, rank=rank)
         if base.noun == what.kind and not base.colour:
             yield "extreme", Expression(base, extreme="largest")
             yield "extreme", Expression(base, extreme="smallest")
-        for other in _landmarks(scene, thing, base):
-            for relation in RELATIONS_SAID:
-                yield f"relation{form}", Expression(base, relation=relation, other=other)
+        for i, other in marks:
+            if i != thing and not fits(scene.things[i], base if base.noun != "thing" else Description(what.kind)):
+                for relation in RELATIONS_SAID:
+                    if related(scene, relation, thing, i):
+                        yield f"relation{form}", Expression(base, relation=relation, other=other)
 
 
-def _landmarks(scene: Scene, thing: int, base: Description) -> Iterator[Description]:
-    """Descriptions of other things, each fitting one thing alone, that the base does not fit."""
+def landmarks(scene: Scene) -> list[tuple[int, Description]]:
+    """(thing, description) of things that a kind, or a kind and a colour, singles out: what others are placed by."""
+    found = []
     for i in clear_things(scene):
         mark = scene.things[i]
-        if i == thing or fits(mark, base):
-            continue
         for description in (Description(mark.kind), Description(mark.kind, mark.colour)):
             if only_fit(scene, description) == i:
-                yield description
+                found.append((i, description))
                 break
+    return found
 
 
 def put_in_words(scene: Scene, meaning: Expression, rng: Generator) -> Sentence:
@@ -197,14 +214,9 @@ def _superlative(scene: Scene, meaning: Expression, rng: Generator, article: str
     if meaning.rank:
         return the + plain(ORDINALS[meaning.rank]) + what + plain(f"from the {meaning.side}")
     side = meaning.side
-    if meaning.what.colour and set(_kinds_fitting(scene, meaning.what)) <= set(PEOPLE):
+    if meaning.what.colour and kinds_named(meaning.what.noun) <= GROUPS["person"]:
         return the + what + plain(f"on the {side}")  # "man in red on the left", not "left man in red"
     before, after = choose(
         rng, ((f"{side}", ""), (f"{side}most", ""), ("", f"on the {side}"), ("", f"on the far {side}"))
     )
     return the + (plain(before) if before else []) + what + (plain(after) if after else [])
-
-
-def _kinds_fitting(scene: Scene, what: Description) -> set[str]:
-    """Kinds of the things a description fits."""
-    return {scene.things[i].kind for i in fitting(scene, what)}

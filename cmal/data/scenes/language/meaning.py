@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cmal.data.scenes.language.nouns import ALSO_CALLED, kinds_named
+from cmal.data.scenes.language.nouns import ALSO_CALLED, GROUPS, kinds_named
 from cmal.data.scenes.world import Scene, Thing
 
 LEAST_VISIBLE_SHARE = 0.4  # below this, people disagree whether the thing is there or what it is
@@ -34,7 +34,7 @@ def is_clear(thing: Thing) -> bool:
 def fits(thing: Thing, description: Description) -> bool:
     """Is every word of the description true of the thing?"""
     return (
-        thing.kind in kinds_named(description.noun)
+        (thing.kind == description.noun or thing.kind in GROUPS.get(description.noun, ()))
         and description.colour in ("", thing.colour)
         and description.size in ("", thing.size)
     )

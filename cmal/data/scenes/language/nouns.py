@@ -11,14 +11,14 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "man": (("man", "men"), ("guy", "guys")),
     "woman": (("woman", "women"), ("lady", "ladies")),
     "child": (("child", "children"), ("kid", "kids")),
+    "dog": (("dog", "dogs"), ("pooch", "pooches")),
+    "cat": (("cat", "cats"), ("kitty", "kitties")),
     "fish": (("fish", "fish"),),
     "car": (("car", "cars"), ("automobile", "automobiles"), ("auto", "autos")),
     "bus": (("bus", "buses"),),
     "bicycle": (("bicycle", "bicycles"), ("bike", "bikes")),
-    "boat": (("boat", "boats"), ("ship", "ships")),
-    "house": (("house", "houses"), ("home", "homes")),
+    "house": (("house", "houses"), ("home", "homes"), ("cottage", "cottages")),
     "flower": (("flower", "flowers"), ("blossom", "blossoms")),
-    "umbrella": (("umbrella", "umbrellas"), ("parasol", "parasols")),
     "bench": (("bench", "benches"),),
     "traffic light": (
         ("traffic light", "traffic lights"),
@@ -26,13 +26,16 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("stoplight", "stoplights"),
     ),
     "fire hydrant": (("fire hydrant", "fire hydrants"), ("hydrant", "hydrants")),
-    "cup": (("cup", "cups"), ("mug", "mugs")),
-    "hat": (("hat", "hats"), ("cap", "caps")),
     "television": (("television", "televisions"), ("tv", "tvs"), ("television set", "television sets")),
 }
 NAMES.update({kind: ((kind, f"{kind}s"),) for kind in KINDS if kind not in NAMES})
 
-GROUPS: dict[str, tuple[str, ...]] = {"person": PEOPLE, "animal": ANIMALS, "vehicle": VEHICLES, "thing": KINDS}
+GROUPS: dict[str, frozenset[str]] = {
+    "person": frozenset(PEOPLE),
+    "animal": frozenset(ANIMALS),
+    "vehicle": frozenset(VEHICLES),
+    "thing": frozenset(KINDS),
+}
 GROUP_NAMES = {"person": ("person", "people"), "animal": ("animal", "animals"), "vehicle": ("vehicle", "vehicles")}
 GROUP_NAMES["thing"] = ("thing", "things")
 
@@ -40,12 +43,12 @@ GROUP_NAMES["thing"] = ("thing", "things")
 ALSO_CALLED = {"bird": ("duck",)}
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-USUAL_NAME_SHARE = 0.6
+USUAL_NAME_SHARE = 0.65
 
 
-def kinds_named(noun: str) -> tuple[str, ...]:
+def kinds_named(noun: str) -> frozenset[str]:
     """The kinds that a kind's own name or a group word takes in: "animal" -> dog, cat, ..."""
-    return GROUPS.get(noun, (noun,))
+    return GROUPS.get(noun) or frozenset((noun,))
 
 
 def group_of(kind: str) -> str:

@@ -6,8 +6,8 @@ from numpy.random import Generator
 
 from cmal.data.scenes.language.gold import Piece
 from cmal.data.scenes.language.meaning import Description, fitting
-from cmal.data.scenes.language.nouns import GROUPS, NUMBERS, choose, group_of, name_of, with_article
-from cmal.data.scenes.world import PEOPLE, Scene
+from cmal.data.scenes.language.nouns import GROUPS, NUMBERS, choose, group_of, kinds_named, name_of, with_article
+from cmal.data.scenes.world import Scene
 
 RELATION_WORDS = {
     "left of": ("to the left of", "left of"),
@@ -39,7 +39,7 @@ def noun_phrase(
     words: list[Piece] = []
     if description.size:
         words.append(Piece(choose(rng, SIZE_WORDS[description.size])))
-    dressed = description.colour and set(_kinds(description.noun)) <= set(PEOPLE)
+    dressed = description.colour and kinds_named(description.noun) <= GROUPS["person"]
     colour = Piece(description.colour, things, description.colour, "attribute")
     if description.colour and not dressed:
         words.append(colour)
@@ -51,10 +51,6 @@ def noun_phrase(
     elif determiner == "a":
         determiner = with_article(words[0].text).split()[0]
     return ([Piece(determiner)] if determiner else []) + words
-
-
-def _kinds(noun: str) -> tuple[str, ...]:
-    return GROUPS.get(noun, (noun,))
 
 
 def indirect_phrase(scene: Scene, thing: int, rng: Generator) -> list[Piece]:

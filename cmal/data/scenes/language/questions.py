@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from cmal.data.scenes.language.expressions import put_in_words, unique_meanings
+from cmal.data.scenes.language.expressions import landmarks, put_in_words, unique_meanings
+from cmal.data.scenes.language.gold import join
 from cmal.data.scenes.language.meaning import (
     Description,
     clear_things,
@@ -20,8 +21,8 @@ from cmal.data.scenes.language.meaning import (
     only_fit,
     related,
 )
-from cmal.data.scenes.language.nouns import GROUPS, NAMES, NUMBERS, choose, name_of, weighted, with_article
-from cmal.data.scenes.language.phrases import RELATION_WORDS
+from cmal.data.scenes.language.nouns import GROUPS, NAMES, NUMBERS, choose, name_of, weighted
+from cmal.data.scenes.language.phrases import RELATION_WORDS, noun_phrase
 from cmal.data.scenes.world import COLOURS, KINDS, LIGHTS, PEOPLE, Scene
 
 QUESTIONS_PER_IMAGE = 4
@@ -99,8 +100,9 @@ Asked = tuple[str, str, tuple[str, ...]] | None
 def _colour(scene: Scene, rng: Generator) -> Asked:
     """What color is the car on the left?"""
     things = [i for i in clear_things(scene) if scene.things[i].kind not in PEOPLE]
-    for i in rng.permutation(things).tolist() if things else ():
-        meanings = [m for m in unique_meanings(scene, i, rng) if not m.what.colour and m.what.noun != "thing"]
+    marks = landmarks(scene)
+    for i in rng.permutation(things).tolist():
+        meanings = [m for m in unique_meanings(scene, i, rng, 4, marks) if not m.what.colour and m.what.noun != "thing"]
         if meanings:
             colour = scene.things[i].colour
             name = _definite(put_in_words(scene, meanings[0], rng).text)
@@ -156,7 +158,7 @@ def _what_beside(scene: Scene, rng: Generator) -> Asked:
 def _namings(kind: str) -> tuple[str, ...]:
     """What else annotators call a kind."""
     slips = {"man": ("person", "guy"), "woman": ("person", "lady"), "child": ("kid", "person"), "cow": ("animal",)}
-    return slips.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (f"{kind}s",)
+    return slips.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (NAMES[kind][0][1],)
 
 
 def _which_kind(scene: Scene, rng: Generator) -> Asked:
@@ -177,7 +179,7 @@ def _which_kind(scene: Scene, rng: Generator) -> Asked:
 
 def _group_questions(scene: Scene, thing: int, group: str, rng: Generator) -> list[str]:
     texts = []
-    for meaning in unique_meanings(scene, thing, rng):
+    for meaning in unique_meanings(scene, thing, rng, 3, landmarks(scene)):
         if meaning.what.noun == group:
             texts.append(f"What is {_definite(put_in_words(scene, meaning, rng).text)}?")
     if only_fit(scene, Description(group)) == thing:
@@ -186,25 +188,23 @@ def _group_questions(scene: Scene, thing: int, group: str, rng: Generator) -> li
 
 
 def _is_there(scene: Scene, rng: Generator) -> Asked:
-    """Is there a red car? The thing asked for when the answer is no is as common as those really there."""
+    """Is there a red car? When the answer is no, it is the colour of something else, or a kind that is not there."""
     wanted = bool(rng.random() < 0.5)
-    options = []
-    for kind in KINDS:
-        if is_countable(scene, kind):
-            for colour in ("", *COLOURS):
-                count = len(fitting(scene, Description(kind, colour)))
-                if (count > 0) == wanted and (wanted or not colour or fitting(scene, Description(kind))):
-                    options.append((kind, colour))
-    if not options:
+    clear = clear_things(scene)
+    if not clear:
         return None
-    with_colour = [o for o in options if o[1]]
-    kind, colour = choose(
-        rng, with_colour if with_colour and rng.random() < 0.5 else [o for o in options if not o[1]] or options
-    )
-    dressed = kind in PEOPLE and colour
-    name = f"{name_of(kind, 1, rng)} in {colour}" if dressed else f"{colour} {name_of(kind, 1, rng)}".strip()
+    what = scene.things[choose(rng, clear)]
+    kind, colour = what.kind, what.colour if rng.random() < 0.5 else ""
+    if not wanted and colour:
+        own = {t.colour for t in scene.things if t.kind == kind}
+        colour = choose(rng, sorted({t.colour for t in scene.things} - own) or sorted(set(COLOURS) - own))
+    elif not wanted:
+        kind = choose(rng, sorted(set(KINDS) - {t.kind for t in scene.things}))
+    if not is_countable(scene, kind):
+        return None
+    name = join(noun_phrase(scene, Description(kind, colour), rng)).text
     tail = choose(rng, ("", " in the picture", " in this photo"))
-    text = choose(rng, ("Is there {}{}?", "Is there {}{}?", "Can you see {}{}?")).format(with_article(name), tail)
+    text = choose(rng, ("Is there {}{}?", "Is there {}{}?", "Can you see {}{}?")).format(name, tail)
     return text, *_yes_no(wanted)
 
 
