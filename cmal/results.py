@@ -2,9 +2,9 @@
 
 `EvaluationResult` is written as one JSON file (`cmal eval --json FILE`) and read back by whoever compares runs:
 
-    {"format": "cmal-result", "version": 1, "task", "split", "main", "metrics": {name: {"value", "low", "high"}}, "interval",
-     "chance", "counts", "protocol", "proposal_set", "checkpoint": {"path", "sha256"}, "recipe_sha256", "leakage", "versions",
-     "tables"}
+    {"format": "cmal-result", "version": 1, "task", "split", "main", "metrics": {name: {"value", "low", "high"}},
+     "interval", "chance", "counts", "protocol", "proposal_set", "checkpoint": {"path", "sha256"}, "recipe_sha256",
+     "leakage", "versions", "tables"}
 
 Metrics are fractions in [0, 1] (ranks apart); `low` and `high` bound the 95% bootstrap interval and are null where a metric
 has none.
@@ -103,7 +103,7 @@ class EvaluationResult:
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
             "interval": INTERVAL,
             "chance": self.chance,
-            "counts": dict(self.counts),
+            "counts": {name: int(count) for name, count in self.counts.items()},
             "protocol": self.protocol,
             "proposal_set": self.proposal_set,
             "checkpoint": {"path": self.checkpoint, "sha256": self.checkpoint_sha256},
@@ -153,7 +153,8 @@ def result_of_scores(
 
     Args:
         scores: what the task found.
-        more_values: for metrics beside the main one, name -> ((N,) values whose mean the metric is, (N,) clusters or None).
+        more_values: for metrics beside the main one, name -> ((N,) values whose mean the metric is, (N,) image ids, or
+            None where every value has an image of its own).
         seed: of the resampling.
         about: the other fields of `EvaluationResult`: task, split, proposal_set, checkpoint, ..., leakage.
 
@@ -191,11 +192,9 @@ def read_result(path: Path) -> EvaluationResult:
     """
     row = read_json(path)
     if not isinstance(row, dict) or (row.get("format"), row.get("version")) != (FORMAT, VERSION):
-        found = (
-            f"format {row.get('format')!r}, version {row.get('version')!r}"
-            if isinstance(row, dict)
-            else "no JSON object"
-        )
+        found = "no JSON object"
+        if isinstance(row, dict):
+            found = f"format {row.get('format')!r}, version {row.get('version')!r}"
         raise DataError(f"cannot read the result {path}", found, f"give a file of format {FORMAT}, version {VERSION}")
     try:
         return EvaluationResult(
