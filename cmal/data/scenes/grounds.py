@@ -25,8 +25,8 @@ WATERS = ((84, 150, 190), (98, 168, 196), (76, 136, 176), (104, 170, 182))
 SANDS = ((226, 206, 156), (214, 192, 144), (232, 216, 176))
 TINTS = {
     "day": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
-    "evening": ((1.02, 0.86, 0.78), (0.94, 0.86, 0.84)),
-    "night": ((0.58, 0.62, 0.8), (0.72, 0.72, 0.8)),
+    "evening": ((1.02, 0.88, 0.8), (0.96, 0.89, 0.86)),
+    "night": ((0.7, 0.73, 0.86), (0.78, 0.79, 0.86)),
 }
 
 
@@ -97,7 +97,7 @@ def _street(generator: np.random.Generator) -> Ground:
     _sky(draw, horizon, generator)
     haze = pick(((176, 186, 198), (188, 184, 186), (170, 184, 186)), generator)
     x = -5
-    while x < WIDTH_PX and haze:  # a far skyline
+    while x < WIDTH_PX:  # a far skyline
         width, height = int(generator.integers(14, 34)), int(generator.integers(8, 30))
         draw.rectangle((x, horizon - height, x + width, horizon), shade(haze, generator.uniform(0.92, 1.1)))
         x += width + int(generator.integers(0, 8))

@@ -36,7 +36,7 @@ COLOUR_RGB = {
 
 
 def is_held_out(kind: str, colour: str) -> bool:
-    """Is this composition kept for the split "test"? One of 12 is (33 of 396): at most one colour a kind, three kinds a colour.
+    """Is this composition kept for the split "test"? One of 12 is (33 of 396), at most one colour a kind.
 
     Kind number i and colour number j are held out when 7i + 5j is a multiple of 12: both steps share no factor with 12,
     so the kept-back pairs spread evenly and every kind and every colour is seen in training.

@@ -80,7 +80,7 @@ LOOKS: dict[str, Look] = {
     "table": Look(indoor.table, 152, 60, ("square", "round"), _on_floor("room", "field", "street")),
     "cup": Look(indoor.cup, 110, 30, LEFT_RIGHT, _on_floor("room")),
     "lamp": Look(indoor.lamp, 68, 54, ("front",), _on_floor("room")),
-    "clock": Look(indoor.clock, 100, 36, ("round", "square"), {"room": WALL, "street": AIR}),
+    "clock": Look(indoor.clock, 100, 36, ("round", "square"), {"room": WALL}),
     "book": Look(indoor.book, 140, 36, ("left", "right", "open"), _on_floor("room", "water")),
     "bottle": Look(indoor.bottle, 38, 40, ("front",), _on_floor("room", "water")),
     "vase": Look(indoor.vase, 60, 44, ("front",), _on_floor("room")),
