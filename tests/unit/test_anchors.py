@@ -194,6 +194,16 @@ def test_a_region_of_the_very_concept_comes_before_a_linked_one(finder):
     assert anchors.pairs.tolist() == [[1, 0]] and anchors.positives.tolist() == [[0, 0], [1, 0]]
 
 
+def test_a_broad_word_leaves_a_region_to_the_word_that_names_it(finder):
+    anchors = anchors_of(finder, "an animal beside a cat", regions_of(["cat", "dog"], conf=[0.9, 0.2]))
+    assert anchors.pairs.tolist() == [[1, 0], [0, 1]]
+
+
+def test_linked_regions_are_chosen_by_confidence_whatever_their_tag(finder):
+    for conf, chosen in (([0.2, 0.9], 1), ([0.9, 0.2], 0)):
+        assert anchors_of(finder, "an animal", regions_of(["cat", "dog"], conf)).pairs.tolist() == [[chosen, 0]]
+
+
 def test_a_narrower_word_meets_a_broad_tag_and_a_sideways_one_does_not(finder):
     assert anchors_of(finder, "a surfer", regions_of(["person"])).pairs.tolist() == [[0, 0]]
     assert len(anchors_of(finder, "a woman", regions_of(["man"]))) == 0

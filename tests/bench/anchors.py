@@ -1,0 +1,96 @@
+"""How fast anchors are found, on one core: `python tests/bench/anchors.py [PAIRS]` prints JSON.
+
+Captions are put together from names of the thesaurus, 36 regions an image with classes and attributes drawn from it. The
+goal (DESIGN 2.1) is 50,000 pairs a second for `find_anchors`, words and tags having been mapped to concepts once.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+
+import numpy as np
+
+from cmal.anchors import AnchorFinder
+from cmal.regions.types import Regions
+from cmal.thesaurus import Thesaurus
+
+REGIONS, REPEATS = 36, 5
+FILLERS = ("a", "the", "on", "in", "next", "to", "with", "and", "standing", "near", "several", "of", "his", "at")
+
+
+def make_captions(thesaurus: Thesaurus, common: list[str], count: int, rng: np.random.Generator) -> list[list[str]]:
+    """Captions of 8 to 13 words, about three of them names of things."""
+    colours = ["red", "white", "black", "wooden", "large"]
+    captions = []
+    for _ in range(count):
+        words: list[str] = []
+        while len(words) < rng.integers(8, 14):
+            words += [FILLERS[rng.integers(len(FILLERS))], FILLERS[rng.integers(len(FILLERS))]]
+            words += [colours[rng.integers(len(colours))]] if rng.random() < 0.4 else []
+            words += common[rng.integers(len(common))].split(" ")
+        captions.append(words)
+    return captions
+
+
+def make_regions(classes: int, attributes: int, common: np.ndarray, rng: np.random.Generator) -> Regions:
+    corners = rng.uniform(0, 300, (REGIONS, 2)).astype(np.float32)
+    ids = np.where(rng.random(REGIONS) < 0.5, rng.choice(common, REGIONS), rng.integers(classes, size=REGIONS))
+    return Regions(
+        features=np.zeros((REGIONS, 1), np.float16),
+        boxes_xyxy_px=np.hstack([corners, corners + rng.uniform(10, 200, (REGIONS, 2)).astype(np.float32)]),
+        object_ids=ids,
+        object_conf=rng.random(REGIONS).astype(np.float16),
+        attribute_ids=rng.integers(-1, attributes, size=REGIONS),
+        attribute_conf=rng.random(REGIONS).astype(np.float16),
+        class_top_ids=np.zeros((REGIONS, 10), np.int16),
+        class_top_probs=np.zeros((REGIONS, 10), np.float16),
+        image_wh_px=(500, 500),
+    )
+
+
+def best_rate(work, count: int) -> float:
+    """Items a second, best of five passes."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return count / min(times)
+
+
+def main(count: int) -> None:
+    rng = np.random.default_rng(0)
+    thesaurus = Thesaurus.load()
+    classes = list(thesaurus.concept_names[: thesaurus.attribute_start])
+    attributes = list(thesaurus.concept_names[thesaurus.attribute_start :])
+    finder = AnchorFinder(thesaurus, classes, attributes)
+    common = rng.choice(len(classes), 60, replace=False)
+    captions = make_captions(thesaurus, [classes[i] for i in common], count, rng)
+    images = [make_regions(len(classes), len(attributes), common, rng) for _ in range(count)]
+    mentions = [finder.find_mentions(words) for words in captions]
+    concepts = [finder.region_concepts(regions) for regions in images]
+    anchors = [finder.find_anchors(m, c) for m, c in zip(mentions, concepts)]
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "pairs": count,
+        "regions": REGIONS,
+        "mentions_per_caption": round(sum(map(len, mentions)) / count, 2),
+        "anchors_per_pair": round(sum(map(len, anchors)) / count, 2),
+        "find_anchors_per_s": round(
+            best_rate(lambda: [finder.find_anchors(m, c) for m, c in zip(mentions, concepts)], count)
+        ),
+        "find_mentions_per_s": round(best_rate(lambda: [finder.find_mentions(words) for words in captions], count)),
+        "region_concepts_per_s": round(
+            best_rate(lambda: [finder.region_concepts(regions) for regions in images], count)
+        ),
+        "goal_find_anchors_per_s": 50_000,
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5_000)
