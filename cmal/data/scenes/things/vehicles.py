@@ -52,7 +52,7 @@ def bicycle(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -
             pen.line([(x - dx, 66 - dy), (x + dx, 66 + dy)], METAL, 1.2)
     hub, seat, head, crank = (34, 66), (58, 28), (108, 26), (74, 68)
     for start, end in ((hub, seat), (seat, head), (head, crank), (crank, seat), (hub, crank), ((104, 12), (122, 66))):
-        pen.limb([start, end], paint.main, 6)
+        pen.limb([start, end], paint.main, 8.5)
     pen.limb([(58, 28), (55, 17)], METAL, 3.5)
     pen.limb([(44, 15), (66, 14)], DARK, 7)
     pen.limb([(96, 8), (106, 11), (118, 6)], DARK, 5)
