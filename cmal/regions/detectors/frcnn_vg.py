@@ -32,6 +32,7 @@ from cmal.regions.detectors.assembly import (
 from cmal.regions.detectors.frcnn_vg_boxes import choose_regions, select_proposals
 from cmal.regions.detectors.frcnn_vg_input import LONGEST_EDGE_PX, SHORTEST_EDGE_PX, NetworkInput, make_input
 from cmal.regions.detectors.frcnn_vg_model import FrcnnVg
+from cmal.regions.detectors.vg_names import VOCABULARIES, read_names
 from cmal.regions.types import Regions
 
 NAME = "frcnn-vg"
@@ -232,25 +233,9 @@ def find_weights(weights: str | Path | None) -> Path:
 _REMEDY = f"download pytorch_model.bin of {HUB_NAME} on a machine with network and name its folder as the weights"
 
 
-def read_names(path: Path) -> tuple[str, ...]:
-    """Class names from a vocabulary file: one class a line, the first of its alternatives; `#` lines are passed over."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return tuple(line.split(",")[0].strip() for line in lines if line.strip() and not line.startswith("#"))
-
-
-def vg_class_names() -> tuple[str, ...]:
-    """The 1,600 object classes, in the order of the ids."""
-    return read_names(Path(__file__).with_name("vg_objects.txt"))
-
-
-def vg_attribute_names() -> tuple[str, ...]:
-    """The 400 attributes, in the order of the ids."""
-    return read_names(Path(__file__).with_name("vg_attributes.txt"))
-
-
 def _names(folder: Path, kind: str, count: int) -> tuple[str, ...]:
     own = folder / f"{kind}_vocab.txt"
-    path = own if own.is_file() else Path(__file__).with_name(f"vg_{kind}.txt")
+    path = own if own.is_file() else VOCABULARIES[kind]
     names = read_names(path)
     if len(names) != count:
         raise DataError(

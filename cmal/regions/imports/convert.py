@@ -1,0 +1,324 @@
+"""From a foreign feature file to a store: finds out the format, streams, checks every image, counts what was bent.
+
+One shard of images is in memory at a time, at most about 200 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from cmal.errors import DataError, list_faults
+from cmal.files import read_json, write_text
+from cmal.regions.detectors.vg_names import read_names, vg_attribute_names, vg_class_names
+from cmal.regions.extract import FAILED_NAME, ExtractionReport
+from cmal.regions.imports.foreign import (
+    UNKNOWN_CLASSES,
+    UNKNOWN_SIDE_PX,
+    BadImage,
+    BadRow,
+    ForeignImage,
+    Source,
+    Tally,
+    image_id_of,
+    to_regions,
+)
+from cmal.regions.imports.lmdb_files import LmdbFile, is_lmdb
+from cmal.regions.imports.mmf import feature_files, open_mmf
+from cmal.regions.imports.tsv import FIELDS_OF_BUTD, FIELDS_OF_LXMERT, count_fields, open_tsv
+from cmal.regions.imports.uniter import KEYS_ENTRY, open_uniter
+from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
+from cmal.regions.imports.volta import open_volta
+from cmal.regions.shards import StoreWriter
+from cmal.regions.store import BYTES_A_REGION, StoreHeader
+
+FORMATS = ("butd-tsv", "lxmert-tsv", "vinvl-tsv", "uniter-lmdb", "volta-lmdb", "mmf-npy")
+SHARD_BYTES = 200 << 20
+SHARD_IMAGES = 1000
+FIXED_REGIONS, MOST_REGIONS = 36, 100
+REPORT_EVERY = 100  # images
+MOST_FAILURES_KEPT = 100_000
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import did.
+
+    Attributes:
+        format: the format that was read.
+        images, regions: what the store holds.
+        failed: images that could not be read, listed in `failed.jsonl`. repeated: images that came again; the first counts.
+        clipped_numbers: feature numbers beyond float16 (65,504) that were cut to it, in `clipped_images` images.
+        unknown_sizes: images whose size nobody told; their boxes are in a frame of 1000 × 1000.
+        has_classes: whether the regions carry tags.
+        seconds: how long it took.
+    """
+
+    format: str
+    images: int
+    regions: int
+    failed: int
+    repeated: int
+    clipped_numbers: int
+    clipped_images: int
+    unknown_sizes: int
+    has_classes: bool
+    seconds: float
+
+    def notes(self) -> list[str]:
+        """What a person should know of it, one sentence each; none where all was well."""
+        notes = []
+        if self.failed:
+            notes.append(f"{self.failed:,} images could not be read; {FAILED_NAME} lists them with the reasons")
+        if self.repeated:
+            notes.append(f"{self.repeated:,} images came again and were passed over")
+        if self.clipped_numbers:
+            notes.append(
+                f"{self.clipped_numbers:,} feature numbers in {self.clipped_images:,} images were beyond float16"
+                " and were cut to 65,504"
+            )
+        if self.unknown_sizes:
+            notes.append(
+                f"the size of {self.unknown_sizes:,} images is not known: their boxes are in a frame of"
+                f" {UNKNOWN_SIDE_PX} x {UNKNOWN_SIDE_PX}; give a list of sizes if pixels matter (referring expressions)"
+            )
+        if not self.has_classes:
+            notes.append("the file has no object classes: its regions carry no tags, so no anchors will be found")
+        return notes
+
+
+def import_features(
+    path: Path,
+    out: Path,
+    *,
+    format: str | None = None,
+    dataset: str | None = None,
+    class_names: Path | None = None,
+    attribute_names: Path | None = None,
+    sizes: Path | None = None,
+    report: Callable[[ExtractionReport], None] | None = None,
+) -> ImportSummary:
+    """Converts a foreign feature file or folder into a new region store.
+
+    Args:
+        path: the file or folder.
+        out: the store's folder; it must not hold a store yet.
+        format: one of `FORMATS`; None finds it out.
+        dataset: prefix of the image ids ("coco", "vg", ...) for keys that do not tell it themselves.
+        class_names, attribute_names: vocabulary files, one name a line; None is Visual Genome's 1,600 and 400.
+        sizes: JSON with the sizes of images for formats that do not tell them: `{image id: [width, height]}`, or a COCO
+            file with `images`.
+        report: is called every hundred images; `total` is an estimate until the end.
+
+    Raises:
+        DataError: the format is unknown, a file is unreadable, or not one image could be taken.
+        StoreError: `out` holds a store already.
+    """
+    started = time.monotonic()
+    path, out = Path(path), Path(out)
+    source = _open(path, format, _names(class_names, vg_class_names), _names(attribute_names, vg_attribute_names))
+    known_sizes = read_sizes(sizes, dataset) if sizes else {}
+    run = _Run(path, dataset, source, known_sizes, report or (lambda _: None), started)
+    first, images = run.peek()
+    header = StoreHeader(
+        f"import:{source.format}", "", first.features.shape[1], source.class_names, source.attribute_names
+    )
+    with StoreWriter(out, header, _shard_images(first)) as writer:
+        run.write(images, writer)
+        if not run.images:
+            raise run.nothing()
+    _write_failures(out, path, run.failures)
+    return run.summary()
+
+
+def detect_format(path: Path) -> str:
+    """Which of `FORMATS` a file or folder is.
+
+    Raises:
+        DataError: nothing there, or none of them.
+    """
+    if not path.exists():
+        raise DataError(f"cannot import {path}", "there is no such file or folder", "check the path")
+    if is_lmdb(path):
+        file = LmdbFile(path)
+        if file.get(KEYS_ENTRY) is not None:
+            return "uniter-lmdb"
+        value = next((value for key, value in file.items() if key != b"keys"), b"")
+        return "volta-lmdb" if value[:1] == b"\x80" and value[1:2] <= b"\x05" else "uniter-lmdb"
+    if path.is_dir():
+        if looks_like_vinvl(path):
+            return "vinvl-tsv"
+        if next(feature_files(path), None):
+            return "mmf-npy"
+    else:
+        fields = count_fields(path)
+        if fields in (FIELDS_OF_BUTD, FIELDS_OF_LXMERT):
+            return "butd-tsv" if fields == FIELDS_OF_BUTD else "lxmert-tsv"
+        if looks_like_vinvl(path):
+            return "vinvl-tsv"
+    raise DataError(
+        f"cannot import {path}", "it is none of the known feature formats", f"known formats: {', '.join(FORMATS)}"
+    )
+
+
+def read_sizes(path: Path, dataset: str | None) -> dict[str, tuple[int, int]]:
+    """(width, height) by image id, from `{id: [width, height]}` or a COCO file's `images`.
+
+    Raises:
+        DataError: neither.
+    """
+    value = read_json(path)
+    try:
+        if isinstance(value, dict) and isinstance(value.get("images"), list):
+            rows = value["images"]
+            return {
+                image_id_of(_key_of(row), dataset or "coco"): (int(row["width"]), int(row["height"])) for row in rows
+            }
+        return {image_id_of(str(key), dataset): (int(size[0]), int(size[1])) for key, size in value.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"cannot read image sizes from {path}",
+            f"{type(error).__name__}: {error}",
+            'give {"image id": [width, height], ...}, or a COCO file with "images"',
+        ) from error
+
+
+class _Run:
+    """One running import."""
+
+    def __init__(
+        self,
+        path: Path,
+        dataset: str | None,
+        source: Source,
+        sizes: Mapping[str, tuple[int, int]],
+        report: Callable[[ExtractionReport], None],
+        started: float,
+    ):
+        self.path, self.dataset, self.source, self.sizes = path, dataset, source, sizes
+        self.report, self.started = report, started
+        self.tally, self.failures, self.seen = Tally(), [], set()
+        self.images = self.regions = self.failed = self.repeated = 0
+
+    def peek(self) -> tuple[ForeignImage, Iterator[ForeignImage]]:
+        """The first image that has regions, and the stream from its beginning; raises DataError where there is none."""
+        before: list[ForeignImage] = []
+        stream = self._readable()
+        for image in stream:
+            before.append(image)
+            if image.features.ndim == 2 and len(image.features):
+                return image, chain(before, stream)
+        raise self.nothing()
+
+    def write(self, images: Iterator[ForeignImage], writer: StoreWriter) -> None:
+        feature_size = writer.header.feature_size
+        for image in images:
+            image_id = image_id_of(image.key, self.dataset)
+            if image_id in self.seen:
+                self.repeated += 1
+                continue
+            if not len(image.features):
+                image = replace(image, features=np.zeros((0, feature_size), np.float16))
+            try:
+                if image.features.shape[-1] != feature_size:
+                    raise BadRow(
+                        f"{image.features.shape[-1]} feature numbers a region; the first image has {feature_size}"
+                    )
+                regions = self._convert(image, image_id)
+            except BadRow as error:
+                self._fail(BadImage(image.key, image.place, str(error)))
+                continue
+            self.seen.add(image_id)
+            writer.add(image_id, regions)
+            self.images, self.regions = self.images + 1, self.regions + len(regions)
+            if self.images % REPORT_EVERY == 0:
+                self._tell()
+        self._tell(is_end=True)
+
+    def nothing(self) -> DataError:
+        """The error of a file without one usable image."""
+        seen = [f"{bad['path']}: {bad['reason']}" for bad in self.failures[:5]] or ["it holds no image"]
+        return DataError(f"cannot import {self.path} as {self.source.format}", list_faults(seen), _CHOOSE)
+
+    def summary(self) -> ImportSummary:
+        return ImportSummary(
+            format=self.source.format,
+            images=self.images,
+            regions=self.regions,
+            failed=self.failed,
+            repeated=self.repeated,
+            clipped_numbers=self.tally.clipped_numbers,
+            clipped_images=self.tally.clipped_images,
+            unknown_sizes=self.tally.unknown_sizes,
+            has_classes=self.source.class_names != UNKNOWN_CLASSES,
+            seconds=time.monotonic() - self.started,
+        )
+
+    def _convert(self, image: ForeignImage, image_id: str):
+        names = len(self.source.class_names), len(self.source.attribute_names)
+        return to_regions(image, image_id, *names, self.sizes, self.tally)
+
+    def _readable(self) -> Iterator[ForeignImage]:
+        for image in self.source.images:
+            if isinstance(image, BadImage):
+                self._fail(image)
+            else:
+                yield image
+
+    def _fail(self, bad: BadImage) -> None:
+        self.failed += 1
+        if len(self.failures) < MOST_FAILURES_KEPT:
+            self.failures.append({"image_id": bad.key, "path": bad.place, "reason": bad.reason})
+
+    def _tell(self, is_end: bool = False) -> None:
+        done, progress = self.images + self.failed + self.repeated, self.source.progress
+        total = done if is_end else max(done, round(done * progress.total / max(progress.done, 1)))
+        self.report(ExtractionReport(done, total, self.failed, time.monotonic() - self.started))
+
+
+_CHOOSE = f"check the file, or name its format with --format: {', '.join(FORMATS)}"
+
+
+def _open(path: Path, format: str | None, classes: tuple[str, ...], attributes: tuple[str, ...]) -> Source:
+    chosen = detect_format(path) if format is None else format
+    if chosen not in FORMATS:
+        raise DataError(
+            f"cannot import {path}", f'"{chosen}" is no known format', f"known formats: {', '.join(FORMATS)}"
+        )
+    if not path.exists():
+        raise DataError(f"cannot import {path}", "there is no such file or folder", "check the path")
+    if chosen in ("butd-tsv", "lxmert-tsv"):
+        return open_tsv(path, classes, attributes)
+    if chosen == "vinvl-tsv":
+        return open_vinvl(path)
+    if chosen == "uniter-lmdb":
+        return open_uniter(path, classes)
+    if chosen == "volta-lmdb":
+        return open_volta(path, classes, attributes)
+    return open_mmf(path, classes)
+
+
+def _names(path: Path | None, usual: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    return usual() if path is None else read_names(Path(path))
+
+
+def _key_of(row: Mapping[str, object]) -> str:
+    return str(row.get("file_name") or row["id"])
+
+
+def _shard_images(first: ForeignImage) -> int:
+    """How many images make a shard of at most about 200 MB, judged by the first image."""
+    count = FIXED_REGIONS if len(first.features) <= FIXED_REGIONS else max(len(first.features), MOST_REGIONS)
+    return max(1, min(SHARD_IMAGES, SHARD_BYTES // (count * (2 * first.features.shape[1] + BYTES_A_REGION))))
+
+
+def _write_failures(out: Path, path: Path, failures: list[dict[str, str]]) -> None:
+    if failures:
+        lines = ({**line, "path": f"{path.name}: {line['path']}"} for line in failures)
+        write_text(out / FAILED_NAME, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,0 +1,237 @@
+"""What every import shares: one image as a foreign file tells it, its id, and how it becomes `Regions`.
+
+Legend: R regions, F feature numbers, C classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from cmal.errors import DataError
+from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
+
+LARGEST_FLOAT16 = 65504.0
+UNKNOWN_SIDE_PX = 1000  # where a file gives boxes as shares of the image and nobody tells its size
+UNKNOWN_CLASSES = ("unknown",)  # where a file has no classes: no anchors, everything else works
+
+_COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_|coco(?:_gt|_(?:train|val|test)20\d\d)?_)0*(\d{1,12})$", re.I)
+_FLICKR = re.compile(r"flickr30k?_0*(\d+)$", re.I)
+_GENOME = re.compile(r"(?:vg|visualgenome)_0*(\d+)$", re.I)
+_NLVR = re.compile(r"((?:train|dev|test1|test2)-\d+-\d+-img[01])$")
+
+
+@dataclass(frozen=True)
+class ForeignImage:
+    """One image of a foreign file, before it is checked.
+
+    Attributes:
+        key: as the file names it. place: where in the file, for messages ("line 7").
+        features: (R, F). boxes_xyxy: (R, 4), in pixels, or shares of the image where `is_unit`.
+        image_wh_px: (width, height); None where the file does not say.
+        object_ids: (R,) or None. object_conf: (R,) or None. attribute_ids, attribute_conf: alike.
+        class_probs: (R, C) without background, or None.
+    """
+
+    key: str
+    place: str
+    features: np.ndarray
+    boxes_xyxy: np.ndarray
+    image_wh_px: tuple[int, int] | None
+    is_unit: bool = False
+    object_ids: np.ndarray | None = None
+    object_conf: np.ndarray | None = None
+    attribute_ids: np.ndarray | None = None
+    attribute_conf: np.ndarray | None = None
+    class_probs: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image of a foreign file that cannot be read: its key (as far as it is known), where it is, and why."""
+
+    key: str
+    place: str
+    reason: str
+
+
+@dataclass
+class Progress:
+    """How far a stream is, in any unit: `done` of `total`."""
+
+    done: int = 0
+    total: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened foreign file.
+
+    Attributes:
+        format: its name among the imports.
+        class_names, attribute_names: of its ids.
+        images: the stream; reading it is what takes time.
+        progress: how far the stream is.
+    """
+
+    format: str
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    images: Iterator[ForeignImage | BadImage]
+    progress: Progress
+
+
+@dataclass
+class Tally:
+    """What was bent on the way: numbers beyond float16 that were cut, images they were in, images of unknown size."""
+
+    clipped_numbers: int = 0
+    clipped_images: int = 0
+    unknown_sizes: int = 0
+    example: str = field(default="")
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the text says why."""
+
+
+def image_id_of(key: str, dataset: str | None) -> str:
+    """The image id of the store for a foreign key: a number, a file name, or a path.
+
+    Keys that tell their data set themselves need no `dataset`: `COCO_train2014_000000391895`, `coco_val2014_...`,
+    `flickr30k_000000036979.npz`, `vg_000002407890`, `nlvr2_dev-850-0-img0`. An id that is one already stays.
+
+    Raises:
+        DataError: the key does not tell, and `dataset` is None.
+
+    Example: image_id_of("COCO_val2014_000000391895.jpg", None) is "coco:391895"; image_id_of("391895", "coco") alike.
+    """
+    if re.match(r"^[a-z0-9_+-]+:\S", key):
+        return key
+    name = PurePosixPath(key.replace("\\", "/")).name
+    name = re.sub(r"\.(jpe?g|png|npz|npy|gif|bmp|webp)$", "", name, flags=re.I)
+    for pattern, found in ((_COCO, "coco"), (_FLICKR, "flickr30k"), (_GENOME, "vg"), (_NLVR, "nlvr2")):
+        if match := pattern.search(name):
+            return f"{found}:{match[1]}"
+    if dataset is None:
+        raise DataError(
+            f'cannot tell which data set the image "{key}" belongs to',
+            "its name does not say",
+            "name the data set: --dataset coco (or flickr30k, vg, nlvr2, ...)",
+        )
+    return f"{dataset}:{int(name) if name.isascii() and name.isdigit() else name}"
+
+
+def to_regions(
+    image: ForeignImage,
+    image_id: str,
+    classes: int,
+    attributes: int,
+    sizes: Mapping[str, tuple[int, int]],
+    tally: Tally,
+) -> Regions:
+    """Checks one image and gives it the store's types; features beyond float16 are cut to its largest and counted.
+
+    Args:
+        classes, attributes: how many names there are.
+        sizes: (width, height) by image id, for files that do not give them.
+
+    Raises:
+        BadRow: shapes disagree, an id has no name, or a number is not one.
+    """
+    features = image.features
+    if features.ndim != 2 or not features.shape[1]:
+        raise BadRow(f"features have shape {features.shape}, not (regions, numbers)")
+    count = len(features)
+    size = image.image_wh_px or sizes.get(image_id)
+    if size is None:
+        if not image.is_unit:
+            raise BadRow("neither the file nor the list of sizes gives the image's width and height")
+        size = (UNKNOWN_SIDE_PX, UNKNOWN_SIDE_PX)
+        tally.unknown_sizes += 1
+    if min(size) < 1:
+        raise BadRow(f"the image's size is {size[0]} x {size[1]}")
+    ids, conf, top_ids, top_probs = _classes_of(image, count, classes)
+    if image.attribute_ids is None:
+        attribute_ids, attribute_conf = np.full(count, NO_ATTRIBUTE), np.zeros(count, np.float32)
+    else:
+        attribute_ids = _ids(image.attribute_ids, count, attributes, "attribute", least=NO_ATTRIBUTE)
+        attribute_conf = _confidences(image.attribute_conf, count, "attribute")
+    return Regions(
+        features=_as_half(features, tally, image_id),
+        boxes_xyxy_px=_boxes(image, count, size),
+        object_ids=ids,
+        object_conf=conf,
+        attribute_ids=attribute_ids,
+        attribute_conf=attribute_conf,
+        class_top_ids=top_ids,
+        class_top_probs=top_probs,
+        image_wh_px=(int(size[0]), int(size[1])),
+    )
+
+
+def _as_half(features: np.ndarray, tally: Tally, image_id: str) -> np.ndarray:
+    """(R, F) float16. The quick look for infinities is at the bits: an exponent of all ones."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = features.astype(np.float16)
+    is_special = (half.view(np.uint16) & 0x7C00) == 0x7C00
+    if is_special.any():
+        if np.isnan(features).any():
+            raise BadRow("features hold numbers that are not numbers (NaN)")
+        half[is_special] = np.where(features[is_special] > 0, LARGEST_FLOAT16, -LARGEST_FLOAT16)
+        tally.clipped_numbers += int(is_special.sum())
+        tally.clipped_images += 1
+        tally.example = tally.example or image_id
+    return half
+
+
+def _boxes(image: ForeignImage, count: int, size: tuple[int, int]) -> np.ndarray:
+    boxes = np.array(image.boxes_xyxy, dtype=np.float32)
+    if boxes.shape != (count, 4):
+        raise BadRow(f"boxes have shape {boxes.shape}; there are {count} regions")
+    if not np.isfinite(boxes).all():
+        raise BadRow("boxes hold numbers that are not finite")
+    edges = np.array([size[0], size[1], size[0], size[1]], dtype=np.float32)
+    return (boxes * edges if image.is_unit else boxes).clip(0, edges)
+
+
+def _classes_of(image: ForeignImage, count: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """object_ids, object_conf, class_top_ids, class_top_probs, from whatever of it the file has."""
+    top_ids, top_probs = np.zeros((count, TOP_CLASSES), np.int16), np.zeros((count, TOP_CLASSES), np.float32)
+    if image.class_probs is not None:
+        probs = np.asarray(image.class_probs, dtype=np.float32)
+        if probs.shape != (count, classes) or not np.isfinite(probs).all():
+            raise BadRow(f"class probabilities have shape {probs.shape}, not {(count, classes)}, or are not finite")
+        shown = min(TOP_CLASSES, classes)
+        some = np.argpartition(-probs, shown - 1, axis=1)[:, :shown]
+        order = np.take_along_axis(some, np.lexsort((some, -np.take_along_axis(probs, some, 1)), axis=1), 1)
+        top_ids[:, :shown], top_probs[:, :shown] = order, np.take_along_axis(probs, order, 1)
+    elif image.object_ids is None and classes != len(UNKNOWN_CLASSES):
+        raise BadRow("it has no classes, and other images of the file have")
+    ids = top_ids[:, 0] if image.object_ids is None else _ids(image.object_ids, count, classes, "object", least=0)
+    conf = top_probs[:, 0] if image.object_conf is None else _confidences(image.object_conf, count, "object")
+    if image.class_probs is None:
+        top_ids[:, 0], top_probs[:, 0] = ids, conf
+    return ids, conf, top_ids, top_probs
+
+
+def _ids(values: np.ndarray, count: int, names: int, kind: str, least: int) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape != (count,) or values.dtype.kind not in "iu":
+        raise BadRow(f"{kind} ids have shape {values.shape} and type {values.dtype}; there are {count} regions")
+    if count and (values.min() < least or values.max() >= names):
+        raise BadRow(f"{kind} ids go from {values.min()} to {values.max()}; there are {names:,} {kind} names")
+    return values
+
+
+def _confidences(values: np.ndarray | None, count: int, kind: str) -> np.ndarray:
+    if values is None:
+        return np.zeros(count, np.float32)
+    values = np.asarray(values, dtype=np.float32)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise BadRow(f"{kind} confidences have shape {values.shape}, or are not finite; there are {count} regions")
+    return values

@@ -1,0 +1,113 @@
+"""MMF feature folders: `NAME.npy` with the features (R, F) and `NAME_info.npy` with a pickled table beside it.
+
+The table holds `bbox num_boxes objects cls_prob image_width image_height` (`extract_features_vmb.py`), with `bbox` in
+pixels (R, 4); or, from `extract_features_vinvl.py`, `bbox` as shares of the image (R, 6), which the features repeat in
+their last six columns. 12-in-1 writes one `NAME.npy` whose table holds the features too. Sub-folders are read as well.
+Nothing of a pickle is executed: see `unpickle.py`.
+
+Source: facebookresearch/mmf tools/scripts/features; facebookresearch/vilbert-multi-task script/extract_features.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmal.errors import DataError
+from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
+from cmal.regions.imports.unpickle import PickleRefused, unpickle
+from cmal.regions.imports.volta import image_of_table
+
+INFO = "_info.npy"
+LARGEST_FILE = 256 << 20  # bytes
+UNIT_BOX_COLUMNS = 6
+
+
+def open_mmf(folder: Path, class_names: tuple[str, ...]) -> Source:
+    """The folder as a stream, files in the order of their names.
+
+    Args:
+        class_names: of the ids; not used where the first image has no classes.
+
+    Raises:
+        DataError: no `.npy` file there.
+    """
+    paths = list(feature_files(folder))
+    if not paths:
+        raise DataError(f"cannot import {folder}", "it has no .npy file", "name the folder that holds them")
+    progress = Progress(total=len(paths))
+    some = _images(folder, paths, len(class_names), Progress())
+    first = next((image for image in some if isinstance(image, ForeignImage)), None)
+    if first is not None and first.class_probs is None and first.object_ids is None:
+        class_names = UNKNOWN_CLASSES
+    return Source("mmf-npy", class_names, (), _images(folder, paths, len(class_names), progress), progress)
+
+
+def feature_files(folder: Path) -> Iterator[str]:
+    """Paths of the `.npy` files under `folder`, relative to it, sorted, without the `_info.npy` ones."""
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".npy") and not name.endswith(INFO):
+                yield os.path.relpath(os.path.join(root, name), folder)
+
+
+def _images(folder: Path, paths: list[str], classes: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
+    for name in paths:
+        progress.done += 1
+        key = name[: -len(".npy")]
+        try:
+            yield read_pair(folder / name, key, classes)
+        except (BadRow, PickleRefused) as error:
+            yield BadImage(key, name, str(error))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            yield BadImage(key, name, f"{type(error).__name__}: {error}")
+
+
+def read_pair(path: Path, key: str, classes: int) -> ForeignImage:
+    """One image from `NAME.npy` and its `NAME_info.npy`. Raises BadRow or PickleRefused."""
+    found = read_npy(path)
+    if isinstance(found, dict):
+        return image_of_table(str(found.get("image_id", key)), path.name, found, classes)
+    info_path = path.with_name(path.name[: -len(".npy")] + INFO)
+    if not info_path.is_file():
+        raise BadRow(f"{info_path.name} is missing")
+    info = read_npy(info_path)
+    if not isinstance(info, dict):
+        raise BadRow(f"{info_path.name} holds no table")
+    image = image_of_table(key, path.name, {**info, "features": found}, classes)
+    bbox = np.asarray(info.get("bbox"))
+    if bbox.ndim != 2 or bbox.shape[1] != UNIT_BOX_COLUMNS:
+        return image
+    repeats = found.shape[1] > UNIT_BOX_COLUMNS and np.array_equal(found[: len(bbox), -UNIT_BOX_COLUMNS:], bbox)
+    features = image.features[:, :-UNIT_BOX_COLUMNS] if repeats else image.features
+    return dataclasses.replace(image, features=features, is_unit=True)
+
+
+def read_npy(path: Path) -> Any:
+    """A `.npy` file: an array of numbers, or the table that a 0-dimensional object array holds, read without executing it.
+
+    Raises:
+        BadRow: damaged, too large, or of another kind.
+        PickleRefused: its pickle asks for something that is not admitted.
+    """
+    if path.stat().st_size > LARGEST_FILE:
+        raise BadRow(f"{path.name} has {path.stat().st_size:,} bytes")
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = reader(file)
+        except ValueError as error:
+            raise BadRow(f"{path.name} is not a .npy file: {error}") from None
+        if dtype.hasobject:
+            if shape != ():
+                raise BadRow(f"{path.name} holds an array of objects")
+            objects = unpickle(file.read())  # numpy's own array of one object, here a list
+            return objects[0] if isinstance(objects, list) and len(objects) == 1 else objects
+    return np.load(path, allow_pickle=False)

@@ -1,0 +1,147 @@
+"""Bottom-up-attention and LXMERT feature files: one image a line, fields parted by tabs, arrays as base64.
+
+- 6 fields, bottom-up-attention: `image_id image_w image_h num_boxes boxes features`;
+- 10 fields, LXMERT and py-bottom-up-attention: `img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes
+  boxes features`.
+
+Note the places of width and height. boxes: float32 (R, 4) x1 y1 x2 y2 in pixels; features: float32 (R, F); ids int64;
+confidences float32. Object ids index the 1,600 Visual Genome classes, attribute ids the 400 attributes.
+
+Sources: peteanderson80/bottom-up-attention tools/generate_tsv.py; airsplay/py-bottom-up-attention.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cmal.errors import DataError
+from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
+
+FIELDS_OF_BUTD, FIELDS_OF_LXMERT = 6, 10
+LONGEST_LINE = 64 << 20  # bytes; 100 regions of 2,048 numbers take 1.1 MB
+
+
+def open_tsv(path: Path, class_names: tuple[str, ...], attribute_names: tuple[str, ...]) -> Source:
+    """The file as a stream.
+
+    Args:
+        class_names, attribute_names: of the ids; a file of 6 fields has no ids, and then they are not used.
+
+    Raises:
+        DataError: the file is empty or its first line has neither 6 nor 10 fields.
+    """
+    fields = count_fields(path)
+    if fields not in (FIELDS_OF_BUTD, FIELDS_OF_LXMERT):
+        raise DataError(
+            f"cannot import {path}",
+            f"its first line has {fields} tab-separated fields",
+            "bottom-up-attention files have 6, LXMERT files 10; name another format with --format",
+        )
+    progress = Progress(total=max(path.stat().st_size, 1))
+    if fields == FIELDS_OF_BUTD:
+        return Source("butd-tsv", UNKNOWN_CLASSES, (), _images(path, fields, progress), progress)
+    return Source("lxmert-tsv", class_names, attribute_names, _images(path, fields, progress), progress)
+
+
+def count_fields(path: Path) -> int:
+    """How many tab-separated fields the first line has; 0 for an empty file."""
+    with path.open("rb") as file:
+        line = file.readline(LONGEST_LINE)
+    return len(line.split(b"\t")) if line.strip() else 0
+
+
+def _images(path: Path, fields: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
+    parse = parse_butd if fields == FIELDS_OF_BUTD else parse_lxmert
+    for place, line in read_lines(path, progress):
+        row = line.split(b"\t")
+        key = row[0][:200].decode("utf-8", "replace").strip()
+        if len(row) != fields:
+            yield BadImage(key, place, f"{len(row)} fields instead of {fields}: cut short?")
+            continue
+        try:
+            yield parse(key, place, row)
+        except (BadRow, ValueError) as error:
+            yield BadImage(key, place, str(error))
+
+
+def read_lines(path: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
+    """("line 1", bytes without the line end), ...; blank lines are passed over. Holds one line in memory.
+
+    Raises:
+        DataError: a line is longer than 64 MB, which no such file has.
+    """
+    number = 0
+    with path.open("rb", buffering=1 << 20) as file:
+        while line := file.readline(LONGEST_LINE):
+            number += 1
+            progress.done += len(line)
+            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                raise DataError(
+                    f"cannot import {path}, line {number}",
+                    "the line is longer than 64 MB",
+                    "this is not a feature file; check it, or name another format with --format",
+                )
+            line = line.rstrip(b"\r\n")
+            if line:
+                yield f"line {number}", line
+
+
+def parse_butd(key: str, place: str, row: list[bytes]) -> ForeignImage:
+    """One line of 6 fields. Raises BadRow or ValueError."""
+    _, width, height, count, boxes, features = row
+    regions = int(count)
+    return ForeignImage(
+        key,
+        place,
+        features=decode(features, "features", regions, np.float32),
+        boxes_xyxy=decode(boxes, "boxes", regions, np.float32, 4),
+        image_wh_px=(int(width), int(height)),
+    )
+
+
+def parse_lxmert(key: str, place: str, row: list[bytes]) -> ForeignImage:
+    """One line of 10 fields. Raises BadRow or ValueError."""
+    _, height, width, objects, objects_conf, attributes, attributes_conf, count, boxes, features = row
+    regions = int(count)
+    return ForeignImage(
+        key,
+        place,
+        features=decode(features, "features", regions, np.float32),
+        boxes_xyxy=decode(boxes, "boxes", regions, np.float32, 4),
+        image_wh_px=(int(width), int(height)),
+        object_ids=decode(objects, "objects_id", regions, np.int64, 1)[:, 0],
+        object_conf=decode(objects_conf, "objects_conf", regions, np.float32, 1)[:, 0],
+        attribute_ids=decode(attributes, "attrs_id", regions, np.int64, 1)[:, 0],
+        attribute_conf=decode(attributes_conf, "attrs_conf", regions, np.float32, 1)[:, 0],
+    )
+
+
+def decode(text: bytes, name: str, regions: int, dtype: type, columns: int | None = None) -> np.ndarray:
+    """base64 of (R, columns) as an array, read-only. Some files hold Python's `b'...'` around it, which is taken off.
+
+    Args:
+        columns: how many values a region has; None is any number.
+
+    Raises:
+        BadRow: not base64, or not that many values a region.
+    """
+    if text[:2] in (b"b'", b'b"'):
+        text = text[2:-1]
+    try:
+        raw = binascii.a2b_base64(text)
+    except binascii.Error as error:
+        raise BadRow(f"{name} is not base64: {error}") from None
+    size = np.dtype(dtype).itemsize
+    if regions < 0 or len(raw) != len(text) // 4 * 3 - text[-2:].count(b"="):
+        raise BadRow(f"{name} is not base64, or num_boxes is negative")
+    if regions == 0:
+        return np.zeros((0, columns or 1), dtype)
+    if not raw or len(raw) % (regions * size) or columns not in (None, len(raw) // (regions * size)):
+        raise BadRow(
+            f"{name} has {len(raw):,} bytes; there are {regions} regions of {columns or 'some'} {size}-byte numbers"
+        )
+    return np.frombuffer(raw, dtype).reshape(regions, -1)

@@ -1,0 +1,142 @@
+"""volta, 12-in-1 and MMF image databases: an LMDB, one pickled table an image, and `keys`, a pickled list of the keys.
+
+The tables of the three projects differ in names and packing:
+
+- volta: `img_h img_w num_boxes objects cls_prob boxes features`, boxes and features base64 of float32;
+- 12-in-1: `image_id image_h image_w num_boxes boxes features [cls_prob]`, base64 or arrays;
+- MMF: `image_height image_width num_boxes objects cls_prob bbox features`, arrays.
+
+`cls_prob` is (R, 1601) with the background first, (R, 1600) without it, or (R,) the confidence of the best class. Nothing
+of a pickle is executed: see `unpickle.py`.
+
+Sources: e-bug/volta features_extraction/npy_to_lmdb.py, h5_to_lmdb.py, volta/datasets/_image_features_reader.py;
+facebookresearch/vilbert-multi-task script/convert_to_lmdb.py; facebookresearch/mmf tools/scripts/features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
+from cmal.regions.imports.lmdb_files import LmdbFile
+from cmal.regions.imports.tsv import decode
+from cmal.regions.imports.unpickle import PickleRefused, unpickle
+
+KEYS_ENTRY = b"keys"
+HEIGHTS, WIDTHS = ("img_h", "image_h", "image_height"), ("img_w", "image_w", "image_width")
+BOXES, OBJECTS = ("boxes", "bbox"), ("objects", "objects_id")
+
+
+def open_volta(path: Path, class_names: tuple[str, ...], attribute_names: tuple[str, ...]) -> Source:
+    """The database as a stream.
+
+    Args:
+        class_names, attribute_names: of the ids; not used where the first image has no classes.
+
+    Raises:
+        DataError: this is no LMDB.
+    """
+    file = LmdbFile(path)
+    progress = Progress(total=max(len(file), 1))
+    first = next(
+        (image for image in _images(file, len(class_names), Progress()) if isinstance(image, ForeignImage)), None
+    )
+    if first is not None and first.class_probs is None and first.object_ids is None:
+        class_names = UNKNOWN_CLASSES
+    images = _images(file, len(class_names), progress)
+    return Source("volta-lmdb", class_names, attribute_names, images, progress)
+
+
+def _images(file: LmdbFile, classes: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
+    for key, value in file.items():
+        progress.done += 1
+        if key == KEYS_ENTRY:
+            continue
+        name = key.decode("utf-8", "replace")
+        place = f'entry "{name}"'
+        try:
+            yield image_of_table(name, place, unpickle(value), classes)
+        except (BadRow, PickleRefused) as error:
+            yield BadImage(name, place, str(error))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            yield BadImage(name, place, f"{type(error).__name__}: {error}")
+
+
+def image_of_table(key: str, place: str, table: Any, classes: int) -> ForeignImage:
+    """One image from a table of the three projects' kinds. Raises BadRow where something is missing or misshapen.
+
+    Args:
+        classes: how many classes there are, to tell whether `cls_prob` begins with the background.
+    """
+    if not isinstance(table, Mapping):
+        raise BadRow(f"it holds a {type(table).__name__}, not a table")
+    count = None if _pick(table, ("num_boxes",)) is None else int(_pick(table, ("num_boxes",)))
+    features = _matrix(table, ("features",), count)
+    count = len(features) if count is None else min(count, len(features))  # MMF pads with zero rows behind num_boxes
+    boxes = _matrix(table, BOXES, len(features))
+    height, width = _pick(table, HEIGHTS), _pick(table, WIDTHS)
+    if boxes.ndim != 2 or boxes.shape[1] < 4:
+        raise BadRow(f"boxes have shape {boxes.shape}")
+    image = ForeignImage(
+        key,
+        place,
+        features=features[:count],
+        boxes_xyxy=boxes[:count, :4],
+        image_wh_px=None if height is None or width is None else (int(width), int(height)),
+        object_ids=_vector(table, OBJECTS, np.int64, count),
+        object_conf=_vector(table, ("objects_conf",), np.float32, count),
+        attribute_ids=_vector(table, ("attrs_id",), np.int64, count),
+        attribute_conf=_vector(table, ("attrs_conf",), np.float32, count),
+    )
+    return _with_probabilities(image, _array(table.get("cls_prob"), np.float32), count, classes)
+
+
+def _with_probabilities(image: ForeignImage, probs: np.ndarray | None, count: int, classes: int) -> ForeignImage:
+    if probs is None:
+        return image
+    if probs.ndim == 1 and probs.size in (0, count):
+        return dataclasses.replace(image, object_conf=probs)
+    probs = probs.reshape(len(image.features), -1) if probs.ndim == 1 else probs
+    if probs.shape[1] == classes + 1:
+        probs = probs[:, 1:]
+    return dataclasses.replace(image, class_probs=probs[:count])
+
+
+def _pick(table: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((table[name] for name in names if table.get(name) is not None), None)
+
+
+def _matrix(table: Mapping[str, Any], names: tuple[str, ...], regions: int | None) -> np.ndarray:
+    """(R, anything): an array as it is, or base64 of float32."""
+    value = _pick(table, names)
+    if value is None:
+        raise BadRow(f"it has no {names[0]}")
+    if isinstance(value, str | bytes):
+        if regions is None:
+            raise BadRow("it has no num_boxes")
+        return decode(value.encode() if isinstance(value, str) else value, names[0], regions, np.float32)
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.ndim != 2:
+        raise BadRow(f"{names[0]} has shape {array.shape} and type {array.dtype}")
+    return array
+
+
+def _vector(table: Mapping[str, Any], names: tuple[str, ...], dtype: type, count: int) -> np.ndarray | None:
+    array = _array(_pick(table, names), dtype)
+    return None if array is None else array.reshape(-1)[:count]
+
+
+def _array(value: Any, dtype: type) -> np.ndarray | None:
+    """An array, or base64 of one; None for None, and for a table entry that holds no numbers."""
+    if value is None:
+        return None
+    if isinstance(value, str | bytes):
+        text = value.encode() if isinstance(value, str) else value
+        return decode(text, "an array", 1, dtype)[0]
+    array = np.asarray(value)
+    return array if array.dtype.kind in "fiu" else None
