@@ -28,13 +28,13 @@ INDIRECT_SHARE, COLOUR_SHARE, CLOTHES_SHARE, SIZE_SHARE = 0.12, 0.5, 0.25, 0.1
 IN_GROUND = {
     "room": ("in a room", "indoors", "inside a room", "in the room"),
     "street": ("on a street", "in the street", "on the road", "along a road", "outdoors on a street"),
-    "water": ("by the water", "at a lake", "at the waterside", "beside the water"),
+    "water": ("by the water", "at the beach", "by the sea", "at the seaside"),
     "field": ("in a field", "on the grass", "in a meadow", "out in a grassy field"),
 }
 GROUND_NAMES = {
     "room": ("a room", "the inside of a room", "a view of a room"),
     "street": ("a street", "a street scene", "a road"),
-    "water": ("a lake", "a lake scene", "a view of the water"),
+    "water": ("a beach", "a beach scene", "a view of the sea"),
     "field": ("a field", "a meadow", "a grassy field"),
 }
 AT_LIGHT = {
@@ -43,8 +43,8 @@ AT_LIGHT = {
     "night": ("at night", "in the dark", "after dark"),
 }
 IN_PLACE = {
-    "left": ("on the left", "on the left side", "to the left"),
-    "right": ("on the right", "on the right side", "to the right"),
+    "left": ("on the left", "on the left side", "on the left of the picture"),
+    "right": ("on the right", "on the right side", "on the right of the picture"),
     "middle": ("in the middle", "in the center", "in the middle of the picture"),
 }
 AIRBORNE = ("kite", "balloon", "bird", "clock")
@@ -92,12 +92,15 @@ def spoken_relations(scene: Scene, thing: int, among: list[int]) -> list[tuple[s
     return found
 
 
-def _one(scene: Scene, thing: int, rng: Generator, determiner: str = "a") -> list[Piece]:
-    """A mention of one thing: mostly by name, now and then with colour or size, sometimes indirect."""
-    share = INDIRECT_SHARE if group_of(scene.things[thing].kind) != "thing" else INDIRECT_SHARE / 4
-    if determiner == "a" and rng.random() < share:
+def _one(scene: Scene, thing: int, rng: Generator, vague: bool = False) -> list[Piece]:
+    """A mention of one thing: mostly by name, now and then with colour or size, sometimes indirect.
+
+    Only where `vague` may it be "something" or "an object".
+    """
+    is_grouped = group_of(scene.things[thing].kind) != "thing"
+    if rng.random() < INDIRECT_SHARE and (is_grouped or vague):
         return indirect_phrase(scene, thing, rng)
-    return noun_phrase(scene, _describe(scene, thing, rng), rng, determiner)
+    return noun_phrase(scene, _describe(scene, thing, rng), rng)
 
 
 def _describe(scene: Scene, thing: int, rng: Generator) -> Description:
@@ -111,7 +114,7 @@ def _some(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
     """A mention of the thing alone or, where there are several of its kind, often of all of them: "two dogs"."""
     kind = scene.things[thing].kind
     count = len(fitting(scene, Description(kind)))
-    if count < 2 or not is_countable(scene, kind) or rng.random() < 0.3:
+    if count < 2 or not is_countable(scene, Description(kind)) or rng.random() < 0.3:
         return _one(scene, thing, rng)
     description = Description(kind)
     colours = {scene.things[i].colour for i in fitting(scene, description)}
@@ -139,11 +142,18 @@ def _list(parts: list[list[Piece]]) -> list[Piece]:
     return joined
 
 
-def _surroundings(scene: Scene, rng: Generator) -> list[Piece]:
+def _in_ground(scene: Scene, things: list[int], rng: Generator) -> str:
+    """Where the things are; of what flies or hangs nobody says that it is "on the road"."""
+    if scene.ground in ("street", "field") and any(scene.things[i].kind in AIRBORNE for i in things):
+        return choose(rng, ("outdoors", "outside"))
+    return choose(rng, IN_GROUND[scene.ground])
+
+
+def _surroundings(scene: Scene, things: list[int], rng: Generator) -> list[Piece]:
     pick = rng.random()
     if pick < 0.35:
         return []
-    words = [choose(rng, IN_GROUND[scene.ground])] if pick < 0.9 else []
+    words = [_in_ground(scene, things, rng)] if pick < 0.9 else []
     if scene.ground != "room" and (not words or rng.random() < 0.4):
         words.append(choose(rng, AT_LIGHT[scene.light]))
     return plain(" ".join(words)) if words else []
@@ -161,11 +171,13 @@ def _related_pair(scene: Scene, rng: Generator) -> tuple[list[Piece], set[int]] 
         relations = spoken_relations(scene, thing, others)
         if relations:
             relation, other = choose(rng, relations)
-            verb = choose(rng, ("", "", "", "is", "that is"))
+            person = scene.things[thing].kind in PEOPLE
+            verb = choose(rng, ("", "", "", "is", "who is" if person else "that is"))
             words = f"{verb} {choose(rng, RELATION_WORDS[relation])}".strip()
             start = plain("there is") if not verb and rng.random() < 0.2 else []
-            end = _surroundings(scene, rng) if verb != "that is" else plain(choose(rng, IN_GROUND[scene.ground]))
-            return start + _one(scene, thing, rng) + plain(words) + _one(scene, other, rng) + end, {thing, other}
+            pair = [thing, other]
+            end = plain(_in_ground(scene, pair, rng)) if len(verb) > 2 else _surroundings(scene, pair, rng)
+            return start + _one(scene, thing, rng, True) + plain(words) + _one(scene, other, rng) + end, set(pair)
     return None
 
 
@@ -196,7 +208,7 @@ def _listing(scene: Scene, rng: Generator) -> list[Piece] | None:
     if start == "there is" and phrases[0][0].text not in ("a", "an"):
         start = "there are"
     listed = _list(phrases)
-    return (plain(start) if start else []) + listed + _surroundings(scene, rng)
+    return (plain(start) if start else []) + listed + _surroundings(scene, things, rng)
 
 
 def _ground_with(scene: Scene, rng: Generator) -> list[Piece] | None:

@@ -73,7 +73,7 @@ def referents(scene: Scene, expression: Expression) -> tuple[int, ...] | None:
     Example: two dogs and a cat: "dog" gives both dogs, "left dog" one, "left cat" the cat, "second cat" nothing.
     """
     found = fitting(scene, expression.what)
-    if any(not is_clear(scene.things[i]) for i in found) or not is_countable(scene, expression.what.noun):
+    if any(not is_clear(scene.things[i]) for i in found) or not is_countable(scene, expression.what):
         return None
     if expression.side:
         return _counted_off(scene, found, expression)
@@ -140,19 +140,21 @@ def unique_meanings(
     candidates = list(_candidates(scene, thing, marks))
     for k in rng.permutation(len(candidates)):
         form, meaning = candidates[int(k)]
+        if form in hard or form in easy or referents(scene, meaning) != (thing,):
+            continue
         into = hard if len(fitting(scene, Description(meaning.what.noun))) > 1 else easy
-        if form not in into and referents(scene, meaning) == (thing,):
-            into[form] = meaning
-            if len(hard) == wanted:
-                break
-    return [*hard.values(), *(meaning for form, meaning in easy.items() if form not in hard)][:wanted]
+        into[form] = meaning
+        if len(hard) == wanted:
+            break
+    return [*hard.values(), *list(easy.values())[: max(2 - len(hard), 0)]]
 
 
 def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) -> Iterator[tuple[str, Expression]]:
     """(form, meaning) pairs that may single out the thing; unchecked, and with no word more than it needs."""
     what = scene.things[thing]
     group = group_of(what.kind)
-    bases = [Description(what.kind), Description(what.kind, what.colour), Description("thing", what.colour)]
+    by_colour = Description("person" if group == "person" else "thing", what.colour)
+    bases = [Description(what.kind), Description(what.kind, what.colour), by_colour]
     if len(fitting(scene, Description(group))) > 1:
         bases.append(Description(group))
     if what.size != "medium":
@@ -174,7 +176,7 @@ def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) 
             if i != thing and not fits(scene.things[i], base if base.noun != "thing" else Description(what.kind)):
                 for relation in RELATIONS_SAID:
                     if related(scene, relation, thing, i):
-                        yield f"relation{form}", Expression(base, relation=relation, other=other)
+                        yield f"{relation}{form}", Expression(base, relation=relation, other=other)
 
 
 def landmarks(scene: Scene) -> list[tuple[int, Description]]:

@@ -26,11 +26,12 @@ from cmal.data.scenes.language.meaning import (
     clear_things,
     fitting,
     is_countable,
+    is_disputed,
     only_fit,
     placed,
     related,
 )
-from cmal.data.scenes.language.nouns import ALSO_CALLED, NUMBERS, choose, group_of, name_of, weighted, with_article
+from cmal.data.scenes.language.nouns import NUMBERS, choose, group_of, name_of, weighted, with_article
 from cmal.data.scenes.language.phrases import RELATION_WORDS, noun_phrase
 from cmal.data.scenes.world import PEOPLE, Scene
 
@@ -99,7 +100,11 @@ def _use(
     given = [statement.label_in(scene) for scene in scenes]
     order = [int(i) for i in rng.permutation(len(scenes))]
     for label in labels:
-        fit = [i for i in order if given[i] == label and all(h.text != statement.text for h in made[i])]
+        fit = [
+            i
+            for i in order
+            if given[i] == label and all(h.text.rstrip(".") != statement.text.rstrip(".") for h in made[i])
+        ]
         if not fit:
             return False
         taken.append(min(fit, key=lambda i: len(made[i])))
@@ -114,8 +119,7 @@ def _entailed(truth: bool | None) -> str | None:
 
 def _is_absent(scene: Scene, noun: str) -> bool:
     """The picture shows no such thing, not even half hidden or under another name."""
-    disputed = ALSO_CALLED.get(noun, ())
-    return not fitting(scene, Description(noun)) and not any(t.kind in disputed for t in scene.things)
+    return not fitting(scene, Description(noun)) and not is_disputed(scene, Description(noun))
 
 
 def _about(nouns: Sequence[str], truth_of: Callable[..., bool | None]) -> Callable[[Scene], str | None]:
@@ -139,8 +143,7 @@ def _definite(scene: Scene, rng: Generator) -> Statement | None:
     if form == "kind" and groups:
         i, group = choose(rng, groups)
         kind = scene.things[i].kind
-        verb = choose(rng, ("is", "is", "in the picture is"))
-        text = f"The {name_of(group, 1)} {verb} {with_article(name_of(kind, 1, rng))}"
+        text = f"The {name_of(group, 1)} is {with_article(name_of(kind, 1, rng))}"
         return Statement(_end(text, rng), _about([group], lambda s, a: s.things[a].kind == kind))
     if not single:
         return None
@@ -153,7 +156,7 @@ def _definite(scene: Scene, rng: Generator) -> Statement | None:
         place = next((p for p in ("left", "right") if placed(scene, p, i)), None)
         if place is None:
             return None
-        words = choose(rng, ("on the {}", "on the {} side", "on the {} of the picture")).format(place)
+        words = choose(rng, ("on the {}", "on the {} side")).format(place)
         return Statement(_end(f"{subject} is {words}", rng), _about([noun], lambda s, a: placed(s, place, a)))
     verb = choose(rng, ("is dressed in", "is wearing", "wears")) if noun == "person" or noun in PEOPLE else "is"
     text = _end(f"{subject} {verb} {what.colour}", rng)
@@ -199,9 +202,13 @@ def _claim(scene: Scene, rng: Generator) -> Statement | None:
 
 
 def _count(scene: Scene, rng: Generator) -> Statement | None:
-    counts = {t.kind: len(fitting(scene, Description(t.kind))) for t in scene.things if is_countable(scene, t.kind)}
+    counts = {
+        t.kind: len(fitting(scene, Description(t.kind)))
+        for t in scene.things
+        if is_countable(scene, Description(t.kind))
+    }
     groups = ("person", "animal", "vehicle")
-    counts |= {g: len(fitting(scene, Description(g))) for g in groups if is_countable(scene, g)}
+    counts |= {g: len(fitting(scene, Description(g))) for g in groups if is_countable(scene, Description(g))}
     several = {noun: float(count) for noun, count in counts.items() if 2 <= count < len(NUMBERS)}
     if not several:
         return None
@@ -211,7 +218,7 @@ def _count(scene: Scene, rng: Generator) -> Statement | None:
     text = pattern.format(f"{NUMBERS[count]} {name_of(noun, count, rng)}")
 
     def truth(s: Scene) -> bool | None:
-        return len(fitting(s, Description(noun))) == count if is_countable(s, noun) else None
+        return len(fitting(s, Description(noun))) == count if is_countable(s, Description(noun)) else None
 
     return Statement(_end(text, rng), lambda s: _entailed(truth(s)))
 
@@ -243,7 +250,7 @@ def _existence(scene: Scene, rng: Generator, with_relation: bool = False):
 
 
 def _some_fit(scene: Scene, description: Description) -> bool | None:
-    if not is_countable(scene, description.noun):
+    if not is_countable(scene, description):
         return None
     return bool(fitting(scene, description))
 

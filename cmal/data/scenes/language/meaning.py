@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cmal.data.scenes.language.nouns import ALSO_CALLED, GROUPS, kinds_named
-from cmal.data.scenes.world import Scene, Thing
+from cmal.data.scenes.language.nouns import ALSO_CALLED, kinds_named
+from cmal.data.scenes.world import PEOPLE, Scene, Thing
 
 LEAST_VISIBLE_SHARE = 0.4  # below this, people disagree whether the thing is there or what it is
 RELATIONS = ("left of", "right of", "above", "below", "next to", "in front of", "behind")
@@ -34,7 +34,7 @@ def is_clear(thing: Thing) -> bool:
 def fits(thing: Thing, description: Description) -> bool:
     """Is every word of the description true of the thing?"""
     return (
-        (thing.kind == description.noun or thing.kind in GROUPS.get(description.noun, ()))
+        thing.kind in kinds_named(description.noun)
         and description.colour in ("", thing.colour)
         and description.size in ("", thing.size)
     )
@@ -42,14 +42,31 @@ def fits(thing: Thing, description: Description) -> bool:
 
 def fitting(scene: Scene, description: Description) -> tuple[int, ...]:
     """Indices of all things the description is true of, hidden ones included."""
-    return tuple(i for i, thing in enumerate(scene.things) if fits(thing, description))
+    kinds = kinds_named(description.noun)
+    colour, size = description.colour, description.size
+    return tuple(
+        [  # a list inside: this is the innermost loop of all, and twice as fast so
+            i
+            for i, thing in enumerate(scene.things)
+            if thing.kind in kinds and colour in ("", thing.colour) and size in ("", thing.size)
+        ]
+    )
 
 
-def is_countable(scene: Scene, noun: str) -> bool:
+def is_disputed(scene: Scene, description: Description) -> bool:
+    """Does something fit that one would hardly call so? A duck is a bird too; is somebody in red a red thing?"""
+    if description.noun == "thing":
+        return any(t.kind in PEOPLE and description.colour in ("", t.colour) for t in scene.things)
+    disputed = ALSO_CALLED.get(description.noun)
+    return disputed is not None and any(t.kind in disputed for t in scene.things)
+
+
+def is_countable(scene: Scene, description: Description) -> bool:
     """Would everybody count the same number of these? No where one is nearly hidden, or its name is disputed."""
-    disputed = ALSO_CALLED.get(noun, ())
-    kinds = kinds_named(noun)
-    return not any(t.kind in disputed or (t.kind in kinds and not is_clear(t)) for t in scene.things)
+    if is_disputed(scene, description):
+        return False
+    kinds = kinds_named(description.noun)
+    return not any(t.kind in kinds and not is_clear(t) for t in scene.things)
 
 
 def centre(thing: Thing) -> tuple[float, float]:
@@ -141,5 +158,4 @@ def only_fit(scene: Scene, description: Description) -> int | None:
     found = fitting(scene, description)
     if len(found) != 1 or not is_clear(scene.things[found[0]]):
         return None
-    disputed = ALSO_CALLED.get(description.noun, ())
-    return None if any(t.kind in disputed for t in scene.things) else found[0]
+    return None if is_disputed(scene, description) else found[0]

@@ -34,8 +34,12 @@ GROUPS: dict[str, frozenset[str]] = {
     "person": frozenset(PEOPLE),
     "animal": frozenset(ANIMALS),
     "vehicle": frozenset(VEHICLES),
-    "thing": frozenset(KINDS),
+    "thing": frozenset(KINDS) - frozenset(PEOPLE),
 }
+_KINDS_NAMED = {kind: frozenset((kind,)) for kind in KINDS} | GROUPS
+_GROUP_OF = {
+    kind: group for group, kinds in reversed(GROUPS.items()) for kind in kinds
+}  # "thing" gives way to the rest
 GROUP_NAMES = {"person": ("person", "people"), "animal": ("animal", "animals"), "vehicle": ("vehicle", "vehicles")}
 GROUP_NAMES["thing"] = ("thing", "things")
 
@@ -48,12 +52,12 @@ USUAL_NAME_SHARE = 0.65
 
 def kinds_named(noun: str) -> frozenset[str]:
     """The kinds that a kind's own name or a group word takes in: "animal" -> dog, cat, ..."""
-    return GROUPS.get(noun) or frozenset((noun,))
+    return _KINDS_NAMED[noun]
 
 
 def group_of(kind: str) -> str:
     """person, animal, vehicle, or thing."""
-    return next(group for group, kinds in GROUPS.items() if kind in kinds)
+    return _GROUP_OF[kind]
 
 
 def name_of(noun: str, count: int, rng: Generator | None = None) -> str:

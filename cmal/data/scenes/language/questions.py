@@ -21,13 +21,13 @@ from cmal.data.scenes.language.meaning import (
     only_fit,
     related,
 )
-from cmal.data.scenes.language.nouns import GROUPS, NAMES, NUMBERS, choose, name_of, weighted
+from cmal.data.scenes.language.nouns import GROUPS, NAMES, NUMBERS, choose, group_of, name_of, weighted
 from cmal.data.scenes.language.phrases import RELATION_WORDS, noun_phrase
 from cmal.data.scenes.world import COLOURS, KINDS, LIGHTS, PEOPLE, Scene
 
 QUESTIONS_PER_IMAGE = 4
 ANNOTATORS = 10
-AGREEMENT = 0.86  # how often an annotator gives the expected answer in its usual wording
+AGREEMENT, AGREEMENT_YES_NO = 0.86, 0.94  # how often an annotator gives the expected answer in its usual wording
 
 # Prefixes from the official list of question types that our questions begin with, plus "none of the above".
 QUESTION_TYPES = (
@@ -44,7 +44,7 @@ CLOSE_COLOURS = {
 GROUND_ANSWERS = {
     "room": ("room", "indoors", "inside", "house"),
     "street": ("street", "road", "outside", "city"),
-    "water": ("water", "lake", "by the water", "outside"),
+    "water": ("beach", "sea", "by the water", "outside"),
     "field": ("field", "grass", "outside", "meadow"),
 }
 LIGHT_ANSWERS = {
@@ -52,6 +52,14 @@ LIGHT_ANSWERS = {
     "evening": ("evening", "dusk", "sunset"),
     "night": ("night", "nighttime", "midnight"),
 }
+SLIPS = {
+    "man": ("person", "guy"), "woman": ("person", "lady"), "child": ("kid", "person"), "duck": ("bird",),
+    "bird": ("pigeon",), "boat": ("ship", "sailboat"), "train": ("tram",), "bus": ("van",), "tree": ("bush",),
+    "kite": ("toy",), "umbrella": ("parasol",), "bench": ("seat",), "balloon": ("ball",), "ball": ("balloon",),
+    "chair": ("seat",), "table": ("desk",), "cup": ("mug",), "lamp": ("light",), "clock": ("watch",),
+    "book": ("notebook",), "bottle": ("flask",), "vase": ("pot",), "hat": ("cap",), "bed": ("couch",),
+    "guitar": ("violin",), "cow": ("animal", "bull"), "fish": ("goldfish",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,8 @@ def make_questions(scene: Scene, rng: Generator) -> tuple[Question, ...]:
 
 def _answered(text: str, usual: str, others: tuple[str, ...], rng: Generator) -> Question:
     """Ten answers: the usual one mostly; `others` are wordings and slips that some annotators give."""
-    answers = [usual if rng.random() < AGREEMENT or not others else choose(rng, others) for _ in range(ANNOTATORS)]
+    agreement = AGREEMENT_YES_NO if usual in ("yes", "no") else AGREEMENT
+    answers = [usual if rng.random() < agreement else choose(rng, others) for _ in range(ANNOTATORS)]
     if answers.count(usual) < 6:
         answers[:6] = [usual] * 6
     answer_type = "yes/no" if usual in ("yes", "no") else "number" if usual.isdigit() else "other"
@@ -124,7 +133,7 @@ def _how_many(scene: Scene, rng: Generator) -> Asked:
     nouns = [*KINDS, "person", "animal", "vehicle", "thing"]
     descriptions = [Description(noun) for noun in nouns if noun != "thing"]
     descriptions += [Description("thing", colour) for colour in COLOURS]
-    fit = [d for d in descriptions if is_countable(scene, d.noun) and len(fitting(scene, d)) == wanted]
+    fit = [d for d in descriptions if is_countable(scene, d) and len(fitting(scene, d)) == wanted]
     if not fit:
         return None
     what = choose(rng, fit)
@@ -157,8 +166,7 @@ def _what_beside(scene: Scene, rng: Generator) -> Asked:
 
 def _namings(kind: str) -> tuple[str, ...]:
     """What else annotators call a kind."""
-    slips = {"man": ("person", "guy"), "woman": ("person", "lady"), "child": ("kid", "person"), "cow": ("animal",)}
-    return slips.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (NAMES[kind][0][1],)
+    return SLIPS.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (group_of(kind),)
 
 
 def _which_kind(scene: Scene, rng: Generator) -> Asked:
@@ -200,7 +208,7 @@ def _is_there(scene: Scene, rng: Generator) -> Asked:
         colour = choose(rng, sorted({t.colour for t in scene.things} - own) or sorted(set(COLOURS) - own))
     elif not wanted:
         kind = choose(rng, sorted(set(KINDS) - {t.kind for t in scene.things}))
-    if not is_countable(scene, kind):
+    if not is_countable(scene, Description(kind, colour)):
         return None
     name = join(noun_phrase(scene, Description(kind, colour), rng)).text
     tail = choose(rng, ("", " in the picture", " in this photo"))
@@ -241,7 +249,7 @@ def _is_the(scene: Scene, rng: Generator) -> Asked:
 def _are_there(scene: Scene, rng: Generator) -> Asked:
     """Are there two dogs? (Two means: two and no more.)"""
     wanted = bool(rng.random() < 0.5)
-    nouns = [n for n in (*KINDS, "person", "animal", "vehicle") if is_countable(scene, n)]
+    nouns = [n for n in (*KINDS, "person", "animal", "vehicle") if is_countable(scene, Description(n))]
     counts = {n: len(fitting(scene, Description(n))) for n in nouns}
     several = [n for n, count in counts.items() if 2 <= count <= 6]
     if not several:
