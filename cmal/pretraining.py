@@ -153,14 +153,7 @@ class CmalForPretraining(nn.Module):
         )
         parts = {}
         if "itm" in self.weights and batch.text_of is not None:
-            mixed = UniModal(
-                states.text[batch.text_of],
-                states.token_mask[batch.text_of],
-                states.visual,
-                states.boxes_unit,
-                states.region_mask,
-            )
-            logits = self.heads["itm"](self.cmal.unify(mixed)[:, 0])
+            logits = self.heads["itm"](self.cmal.unify(states.with_texts(batch.text_of))[:, 0])
             parts["itm"] = objectives.matching_loss(logits, batch.is_match)
             parts["itm_accuracy"] = ((logits > 0) == batch.is_match).float().mean().detach()
         if "itc" in self.weights:

@@ -82,8 +82,8 @@ class AssociativeMapping(nn.Module):
         tokens = token_mask.shape[1]
         words = F.normalize(self.text(plan.span_mean(hidden)), dim=-1)  # (K, D)
         regions = F.normalize(self.region(rows_at(hidden, plan.example, plan.region + tokens)), dim=-1)
-        all_words = F.normalize(self.text(hidden[:, :tokens]), dim=-1)[plan.example]  # (K, T, D)
-        all_regions = F.normalize(self.region(hidden[:, tokens:]), dim=-1)[plan.example]  # (K, R, D)
+        all_words = F.normalize(self.text(hidden[:, :tokens]), dim=-1).index_select(0, plan.example)  # (K, T, D)
+        all_regions = F.normalize(self.region(hidden[:, tokens:]), dim=-1).index_select(0, plan.example)  # (K, R, D)
         to_region = _masked_logits(words, all_regions, region_mask[plan.example], self.temperature)
         to_word = _masked_logits(regions, all_words, token_mask[plan.example], self.temperature)
         right_region = _marks(to_region, plan.positive_anchor, plan.positive_region)

@@ -5,7 +5,7 @@ Legend: B batch, T word pieces, R regions, D width, F raw region features, V voc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -33,6 +33,16 @@ class UniModal:
     @property
     def tokens(self) -> int:
         return self.text.shape[1]
+
+    def with_texts(self, places: Tensor) -> UniModal:
+        """The same images, image i beside the text of place `places[i]`. (`index_select`: its gradient adds in order.)"""
+        text, mask = self.text.index_select(0, places), self.token_mask.index_select(0, places)
+        return replace(self, text=text, token_mask=mask)
+
+    def with_images(self, places: Tensor) -> UniModal:
+        """The same texts, text i beside the image of place `places[i]`."""
+        names = ("visual", "boxes_unit", "region_mask")
+        return replace(self, **{name: getattr(self, name).index_select(0, places) for name in names})
 
 
 class Cmal(nn.Module):

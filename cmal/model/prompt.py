@@ -110,7 +110,7 @@ def swap_at_anchors(
 
     piece_example = plan.example[plan.piece_anchor]
     own = rows_at(text, piece_example, plan.piece_position)  # (P, D)
-    guest = region_of_anchor[plan.piece_anchor]
+    guest = region_of_anchor.index_select(0, plan.piece_anchor)
     text_fill = torch.where(is_swap[plan.piece_anchor], guest, torch.where(is_mask[plan.piece_anchor], text_mask, own))
 
     text_out = _put_rows(text_out, piece_example, plan.piece_position, text_fill)

@@ -138,13 +138,7 @@ def draw_mismatches(image_ids: Sequence[str], generator: np.random.Generator) ->
 
 def score_pairs(cmal: Cmal, head: nn.Module, states: UniModal, text: Tensor, image: Tensor) -> Tensor:
     """(pairs,) logits of the pairs (text[i], image[i]) of a batch's uni-modal states."""
-    paired = UniModal(
-        states.text[text],
-        states.token_mask[text],
-        states.visual[image],
-        states.boxes_unit[image],
-        states.region_mask[image],
-    )
+    paired = states.with_texts(text).with_images(image)
     return head(cmal.unify(paired)[:, 0])
 
 
