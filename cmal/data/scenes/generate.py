@@ -21,7 +21,7 @@ from cmal.data.scenes.language import make_captions, make_hypotheses, make_quest
 from cmal.data.scenes.preview import contact_sheet
 from cmal.data.scenes.world import Scene
 from cmal.data.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
-from cmal.errors import DataError
+from cmal.errors import CmalError, DataError
 from cmal.files import atomic_path, read_json, write_json
 
 VERSION = 1  # raise it whenever the same seed would give other pictures or texts
@@ -156,8 +156,15 @@ def _generator(scene: Scene, seed: int, purpose: int) -> np.random.Generator:
 def _write_picture(path: Path, data: bytes) -> None:
     """Whole or absent; synced with all others at the end, not one by one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CmalError(
+            f"cannot write {path}",
+            f"the system says: {error.strerror}",
+            "free some space or choose another place, then run the same command again",
+        ) from error
 
 
 def _remove_others(folder: Path, images: dict[str, int]) -> None:
