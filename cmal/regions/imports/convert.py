@@ -71,6 +71,10 @@ class ImportSummary:
     has_classes: bool
     seconds: float
 
+    def __str__(self) -> str:
+        counts = f"{self.images:,} images, {self.regions:,} regions from {self.format} in {self.seconds:.1f} s"
+        return "; ".join([counts, *self.notes()])
+
     def notes(self) -> list[str]:
         """What a person should know of it, one sentence each; none where all was well."""
         notes = []
@@ -282,7 +286,7 @@ class _Run:
         self.report(ExtractionReport(done, total, self.failed, time.monotonic() - self.started))
 
 
-_CHOOSE = f"check the file, or name its format with --format: {', '.join(FORMATS)}"
+_CHOOSE = f"check the file; known formats: {', '.join(FORMATS)}"
 
 
 def _open(path: Path, format: str | None, classes: tuple[str, ...], attributes: tuple[str, ...]) -> Source:

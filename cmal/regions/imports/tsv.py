@@ -39,7 +39,7 @@ def open_tsv(path: Path, class_names: tuple[str, ...], attribute_names: tuple[st
         raise DataError(
             f"cannot import {path}",
             f"its first line has {fields} tab-separated fields",
-            "bottom-up-attention files have 6, LXMERT files 10; name another format with --format",
+            "bottom-up-attention files have 6, LXMERT files 10: check the file",
         )
     progress = Progress(total=max(path.stat().st_size, 1))
     if fields == FIELDS_OF_BUTD:
@@ -83,7 +83,7 @@ def read_lines(path: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
                 raise DataError(
                     f"cannot import {path}, line {number}",
                     "the line is longer than 64 MB",
-                    "this is not a feature file; check it, or name another format with --format",
+                    "this is not a feature file: check it",
                 )
             line = line.rstrip(b"\r\n")
             if line:
