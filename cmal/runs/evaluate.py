@@ -14,22 +14,21 @@ from cmal.data.examples import ExampleBuilder
 from cmal.data.groups import Group
 from cmal.data.records import Record
 from cmal.errors import CheckpointError, DataError, RecipeError
-from cmal.files import read_json
-from cmal.metrics import bootstrap_interval
+from cmal.files import read_json, sha256_of
 from cmal.model.cmal import build_cmal
 from cmal.recipe import FinetuneRecipe, load_recipe
 from cmal.regions.store import RegionStore
+from cmal.results import EvaluationResult, result_of_scores
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
 from cmal.runs.finetune import HEADS_WITH_PRETRAINING, TaskModel, TaskRun, read_split
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
 from cmal.tasks.retrieval import Retrieval
-from cmal.training.checkpoint import fit_weights, load_weights
+from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 from cmal.training.distributed import gather_by_id, joined
 
 EVALUATION_BATCH = 64
 RECORD_FOLDERS = {"scenes-retrieval": "scenes", "coco-retrieval": "coco-captions"}  # others are named like the task
-BOX_STORES = ("gt", "det")
 
 
 @dataclass(frozen=True)
@@ -65,17 +64,15 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One scored store: scores with a 95% interval of the main metric, the answers, and where they came from."""
+    """One scored store: the result as it is reported, and the answers it was worked out from.
 
-    task: str
-    split: str
+    `boxes` is "gt" or "det" where a task is scored on both, else "".
+    """
+
     boxes: str
-    scores: Scores
-    interval: tuple[float, float]
+    result: EvaluationResult
     answers: Answers
-    checkpoint: Path
-    store: Path
-    detector: str
+    records: Sequence[Record]
 
 
 def find_pieces(request: EvaluationRequest) -> Pieces:
@@ -231,9 +228,10 @@ def answer_all(
 
 
 def leakage_statement(records: Path) -> str:
-    """What the records' manifest says of evaluation images in pre-training; empty where there is no manifest."""
+    """What the records' manifest says of evaluation images in pre-training."""
     try:
         manifest = read_json(records / "manifest.json")
     except DataError:
-        return ""
-    return str(manifest.get("leakage", "")) if isinstance(manifest, dict) else ""
+        manifest = None
+    said = str(manifest.get("leakage", "")) if isinstance(manifest, dict) else ""
+    return said or "not audited: the records have no leakage statement"

@@ -35,6 +35,7 @@ class Scores:
         protocol: the convention, in words.
         tables: name -> nested tables (per type, per label, ...).
         counts: name -> number.
+        more_values: other metric -> its values and clusters, for their bootstraps.
     """
 
     main: str
@@ -45,6 +46,7 @@ class Scores:
     protocol: str
     tables: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    more_values: Mapping[str, tuple[np.ndarray, Sequence[str] | None]] = field(default_factory=dict)
 
 
 class Task(Protocol):

@@ -69,14 +69,14 @@ class ReferringExpressions:
             count = int(batch.region_mask[place].sum())
             order = output[place, :count].argsort(descending=True, stable=True)
             boxes = batch.boxes_unit[place, order, :4] * batch.image_size_px[place].repeat(2)
-            answers[id] = [[round(x, 3) for x in box] for box in boxes.tolist()]
+            answers[id] = boxes.tolist()
         return answers
 
     def score(self, answers: Answers, records: Sequence[ReferringRecord], protocol: str) -> Scores:
         gold = xywh_to_xyxy(np.array([r.box_xywh_px for r in records]))
         proposals = [np.array(answers[r.id], float).reshape(-1, 4) for r in records]
-        # an image without any region cannot be hit: its answer is an empty box
-        chosen = np.array([boxes[0] if len(boxes) else np.zeros(4) for boxes in proposals])
+        # an image without any region cannot be hit: `is_hit` counts NaN as no candidate
+        chosen = np.array([boxes[0] if len(boxes) else np.full(4, np.nan) for boxes in proposals])
         hits = is_hit(chosen, gold, protocol).astype(float)
         chances = [
             is_hit(boxes, np.repeat(box[None], len(boxes), 0), protocol).mean() if len(boxes) else 0.0

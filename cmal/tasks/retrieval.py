@@ -17,7 +17,7 @@ from cmal.data.batch import Batch, make_batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.metrics import first_five_captions, retrieval_ranks, retrieval_recalls
+from cmal.metrics import first_five_captions, hits_of_ranks, recalls_of_ranks, retrieval_ranks
 from cmal.model.cmal import Cmal, UniModal
 from cmal.objectives import matching_loss
 from cmal.pretraining import MatchingHead
@@ -102,11 +102,13 @@ class Retrieval:
         images = list(dict.fromkeys(r.image_id for r in records))
         row = {image: place for place, image in enumerate(images)}
         owner = np.array([row[r.image_id] for r in records])
-        metrics = retrieval_recalls(answers["scores"], owner)
-        image_ranks, _ = retrieval_ranks(answers["scores"], owner)
         if len(images) < 2:
             raise DataError("cannot score retrieval", f"{len(images)} image", "give records of at least two images")
+        image_ranks, text_ranks = retrieval_ranks(answers["scores"], owner)
+        metrics = recalls_of_ranks(image_ranks, text_ranks)
         recalls = {name: float(value) for name, value in metrics.items() if name not in ("images", "captions")}
+        hits = hits_of_ranks(image_ranks, text_ranks)
+        owners = {"image_retrieval": [r.image_id for r in records], "text_retrieval": images}
         return Scores(
             main="image_retrieval_r1",
             metrics=recalls,
@@ -115,6 +117,7 @@ class Retrieval:
             clusters=[r.image_id for r in records],
             protocol=f"matching head, all {len(images)} x {len(records)} pairs, {self.captions_per_image} captions an image",
             counts={"images": len(images), "captions": len(records)},
+            more_values={name: (values, owners[name.rsplit("_", 1)[0]]) for name, values in hits.items()},
         )
 
 

@@ -1,0 +1,52 @@
+"""`cmal eval --predictions`: every answer in the format the task's evaluator or server takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cmal.files import write_json
+from cmal.runs.evaluate import Evaluation
+
+RANKED_CAPTIONS = 10
+
+
+def write_predictions(task: str, evaluation: Evaluation, path: Path) -> None:
+    """Writes the answers.
+
+    VQA: [{"question_id", "answer"}] for all questions, as the evaluation server takes it. REC: one row a sentence with its
+    boxes in the order of their scores (x, y, width, height in pixels). Retrieval: the ten best captions of each image and
+    images of each caption. Others: [{"id", "answer"}].
+    """
+    answers = evaluation.answers
+    if task.endswith("vqa"):
+        rows: object = [{"question_id": _question_id(id), "answer": answer} for id, answer in answers.items()]
+    elif task.endswith("rec") or task.startswith("refcoco"):
+        rows = [{"id": id, "boxes_xywh_px": [_xywh(box) for box in boxes]} for id, boxes in answers.items()]
+    elif "scores" in answers:
+        rows = _rankings(evaluation, answers["scores"])
+    else:
+        rows = [{"id": id, "answer": answer} for id, answer in answers.items()]
+    write_json(path, rows)
+
+
+def _question_id(id: str) -> int | str:
+    number = id.rsplit(":", 1)[-1]
+    return int(number) if number.isdecimal() else id
+
+
+def _xywh(box: list[float]) -> list[float]:
+    x1, y1, x2, y2 = box
+    return [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]
+
+
+def _rankings(evaluation: Evaluation, scores: np.ndarray) -> dict[str, object]:
+    captions = [r.id for r in evaluation.records]
+    images = list(dict.fromkeys(r.image_id for r in evaluation.records))
+    best_captions = np.argsort(-scores, axis=1, kind="stable")[:, :RANKED_CAPTIONS]
+    best_images = np.argsort(-scores, axis=0, kind="stable")[:RANKED_CAPTIONS].T
+    return {
+        "captions_of_image": {image: [captions[i] for i in row] for image, row in zip(images, best_captions.tolist())},
+        "images_of_caption": {id: [images[i] for i in row] for id, row in zip(captions, best_images.tolist())},
+    }
