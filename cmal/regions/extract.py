@@ -66,6 +66,7 @@ class _Run:
     report: Callable[[ExtractionReport], None]
     total: int = 0
     done: int = 0
+    stored: int = 0
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -120,7 +121,7 @@ def extract_regions(
         _check_disk(run)
         for number, ids, looked_at in _detect_all(run, work, files):
             _keep(run, number, ids, looked_at, files)
-    return ExtractionSummary(run.done - run.failed, run.failed, skipped, time.monotonic() - run.started)
+    return ExtractionSummary(run.stored, run.failed, skipped, time.monotonic() - run.started)
 
 
 def _distinct(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
@@ -192,6 +193,7 @@ def _detect_all(
                 image_id, image = next(stream)
                 if isinstance(image, str):
                     found.append((image_id, image))
+                    run.done += 1
                 else:
                     batch.append((image_id, image))
                 if len(batch) == run.batch_size:
@@ -258,14 +260,13 @@ def _keep(
     found = dict(looked_at)
     failures = {image_id: reason for image_id, reason in found.items() if isinstance(reason, str)}
     run.failed += len(failures)
-    run.done += len(failures)
     good = [(image_id, found[image_id]) for image_id in ids if image_id not in failures]
-    info = None
     with lock_file(run.out / ".index.lock"):
         _write_failures(run, set(ids), failures, files)
     info = write_shard(run.out / shard_name(number), good, run.header)
     with lock_file(run.out / ".index.lock"):
         add_to_index(run.out, run.header, info)
+    run.stored += len(good)
     run.tell()
 
 

@@ -59,7 +59,8 @@ def _ids_of(records: Path) -> Iterator[str]:
     number = 0
     try:
         with records.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+            for line in file:
+                number += 1
                 if not line.strip():
                     continue
                 record = json.loads(line)

@@ -20,11 +20,15 @@ from PIL import Image, ImageOps
 from cmal.errors import ImageError
 
 MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+_WANTED_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif", ".jp2")
+
+Image.init()  # loads Pillow's readers; which of them exist depends on how it was built
+FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 
 # read_image refuses by the same bound and says so: Pillow's own line on the terminal would say it twice
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of damaged tags, which cost no picture
 
 
 def find_images(root: Path) -> Iterator[Path]:

@@ -23,7 +23,8 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, 
 LEVELS = ("8", "16")
 ANCHOR_SIZES_PX = ((14, 26, 44), (64, 92, 132))
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
-BOXES_SAMPLED = 64  # a training image, for the second stage
+STEM_WIDTH = 16  # half of resnet10t's: at these strides the stem is a third of all work
+BOXES_SAMPLED = 48  # a training image, for the second stage
 POSITIVE_SHARE = 0.5
 POOL = 6
 
@@ -39,9 +40,11 @@ class SceneDetectorNet(nn.Module):
         proposals: boxes that reach the second stage, an image, outside training.
     """
 
-    def __init__(self, classes: int, colours: int, pyramid: int = 96, feature_size: int = 256, proposals: int = 64):
+    def __init__(self, classes: int, colours: int, pyramid: int = 64, feature_size: int = 256, proposals: int = 64):
         super().__init__()
-        self.trunk = timm.create_model("resnet10t", pretrained=False, features_only=True, out_indices=(2, 3))
+        self.trunk = timm.create_model(
+            "resnet10t", pretrained=False, features_only=True, out_indices=(2, 3), stem_width=STEM_WIDTH
+        )
         self.pyramid = FeaturePyramidNetwork(self.trunk.feature_info.channels(), pyramid)
         anchors = AnchorGenerator(ANCHOR_SIZES_PX, (ANCHOR_RATIOS,) * len(LEVELS))
         self.rpn = RegionProposalNetwork(

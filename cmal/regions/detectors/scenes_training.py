@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def _picture(seed: int, split: str, index: int) -> Picture:
     """One picture as extraction will see it: drawn, and through JPEG and back."""
     image, scene = make_scene(seed, split, index)
     with Image.open(io.BytesIO(encode_jpeg(image))) as file:
-        return np.asarray(file.convert("RGB")), scene
+        return np.array(file.convert("RGB")), scene
 
 
 def _collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -240,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = load_recipe(ScenesDetectorRecipe, given.recipe, given.overrides)
     except RecipeError as error:
         parser.exit(1, f"Error: {error}\n")
-    net = train(recipe)
+    net = train(recipe, report=partial(print, flush=True))
     scores = None
     if recipe.test_images:
         scores = score_detector(net, draw_pictures(recipe.test_seed, "test", recipe.test_images))
