@@ -71,7 +71,9 @@ def encode_jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _place(wish: Wish, ground_name: str, ground: Ground, placed: list[_Placed], generator, must: bool) -> None:
+def _place(
+    wish: Wish, ground_name: str, ground: Ground, placed: list[_Placed], generator: np.random.Generator, must: bool
+) -> None:
     """Finds the wish a place where it and all others stay visible enough; drops it when there is none, unless it must.
 
     One that must be there is tried eight times as often, and at last settles for the least visible share.

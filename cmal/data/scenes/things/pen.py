@@ -98,7 +98,9 @@ class Pen:
     def dot(self, x: float, y: float, radius: float, fill: Colour = DARK) -> None:
         self.circle(x, y, radius, fill, outline=False)
 
-    def box(self, x0, y0, x1, y1, fill: Colour, radius: float = 0, outline: bool = True) -> None:
+    def box(
+        self, x0: float, y0: float, x1: float, y1: float, fill: Colour, radius: float = 0, outline: bool = True
+    ) -> None:
         edge = outline_of(fill) if outline else None
         if radius:
             corners = self._corners(x0, y0, x1, y1)
@@ -124,11 +126,23 @@ class Pen:
             for x, y in (corners[0], corners[-1]):
                 self._draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), colour)
 
-    def arc(self, x0, y0, x1, y1, start_degrees, end_degrees, fill: Colour, width: float) -> None:
+    def arc(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        start_degrees: float,
+        end_degrees: float,
+        fill: Colour,
+        width: float,
+    ) -> None:
         thick = max(2, round(width * self._ky))
         self._draw.arc(self._corners(x0, y0, x1, y1), start_degrees, end_degrees, fill, thick)
 
-    def pie(self, x0, y0, x1, y1, start_degrees, end_degrees, fill: Colour) -> None:
+    def pie(
+        self, x0: float, y0: float, x1: float, y1: float, start_degrees: float, end_degrees: float, fill: Colour
+    ) -> None:
         """A slice of an ellipse; angles run clockwise from three o'clock."""
         self._draw.pieslice(
             self._corners(x0, y0, x1, y1), start_degrees, end_degrees, fill, outline_of(fill), OUTLINE_PX

@@ -78,8 +78,11 @@ def test_a_place_that_hides_too_much_of_what_stands_behind_is_refused():
     assert not drawing._all_visible([front, _placed(27, 30, 10, depth=40)])  # wholly covered, whatever the order given
 
 
-def test_boxes_are_tight_on_what_the_picture_shows(monkeypatch):
-    """Without light and shadow, redrawing the ground alone shows which pixels things changed: the union of the boxes."""
+def test_boxes_hold_what_the_picture_shows_and_their_borders_are_used(monkeypatch):
+    """Without light and shadow, a pixel differs from the bare ground only where a thing is.
+
+    Faint edges (less than half opaque) may lie outside: 98% of the changed pixels are within a pixel of a box.
+    """
     grounds = []
 
     def keep_ground(name, generator):
@@ -92,13 +95,14 @@ def test_boxes_are_tight_on_what_the_picture_shows(monkeypatch):
     monkeypatch.setattr(drawing, "_cast_shadows", lambda picture, placed: None)
     for index in range(12):
         picture, scene = make_scene(1, "train", index)
-        changed = (np.abs(np.asarray(picture).astype(int) - grounds[-1]) > 0).any(axis=2)
+        changed = (np.asarray(picture).astype(int) != grounds[-1]).any(axis=2)
         inside = np.zeros_like(changed)
         for thing in scene.things:
             x0, y0, x1, y1 = thing.box_xyxy_px
-            inside[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = True  # one pixel for soft edges
-            assert changed[y0:y1, x0:x1].any(axis=0).mean() > 0.95 and changed[y0:y1, x0:x1].any(axis=1).mean() > 0.95
-        assert not (changed & ~inside).any()
+            inside[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = True
+            for border in (changed[y0, x0:x1], changed[y1 - 1, x0:x1], changed[y0:y1, x0], changed[y0:y1, x1 - 1]):
+                assert border.any(), thing
+        assert (changed & inside).sum() > 0.98 * changed.sum()
 
 
 @pytest.mark.parametrize("kind", KINDS)
