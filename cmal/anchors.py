@@ -193,7 +193,7 @@ class AnchorFinder:
         if it.thing == NO_CONCEPT:
             return True
         next_one = candidates[index + 1] if index + 1 < len(candidates) else None
-        if it.attribute != NO_CONCEPT and _describes_what_follows(words, candidates, index):
+        if it.attribute != NO_CONCEPT and self._describes_what_follows(words, candidates, index):
             return True
         last = words[it.end - 1]
         if it.end == it.start + 1 and (last in self.thesaurus.verbs or self._singular_of(last) in self.thesaurus.verbs):
@@ -212,6 +212,21 @@ class AnchorFinder:
         ):
             return True if it.attribute != NO_CONCEPT else None
         return False
+
+    def _describes_what_follows(self, words: Sequence[str], candidates: list[_Candidate], index: int) -> bool:
+        """Whether a word that is an attribute and a thing describes what follows: "orange cat", "orange and white cat"."""
+        end = candidates[index].end
+        followers = candidates[index + 1 : index + 3]
+        if not followers:
+            return False
+        first, second = followers[0], followers[-1]
+        if first.start == end:
+            if first.thing == NO_CONCEPT:  # "a brick red wall", but not "a train sitting parked"
+                return second.thing != NO_CONCEPT and second.start == first.end
+            return not self._is_verb(words[first.start : first.end])
+        is_colour = end == candidates[index].start + 1 and words[end - 1] in _COLOUR_THINGS
+        joined = all(word in _BETWEEN_ATTRIBUTES for word in words[end : first.start])
+        return is_colour and joined and first.thing == NO_CONCEPT
 
     def _is_verb(self, words: Sequence[str]) -> bool:
         return len(words) == 1 and self._singular_of(words[0]) in self.thesaurus.verbs
@@ -313,19 +328,6 @@ def _longest_by_first_word(thesaurus: Thesaurus) -> dict[str, int]:
             if sum(word.isalnum() for word in words) <= LONGEST_NAME:
                 longest[words[0]] = max(longest.get(words[0], 1), len(words))
     return longest
-
-
-def _describes_what_follows(words: Sequence[str], candidates: list[_Candidate], index: int) -> bool:
-    """Whether a word that is an attribute and a thing describes what follows: "orange cat", "orange and white cat"."""
-    end = candidates[index].end
-    chain = [c for c in candidates[index + 1 : index + 4]]
-    if not chain:
-        return False
-    if chain[0].start == end:
-        return chain[0].attribute == NO_CONCEPT or (len(chain) > 1 and chain[1].start == chain[0].end)
-    is_colour = end == candidates[index].start + 1 and words[end - 1] in _COLOUR_THINGS
-    joined = all(word in _BETWEEN_ATTRIBUTES for word in words[end : chain[0].start])
-    return is_colour and joined and chain[0].thing == NO_CONCEPT
 
 
 def _modified(found: list[tuple[int, int, int, bool]]) -> list[int]:

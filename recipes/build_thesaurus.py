@@ -77,7 +77,7 @@ class Curation:
         self.concepts: list[list[str]] = []
         self.attributes: list[list[str]] = []
         self.links: list[tuple[str, list[str]]] = []
-        self.words: dict[str, list[str]] = {"@stop": [], "@verb": [], "@wordnet": [], "@drop": []}
+        self.words: dict[str, list[str]] = {"@stop": [], "@verb": [], "@wordnet": [], "@drop": [], "@kinds": []}
         for line in path.read_text(encoding="utf-8").splitlines():
             line = line.partition("#")[0].strip()
             keyword, _, rest = line.partition(" ")
@@ -94,16 +94,41 @@ class Curation:
                 self.concepts.append([normal(name) for name in line.split(",")])
 
 
-def wordnet_names(folder: Path, lemmas: Iterable[str]) -> dict[str, list[str]]:
-    """The names of the first sense of each lemma that the files hold."""
-    first_sense, names = {}, {}
-    for line in _data_lines(folder, "index.noun*"):
-        fields = line.split()
-        first_sense[fields[0]] = fields[6 + int(fields[3])]
-    for line in _data_lines(folder, "data.noun*"):
-        fields = line.split()
-        names[fields[0]] = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
-    return {lemma: names[first_sense[lemma]] for lemma in lemmas if first_sense.get(lemma) in names}
+class WordNet:
+    """The nouns of WordNet files (or of a part of them), each by its first sense alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.first_sense: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}
+        self._broader: dict[str, list[str]] = {}
+        for line in _data_lines(folder, "index.noun*"):
+            fields = line.split()
+            self.first_sense[fields[0].replace("_", " ")] = fields[6 + int(fields[3])]
+        for line in _data_lines(folder, "data.noun*"):
+            fields = line.split()
+            count = int(fields[3], 16)
+            self._names[fields[0]] = [fields[4 + 2 * i].replace("_", " ") for i in range(count)]
+            pointers = fields[5 + 2 * count :]  # symbol, offset, part of speech, source and target, and so on
+            self._broader[fields[0]] = [pointers[i + 1] for i, symbol in enumerate(pointers) if symbol in ("@", "@i")]
+
+    def names(self, lemma: str) -> list[str]:
+        """The names of the lemma's first sense; none where the files do not hold it."""
+        return self._names.get(self.first_sense.get(lemma, ""), [])
+
+    def kinds(self, name: str) -> list[str]:
+        """The lemmas whose first sense lies below the first sense that has this name."""
+        root = self.first_sense.get(name) or next((s for s, names in self._names.items() if name in names), "")
+        return [lemma for lemma, sense in sorted(self.first_sense.items()) if root in self._above(sense)]
+
+    def _above(self, sense: str) -> set[str]:
+        above: set[str] = set()
+        todo = [sense]
+        while todo:
+            for broader in self._broader.get(todo.pop(), []):
+                if broader not in above:
+                    above.add(broader)
+                    todo.append(broader)
+        return above
 
 
 def _data_lines(folder: Path, pattern: str) -> Iterable[str]:
@@ -129,11 +154,19 @@ def build(arguments: argparse.Namespace) -> str:
     coco = [c["name"] for c in json.loads(arguments.coco_instances.read_bytes())["categories"]]
     for names in [[name] for name in (*coco, *KINDS)] + classes_of(arguments.objects):
         things.join(normal(name) for name in names if name.strip())
-    lemmas = [plain(lemma).replace(" _ ", "_") for lemma in curation.words["@wordnet"]]
-    for lemma, names in wordnet_names(arguments.wordnet, lemmas).items():
-        usable = [n for n in names if n.islower() and normal(n) not in dropped and n not in dropped]
-        usable = [n for n in usable if normal(n) not in curated]  # what a line above says of a name stands
-        things.join(normal(name) for name in (lemma.replace("_", " "), *usable))
+    wordnet = WordNet(arguments.wordnet)
+
+    def join_usable(name: str, others: Iterable[str]) -> None:
+        usable = [n for n in others if n.islower() and n not in dropped and normal(n) not in dropped]
+        usable = [n for n in usable if normal(n) not in curated]  # what a curated line says of a name stands
+        things.join(normal(n) for n in (name, *usable))
+
+    for lemma in curation.words["@wordnet"]:
+        lemma = lemma.replace(" _ ", " ")
+        join_usable(lemma, wordnet.names(lemma))
+    for name in curation.words["@kinds"]:
+        classes = {normal(n) for names in classes_of(arguments.objects) for n in names}
+        join_usable(name, (kind for kind in wordnet.kinds(name) if normal(kind) not in classes))
     qualities = Groups()
     for names in curation.attributes:
         qualities.join(names)

@@ -144,6 +144,8 @@ def test_an_attribute_modifies_the_next_thing_at_most_two_words_on(finder, capti
         ("a baby elephant", ["baby@1:baby", "elephant:elephant"]),
         ("a baby and a dog", ["baby:baby", "dog:dog"]),
         ("a laptop and white mouse", ["laptop:laptop", "white@2:white", "mouse:mouse"]),
+        ("a glass red wooden", ["glass:glass", "red@-1:red", "wooden@-1:wooden"]),
+        ("a baby watches a cat", ["baby:baby", "cat:cat"]),
         ("a glass table, a glass", ["glass@1:glass", "table:table", "glass:glass"]),
     ],
 )
