@@ -23,7 +23,8 @@ from cmal.data.scenes.language.phrases import RELATION_WORDS, indirect_phrase, n
 from cmal.data.scenes.world import PEOPLE, Scene
 
 CAPTIONS_PER_IMAGE = 5
-INDIRECT_SHARE, COLOUR_SHARE, CLOTHES_SHARE, SIZE_SHARE = 0.12, 0.5, 0.25, 0.1
+PLACE_ONLY_SHARE, DOING_SHARE = 0.015, 0.3
+INDIRECT_SHARE, COLOUR_SHARE, CLOTHES_SHARE, SIZE_SHARE = 0.12, 0.5, 0.15, 0.1
 
 IN_GROUND = {
     "room": ("in a room", "indoors", "inside a room", "in the room"),
@@ -48,6 +49,10 @@ IN_PLACE = {
     "middle": ("in the middle", "in the center", "in the middle of the picture"),
 }
 AIRBORNE = ("kite", "balloon", "bird", "clock")
+DOING = {
+    "man": "standing", "woman": "standing", "child": "standing", "cow": "standing", "dog": "standing",
+    "bird": "flying", "kite": "flying", "balloon": "floating", "car": "parked", "bus": "parked", "bicycle": "parked",
+}  # fmt: skip
 WITH_IT = {
     "left of": ("to the left of it", "on its left"),
     "right of": ("to the right of it", "on its right"),
@@ -62,10 +67,10 @@ def make_captions(scene: Scene, rng: Generator) -> tuple[Sentence, ...]:
     """Five captions that differ from one another, each with its gold anchors; all they say is true of the scene."""
     captions: dict[str, Sentence] = {}
     for attempt in range(40):
-        pieces = None
-        if attempt < 30:
-            pieces = TEMPLATES[weighted(rng, _WEIGHTS)](scene, rng)
-        sentence = _finish(pieces or _place_only(scene, rng), rng)
+        pieces = TEMPLATES[weighted(rng, _WEIGHTS)](scene, rng) or _ground_with(scene, rng)
+        if pieces is None or attempt > 30 or rng.random() < PLACE_ONLY_SHARE:
+            pieces = _place_only(scene, rng)
+        sentence = _finish(pieces, rng)
         captions.setdefault(sentence.text.lower().rstrip("."), sentence)
         if len(captions) == CAPTIONS_PER_IMAGE:
             break
@@ -173,7 +178,8 @@ def _related_pair(scene: Scene, rng: Generator) -> tuple[list[Piece], set[int]] 
             relation, other = choose(rng, relations)
             person = scene.things[thing].kind in PEOPLE
             verb = choose(rng, ("", "", "", "is", "who is" if person else "that is"))
-            words = f"{verb} {choose(rng, RELATION_WORDS[relation])}".strip()
+            doing = DOING.get(scene.things[thing].kind, "") if rng.random() < DOING_SHARE else ""
+            words = " ".join(f"{verb} {doing} {choose(rng, RELATION_WORDS[relation])}".split())
             start = plain("there is") if not verb and rng.random() < 0.2 else []
             pair = [thing, other]
             end = plain(_in_ground(scene, pair, rng)) if len(verb) > 2 else _surroundings(scene, pair, rng)
@@ -270,18 +276,18 @@ def _chain(scene: Scene, rng: Generator) -> list[Piece] | None:
 
 
 def _place_only(scene: Scene, rng: Generator) -> list[Piece]:
-    """An empty street at night: for a scene in which hardly anything can be made out."""
+    """A picture of a street: of the things not a word."""
     start = choose(rng, ("a picture of ", "a photo of ", "", "this is ", "we see "))
     return plain(start + choose(rng, GROUND_NAMES[scene.ground]))
 
 
 TEMPLATES = {f.__name__: f for f in (_relation, _with_it, _listing, _ground_with, _places, _predicate, _chain)}
 _WEIGHTS = {
-    "_relation": 0.3,
+    "_relation": 0.32,
     "_with_it": 0.1,
     "_listing": 0.2,
     "_ground_with": 0.16,
     "_places": 0.12,
-    "_predicate": 0.06,
+    "_predicate": 0.04,
     "_chain": 0.06,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
+from cmal.data.scenes.language.captions import AIRBORNE
 from cmal.data.scenes.language.expressions import landmarks, put_in_words, unique_meanings
 from cmal.data.scenes.language.gold import join
 from cmal.data.scenes.language.meaning import (
@@ -21,7 +22,7 @@ from cmal.data.scenes.language.meaning import (
     only_fit,
     related,
 )
-from cmal.data.scenes.language.nouns import GROUPS, NAMES, NUMBERS, choose, group_of, name_of, weighted
+from cmal.data.scenes.language.nouns import NAMES, NUMBERS, choose, group_of, name_of, weighted
 from cmal.data.scenes.language.phrases import RELATION_WORDS, noun_phrase
 from cmal.data.scenes.world import COLOURS, KINDS, LIGHTS, PEOPLE, Scene
 
@@ -153,6 +154,8 @@ def _what_beside(scene: Scene, rng: Generator) -> Asked:
             truths = {i: related(scene, relation, i, mark) for i in range(len(scene.things)) if i != mark}
             true = [i for i, t in truths.items() if t]
             kinds = {scene.things[i].kind for i, t in truths.items() if t is not False}
+            if relation == "above" and not kinds <= set(AIRBORNE):
+                continue
             if true and len(kinds) == 1 and not any(truths[i] is None for i in truths):
                 found.append((relation, mark, true[0]))
     if not found:
@@ -170,24 +173,24 @@ def _namings(kind: str) -> tuple[str, ...]:
 
 
 def _which_kind(scene: Scene, rng: Generator) -> Asked:
-    """What animal is on the left? What is red?"""
-    found = []
-    for i in clear_things(scene):
+    """What is the animal on the left? What object is red?"""
+    marks = landmarks(scene)
+    for i in rng.permutation(clear_things(scene)).tolist():
         kind, colour = scene.things[i].kind, scene.things[i].colour
-        if kind not in PEOPLE and only_fit(scene, Description("thing", colour)) == i:
-            found.append((choose(rng, ("What is {}?", "What thing is {}?", "What object is {}?")).format(colour), kind))
-        for group in ("animal", "vehicle"):
-            if kind in GROUPS[group]:
-                found += [(text, kind) for text in _group_questions(scene, i, group, rng)]
-    if not found:
-        return None
-    text, kind = choose(rng, found)
-    return text, kind, _namings(kind)
+        group = group_of(kind)
+        found = []
+        if group != "person" and only_fit(scene, Description("thing", colour)) == i:
+            found.append(choose(rng, ("What is {}?", "What thing is {}?", "What object is {}?")).format(colour))
+        if group in ("animal", "vehicle"):
+            found += _group_questions(scene, i, group, marks, rng)
+        if found:
+            return choose(rng, found), kind, _namings(kind)
+    return None
 
 
-def _group_questions(scene: Scene, thing: int, group: str, rng: Generator) -> list[str]:
+def _group_questions(scene: Scene, thing: int, group: str, marks: list, rng: Generator) -> list[str]:
     texts = []
-    for meaning in unique_meanings(scene, thing, rng, 3, landmarks(scene)):
+    for meaning in unique_meanings(scene, thing, rng, 3, marks):
         if meaning.what.noun == group:
             texts.append(f"What is {_definite(put_in_words(scene, meaning, rng).text)}?")
     if only_fit(scene, Description(group)) == thing:
