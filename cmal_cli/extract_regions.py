@@ -14,7 +14,7 @@ from cmal_cli.display import ProgressDisplay, show_table
 
 EXAMPLES = """\b
 Examples:
-  cmal extract-regions data/scenes/official/images --out data/scenes/regions
+  cmal extract-regions data/scenes/images --out data/scenes/regions
   cmal extract-regions --inspect data/scenes/regions
 """
 
@@ -95,7 +95,7 @@ def _extract(images: Path, options: dict[str, Any]) -> None:
     from cmal.regions.extract import extract_regions as run
 
     pairs, root = _named_images(images, options)
-    extra = {"dataset": options["dataset"]} if options["detector"].startswith("boxes:") else {}
+    extra = {"dataset": pairs[0][0].partition(":")[0]} if pairs and options["detector"].startswith("boxes:") else {}
     detector = build_detector(
         options["detector"],
         weights=options["weights"],
@@ -247,7 +247,7 @@ def _print_summary(summary: Any) -> None:
     rows = {
         "detector": summary.detector,
         "weights": summary.weights_sha256[:16] or "none",
-        "images": f"{summary.images:,} in {summary.shards:,} shards",
+        "images": f"{summary.images:,} in {summary.shards:,} shard{'s' * (summary.shards != 1)}",
         "regions": f"{summary.regions:,} ({fewest} to {most} an image, {mean:.1f} on average)",
         "numbers a region": f"{summary.feature_size:,}",
         "on disk": f"{summary.bytes / 1e6:,.1f} MB",

@@ -111,7 +111,7 @@ class SceneDetectorNet(nn.Module):
             "proposal_objectness": proposal_losses["loss_objectness"],
             "proposal_box": proposal_losses["loss_rpn_box_reg"],
             "kind": nn_functional.cross_entropy(self.kind(features), kinds),
-            "colour": 0.5 * colour_loss / things,
+            "colour": colour_loss / things,
             "box": box_loss / things,
         }
 

@@ -35,6 +35,7 @@ from cmal.regions.detectors import Detector
 from cmal.regions.detectors.scenes import WEIGHTS, ScenesDetector
 from cmal.regions.detectors.scenes_model import SceneDetectorNet
 
+LOSS_WEIGHTS = {"proposal_objectness": 1.0, "proposal_box": 1.0, "kind": 2.0, "colour": 1.0, "box": 0.5}
 Picture = tuple[np.ndarray, Scene]
 
 
@@ -109,7 +110,7 @@ def train(recipe: ScenesDetectorRecipe, report: Callable[[str], None] = print) -
         for step, (pixels, targets) in enumerate(_batches(recipe), start=1):
             images = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
             losses = net.losses(images, targets)
-            sum(losses.values()).backward()
+            sum(LOSS_WEIGHTS[name] * loss for name, loss in losses.items()).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
             optimizer.step()
             scheduler.step()
@@ -228,6 +229,7 @@ def save_weights(
         said["scores"] = json.dumps({k: v for k, v in dataclasses.asdict(scores).items() if k != "pictures_a_second"})
     with atomic_path(path) as temporary:
         save_file(state, str(temporary), metadata=said)
+        temporary.chmod(0o644)  # the library makes it readable by its maker alone
 
 
 def main(arguments: list[str] | None = None) -> None:
