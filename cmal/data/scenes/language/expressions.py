@@ -159,6 +159,8 @@ def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) 
         bases.append(Description(group))
     if what.size != "medium":
         bases.append(Description(what.kind, size=what.size))
+    places = [(i, other) for i, other in marks if i != thing]
+    beside = [(r, i, other) for i, other in places for r in RELATIONS_SAID if related(scene, r, thing, i)]
     for base in bases:
         form = f"{base.noun in GROUPS}{bool(base.colour)}{bool(base.size)}"
         if base.noun != "thing" or base.colour:
@@ -172,11 +174,9 @@ def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) 
         if base.noun == what.kind and not base.colour:
             yield "extreme", Expression(base, extreme="largest")
             yield "extreme", Expression(base, extreme="smallest")
-        for i, other in marks:
-            if i != thing and not fits(scene.things[i], base if base.noun != "thing" else Description(what.kind)):
-                for relation in RELATIONS_SAID:
-                    if related(scene, relation, thing, i):
-                        yield f"{relation}{form}", Expression(base, relation=relation, other=other)
+        for relation, i, other in beside:
+            if not fits(scene.things[i], base if base.noun != "thing" else Description(what.kind)):
+                yield f"{relation}{form}", Expression(base, relation=relation, other=other)
 
 
 def landmarks(scene: Scene) -> list[tuple[int, Description]]:
