@@ -82,15 +82,6 @@ def regions_of(tags: list[str], conf=None, widths=None, attributes=None) -> Regi
     )
 
 
-def spoken(finder: AnchorFinder, caption: str) -> list[str]:
-    """Mentions as readable text: "dog:dog" for a thing, "red@2:red" for an attribute that modifies mention 2."""
-    words = split_words(caption)
-    m = finder.find_mentions(words)
-    names = finder.thesaurus.concept_names
-    rows = zip(m.spans.tolist(), m.concepts.tolist(), m.is_attribute.tolist(), m.modifies.tolist())
-    return [f"{' '.join(words[s:e])}{f'@{to}' if attribute else ''}:{names[c]}" for (s, e), c, attribute, to in rows]
-
-
 def anchors_of(finder: AnchorFinder, caption: str, regions: Regions) -> Anchors:
     return finder.find_anchors(finder.find_mentions(split_words(caption)), regions)
 
@@ -100,79 +91,6 @@ def test_two_dogs_run(finder):
     assert anchors.positives.tolist() == [[0, 0], [2, 0]]
     assert anchors.pairs.tolist() == [[2, 0]]  # as confident, but larger
     assert anchors.concepts.tolist() == [THESAURUS.object_concept("dog")] and not anchors.is_attribute.any()
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("a dog and a tree", ["dog:dog", "tree:tree"]),
-        ("Puppies!", ["puppies:dog"]),
-        ("a traffic light", ["traffic light:traffic light"]),
-        ("two stop lights and a light", ["stop lights:traffic light", "light:light"]),
-        ("a fire hydrant", ["fire hydrant:fire hydrant"]),
-        ("a thing on top of a photo", []),
-        ("people and geese", ["people:person"]),
-        ("", []),
-    ],
-)
-def test_the_longest_name_wins_and_the_stop_list_means_nothing(finder, caption, expected):
-    assert spoken(finder, caption) == expected
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("a red dog", ["red@1:red", "dog:dog"]),
-        ("a red wooden table", ["red@2:red", "wooden@2:wooden", "table:table"]),
-        ("a red shiny old table", ["red@-1:red", "table:table"]),  # three words before
-        ("the dog is red", ["dog:dog", "red@-1:red"]),
-        ("a red dog box", ["red@1:red", "box:box"]),
-        ("red light, grey cat", ["red@1:red", "light:light", "grey@3:grey", "cat:cat"]),
-    ],
-)
-def test_an_attribute_modifies_the_next_thing_at_most_two_words_on(finder, caption, expected):
-    assert spoken(finder, caption) == expected
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("an orange on a table", ["orange:orange", "table:table"]),
-        ("an orange cat", ["orange@1:orange", "cat:cat"]),
-        ("an orange and white cat", ["orange@-1:orange", "white@2:white", "cat:cat"]),
-        ("a red brick wall", ["red@2:red", "brick@2:brick", "wall:wall"]),
-        ("a baby elephant", ["baby@1:baby", "elephant:elephant"]),
-        ("a baby and a dog", ["baby:baby", "dog:dog"]),
-        ("a laptop and white mouse", ["laptop:laptop", "white@2:white", "mouse:mouse"]),
-        ("a glass red wooden", ["glass:glass", "red@-1:red", "wooden@-1:wooden"]),
-        ("a baby watches a cat", ["baby:baby", "cat:cat"]),
-        ("a glass table, a glass", ["glass@1:glass", "table:table", "glass:glass"]),
-    ],
-)
-def test_words_that_are_attributes_and_things(finder, caption, expected):
-    assert spoken(finder, caption) == expected
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("a pizza box", ["box:box"]),
-        ("dogs, trees", ["dogs:dog", "trees:tree"]),
-        ("near dogs trees grow", ["dogs:dog", "trees:tree"]),
-        ("a woman surfer", ["woman:woman", "surfer:surfer"]),
-        ("a woman elephant", ["elephant:elephant"]),
-        ("a man watches a cat", ["man:man", "cat:cat"]),
-        ("a man with a watch", ["man:man", "watch:watch"]),
-        ("they wave to a man on a wave", ["man:man", "wave:wave"]),
-    ],
-)
-def test_compounds_and_verbs_are_no_mentions(finder, caption, expected):
-    assert spoken(finder, caption) == expected
-
-
-def test_spans_count_words(finder):
-    mentions = finder.find_mentions(split_words("a red traffic light"))
-    assert mentions.spans.tolist() == [[1, 2], [2, 4]] and len(mentions) == 2
 
 
 def test_each_mention_takes_an_unused_region_of_its_concept(finder):
