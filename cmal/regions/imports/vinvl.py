@@ -26,7 +26,7 @@ import numpy as np
 
 from cmal.errors import DataError
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
-from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines
+from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines, split_fields
 from cmal.regions.types import NO_ATTRIBUTE
 
 BOX_NUMBERS = 6
@@ -228,8 +228,8 @@ def _images(
     class_ids = {name: number for number, name in enumerate(classes)}
     attribute_ids = {name: number for number, name in enumerate(attributes)}
     for place, line in read_lines(path, progress):
-        row = line.split(b"\t")
-        key = row[0][:200].decode("utf-8", "replace").strip()
+        row = split_fields(line)
+        key = bytes(row[0][:200]).decode("utf-8", "replace").strip()
         try:
             size = sizes.get(key) if sizes else None
             own, features, boxes = _own_parts(row, size)
@@ -244,12 +244,12 @@ def _images(
             yield BadImage(key, place, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
 
-def _own_parts(row: list[bytes], size: Any) -> tuple[_Labels | None, np.ndarray, np.ndarray | None]:
+def _own_parts(row: list[memoryview], size: Any) -> tuple[_Labels | None, np.ndarray, np.ndarray | None]:
     """Labels if the line holds them, features (R, F), and unit boxes (R, 4) if they stand behind the features."""
     if len(row) == 3:
         both = decode(row[2], "features", int(row[1]), np.float32)
     elif len(row) == 2:
-        value = _json(row[1])
+        value = _json(bytes(row[1]))
         if not isinstance(value, dict) or "features" not in value:
             labels = _parse_labels(value, size)
             if len(labels.features) != len(labels.classes):
