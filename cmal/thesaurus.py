@@ -40,7 +40,8 @@ _SINGULARS = {  # where the lemmatiser leaves a plural, or splits what is one wo
     "overalls": "overalls", "shorts": "shorts", "blinds": "blinds", "drapes": "drapes", "skies": "sky", "skiis": "ski",
     "skis": "ski", "people": "people", "buses": "bus", "busses": "bus", "taxis": "taxi",
     "frisbees": "frisbee", "doughnuts": "doughnut", "zucchinis": "zucchini", "veggies": "veggie", "undies": "undies",
-    "leaves": "leaf", "glasses": "glasses", "scissors": "scissors", "binoculars": "binoculars", "knives": "knife", "calves": "calf",
+    "leaves": "leaf", "glasses": "glasses", "scissors": "scissors", "binoculars": "binoculars", "knives": "knife",
+    "calves": "calf",
     "chips": "chips", "mens": "man", "womens": "woman", "grandchildren": "grandchild", "greens": "greens",
 }  # fmt: skip
 
