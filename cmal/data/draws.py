@@ -202,14 +202,15 @@ def find_twins(
         return is_twin_piece, is_twin_region
     found, concepts = anchors.anchors, anchors.region_concepts
     chosen_regions, chosen_mentions = found.pairs[chosen].T
-    chosen_concepts = found.concepts[chosen]
-    shares_concept = np.isin(concepts.objects, chosen_concepts) | np.isin(concepts.attributes, chosen_concepts)
-    meets = found.positives[np.isin(found.positives[:, 1], chosen_mentions), 0]  # tags linked to the word's concept too
-    shares_concept[meets] = True
-    is_twin_region |= shares_concept | (overlaps[:, chosen_regions] > rates.twin_iou).any(axis=1)
+    wanted, spoken = set(found.concepts[chosen].tolist()), set(chosen_mentions.tolist())
+    is_twin_region |= (overlaps[:, chosen_regions] > rates.twin_iou).any(axis=1)
+    for region, (thing, attribute) in enumerate(zip(concepts.objects.tolist(), concepts.attributes.tolist())):
+        is_twin_region[region] |= thing in wanted or attribute in wanted
+    for region, mention in found.positives.tolist():  # tags linked to a chosen word's concept too
+        is_twin_region[region] |= mention in spoken
     is_twin_region[chosen_regions] = False
-    for mention in np.flatnonzero(np.isin(anchors.mentions.concepts, chosen_concepts)):
-        if mention not in chosen_mentions:
+    for mention, concept in enumerate(anchors.mentions.concepts.tolist()):
+        if concept in wanted and mention not in spoken:
             is_twin_piece[slice(*anchors.mention_pieces[mention])] = True
     return is_twin_piece, is_twin_region
 
@@ -236,8 +237,10 @@ def mask_words(
     free = np.array([w for w in range(words.max(initial=-1) + 1) if w not in taken_words], np.int64)
     masked_words = _choose(free, rate, generator)
     kinds = generator.random(len(masked_words))
-    positions = np.flatnonzero(np.isin(words, masked_words))
-    kind_of_piece = kinds[np.searchsorted(masked_words, words[positions])]
+    kind_of_word = np.full(words.max(initial=-1) + 2, np.nan)  # the last place is -1's: [CLS] and [SEP]
+    kind_of_word[masked_words] = kinds
+    positions = np.flatnonzero(~np.isnan(kind_of_word[words]))
+    kind_of_piece = kind_of_word[words[positions]]
     replacements = generator.integers(vocabulary, size=len(positions))
     token_ids[positions[kind_of_piece < 0.8]] = mask_id
     is_random = kind_of_piece >= 0.9

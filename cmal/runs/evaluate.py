@@ -149,21 +149,28 @@ def run_evaluation(
                 mine = records[place.rank :: place.world]
                 answers = gather_by_id(answer_all(made, mine, builder, place.device, report))
             scores = made.task.score(answers, records, request.protocol or made.task.main_protocol)
-            interval = bootstrap_interval(scores.values, groups=list(scores.clusters))
-            evaluations.append(
-                Evaluation(
-                    request.task,
-                    request.split,
-                    boxes,
-                    scores,
-                    interval,
-                    answers,
-                    pieces.checkpoint,
-                    path,
-                    store.detector,
-                )
-            )
+            result = describe(request, pieces, scores, boxes, store)
+            evaluations.append(Evaluation(boxes, result, answers, records))
     return evaluations
+
+
+def describe(
+    request: EvaluationRequest, pieces: Pieces, scores: Scores, boxes: str, store: RegionStore
+) -> EvaluationResult:
+    """The scores with everything a reader needs to judge them."""
+    name = f"{boxes} boxes, " if boxes else ""
+    recipe = pieces.checkpoint.resolve().parent.parent / "recipe.yaml"
+    return result_of_scores(
+        scores,
+        more_values=scores.more_values,
+        task=request.task,
+        split=request.split,
+        proposal_set=f"{name}{store.path} by detector {store.detector}",
+        checkpoint=str(pieces.checkpoint),
+        checkpoint_sha256=sha256_of(pieces.checkpoint / WEIGHTS),
+        recipe_sha256=sha256_of(recipe) if recipe.is_file() else "",
+        leakage=leakage_statement(pieces.records),
+    )
 
 
 def load_task(request: EvaluationRequest, pieces: Pieces) -> TaskRun:
