@@ -54,6 +54,8 @@ def test_an_image_does_not_depend_on_how_many_follow_and_leftovers_go(made, tmp_
     assert sorted(p.name for p in (out / "images/train").iterdir()) == [f"{i:06d}.jpg" for i in range(4)]
     small, large = (read(o / "official/captions_train.json")["annotations"] for o in (out, made))
     assert small == large[:20]
+    small, large = (read_lines(o / "official/snli_ve_train.jsonl") for o in (out, made))
+    assert small == large[: len(small)]
     (out / "images/train/000009.jpg").write_bytes(b"left by a larger run")
     (out / "images/train/mine.jpg").write_bytes(b"not ours")
     write_scenes(out, {"train": 3, "val": 2, "test": 1}, seed=5, workers=1)
@@ -75,10 +77,13 @@ def test_a_broken_run_is_not_complete_and_leaves_no_temporary_file(tmp_path, mon
     def fail(*_):
         raise OSError("cable pulled")
 
+    few = {"train": 1, "val": 1, "test": 1}
+    write_scenes(tmp_path, few, seed=1, workers=1)
+    assert is_complete(tmp_path, few, 1)
     monkeypatch.setattr(generate, "_write_preview", fail)
     with pytest.raises(OSError, match="cable pulled"):
-        write_scenes(tmp_path, {"train": 1, "val": 1, "test": 1}, seed=1, workers=1)
-    assert not is_complete(tmp_path, {"train": 1, "val": 1, "test": 1}, 1)
+        write_scenes(tmp_path, few, seed=2, workers=1)
+    assert not is_complete(tmp_path, few, 1) and not is_complete(tmp_path, few, 2)
     assert [p.name for p in tmp_path.rglob("*") if p.name.endswith(".tmp")] == []
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from cmal.data.scenes.language.hypotheses import LABELS, _about, _claim, _definite, _unknowable, make_hypotheses
+from cmal.data.scenes.language.nouns import NAMES
 from cmal.data.scenes.world import COLOURS, GROUNDS, KINDS, LIGHTS, Scene, Thing
 
 
@@ -92,6 +93,21 @@ def test_sentences_drawn_from_a_scene_are_true_of_it():
                 statement = maker(scene, rng)
                 if statement is not None:
                     assert statement.label_in(scene) in (label, None), statement.text
+
+
+def test_labels_of_colours_are_right():
+    kind_of = {form: kind for kind in KINDS for pair in NAMES[kind] for form in pair}
+    checked = 0
+    for start, block in zip(range(0, len(SCENES), 16), blocks(SCENES)):
+        for scene, hypotheses in zip(SCENES[start:], block):
+            for hypothesis in hypotheses:
+                name, _, colour = hypothesis.text.rstrip(".").removeprefix("The ").partition(" is ")
+                if hypothesis.text.startswith("The ") and name in kind_of and colour in COLOURS:
+                    shown = [thing.colour for thing in scene.things if thing.kind == kind_of[name]]
+                    expected = "neutral" if not shown else "entailment" if shown == [colour] else "contradiction"
+                    assert hypothesis.label == expected, hypothesis
+                    checked += 1
+    assert checked > 300
 
 
 def test_what_no_picture_can_settle_is_neutral_if_the_thing_is_there_and_false_if_not():
