@@ -223,3 +223,8 @@ def check_boxes(images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> No
             raise ShapeError(
                 "cannot describe boxes", f"the boxes of image {row} have shape {np.asarray(given).shape}", "give (R, 4)"
             )
+
+
+def boxes_on(device: torch.device, boxes: np.ndarray) -> Tensor:
+    """(R, 4) float32 on the device, whatever the array's type and strides."""
+    return torch.from_numpy(np.array(boxes, dtype=np.float32, order="C")).to(device)

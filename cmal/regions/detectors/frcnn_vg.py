@@ -23,6 +23,7 @@ from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
     autocast_for,
+    boxes_on,
     check_boxes,
     find_device,
     load_strictly,
@@ -131,7 +132,7 @@ class FrcnnVgDetector:
         with autocast_for(self.device, self.precision):
             feature_maps = self.model.backbone(batch.images)
             for row, given in enumerate(boxes_xyxy_px):
-                raw = torch.as_tensor(np.asarray(given, dtype=np.float32), device=self.device).reshape(-1, 4)
+                raw = boxes_on(self.device, given)
                 features, class_probs, _, attributes = self._look_at(
                     feature_maps[row : row + 1], raw / _scale_of(batch, row, raw)
                 )

@@ -27,6 +27,7 @@ from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
     autocast_for,
+    boxes_on,
     check_boxes,
     choose_rows,
     find_device,
@@ -135,7 +136,7 @@ class HuggingFaceDetector:
         check_boxes(images, boxes_xyxy_px)
         found = []
         for look, given in zip(self._look(images), boxes_xyxy_px):
-            boxes = torch.as_tensor(np.asarray(given, dtype=np.float32), device=self.device)
+            boxes = boxes_on(self.device, given)
             nearest = box_iou(boxes, look.boxes).argmax(dim=1) if len(boxes) else boxes.new_zeros(0, dtype=torch.long)
             features = self._features(look, boxes, nearest)
             found.append(make_regions(features, boxes, look.probs[nearest], None, look.raw_wh, clip=False))

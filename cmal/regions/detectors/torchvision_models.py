@@ -28,6 +28,7 @@ from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
     autocast_for,
+    boxes_on,
     check_boxes,
     choose_rows,
     find_device,
@@ -129,7 +130,7 @@ class TorchvisionDetector:
         with autocast_for(self.device, self.precision):
             look = self._look(images)
             for row, (image, given) in enumerate(zip(images, boxes_xyxy_px)):
-                raw = torch.as_tensor(np.asarray(given, dtype=np.float32), device=self.device)
+                raw = boxes_on(self.device, given)
                 features = self._features(look, row, image.shape[:2], raw)
                 is_rcnn = self.heads is not None
                 probs = self._classify(features) if is_rcnn else self._class_of_nearest(look.detections[row], raw)
