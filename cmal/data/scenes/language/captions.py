@@ -123,7 +123,7 @@ def _some(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
         return _one(scene, thing, rng)
     description = Description(kind)
     colours = {scene.things[i].colour for i in fitting(scene, description)}
-    if len(colours) == 1 and rng.random() < 0.6:
+    if len(colours) == 1 and rng.random() < (CLOTHES_SHARE if kind in PEOPLE else COLOUR_SHARE):
         description = Description(kind, colours.pop())
     if count >= 3 and rng.random() < 0.4:
         return plain("several") + noun_phrase(scene, description, rng, "", count)
@@ -288,6 +288,6 @@ _WEIGHTS = {
     "_listing": 0.2,
     "_ground_with": 0.16,
     "_places": 0.12,
-    "_predicate": 0.04,
+    "_predicate": 0.03,
     "_chain": 0.06,
 }
