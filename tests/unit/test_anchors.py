@@ -57,7 +57,7 @@ animal > dog, cat, elephant
 @verb watch, wave
 """)
 CLASSES = ("dog", "tree", "person", "man", "orange", "light", "traffic light", "box", "gizmo", "cat")
-ATTRIBUTES = ("red", "grey", "wooden", "white", "sparkling")
+ATTRIBUTES = ("red", "grey", "wooden", "sparkling", "white")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,12 @@ def test_an_attribute_is_no_anchor_where_its_thing_took_another_region(finder):
 def test_an_attribute_of_another_thing_is_no_positive(finder):
     anchors = anchors_of(finder, "a red dog", regions_of(["dog", "tree"], attributes=["", "red"]))
     assert anchors.positives.tolist() == [[0, 1]]
+
+
+def test_a_region_without_an_attribute_meets_none(finder):
+    regions = regions_of(["dog"], attributes=[""])
+    assert finder.region_concepts(regions).attributes.tolist() == [-1]
+    assert anchors_of(finder, "a white dog", regions).positives.tolist() == [[0, 1]]
 
 
 def test_no_regions_or_no_mentions_give_no_anchors(finder):

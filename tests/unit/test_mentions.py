@@ -45,7 +45,7 @@ animal > dog, cat, elephant
 @attribute glass
 @attribute wooden
 @attribute laptop
-@stop thing, photo, top, on top of
+@stop thing, photo, top, on top of, dog food
 @verb watch, wave
 """)
 
@@ -73,6 +73,7 @@ def spoken(finder: MentionFinder, caption: str) -> list[str]:
         ("two stop lights and a light", ["stop lights:traffic light", "light:light"]),
         ("a fire hydrant", ["fire hydrant:fire hydrant"]),
         ("a thing on top of a photo", []),
+        ("dog food for a dog", ["dog:dog"]),
         ("people and geese", ["people:person"]),
         ("", []),
     ],
@@ -124,6 +125,7 @@ def test_words_that_are_attributes_and_things(finder, caption, expected):
         ("a woman surfer", ["woman:woman", "surfer:surfer"]),
         ("a woman elephant", ["elephant:elephant"]),
         ("a man watches a cat", ["man:man", "cat:cat"]),
+        ("a dog watches a cat", ["dog:dog", "cat:cat"]),
         ("a man with a watch", ["man:man", "watch:watch"]),
         ("they wave to a man on a wave", ["man:man", "wave:wave"]),
     ],

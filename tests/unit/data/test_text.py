@@ -110,6 +110,10 @@ def test_a_small_size_limits_the_vocabulary_but_never_the_characters():
     assert len(WordPieces.train(["abcd abcd"], 3)) == len(SPECIAL_PIECES) + 4
 
 
+def test_words_too_long_to_be_looked_up_teach_nothing():
+    assert "x" not in WordPieces.train(["x" * 101, "dog"], 60).vocab
+
+
 def test_saving_and_loading_gives_the_same_ids(pieces, tmp_path):
     pieces.save(tmp_path / "vocab.txt")
     for again in (WordPieces.from_vocab(tmp_path / "vocab.txt"), WordPieces.from_pretrained(tmp_path)):
