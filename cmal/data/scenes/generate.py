@@ -70,7 +70,7 @@ def write_scenes(out: Path, images: dict[str, int], seed: int, workers: int = 0,
         return
     complete.unlink(missing_ok=True)
     blocks = list(_blocks(out, images, seed))
-    with Tables(out / "official") as tables, _mapped(workers or os.cpu_count() or 1, len(blocks)) as run:
+    with Tables(out / "official") as tables, _mapped(workers or _cores(), len(blocks)) as run:
         for block, rows in zip(blocks, run(_make_block, blocks)):
             for scene in rows:
                 tables.add(block.split, scene)
@@ -104,6 +104,11 @@ def _check(images: dict[str, int], seed: int) -> None:
             "; ".join(faults),
             f"ask for 1 to {MOST_IMAGES:,} images of each of {', '.join(SPLITS)}, and a seed of 0 or more",
         )
+
+
+def _cores() -> int:
+    """Cores this process may use: fewer than the machine has, in a container or under a scheduler."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _blocks(out: Path, images: dict[str, int], seed: int) -> Iterator[_Block]:

@@ -46,6 +46,7 @@ FAMILIES = (
     ("unknowable", ("neutral", "contradiction"), 5),
 )
 SCENES_IN_PLAN = 16
+Truth = Callable[[Scene], bool | None]
 OWNERS = ("Anna", "Tom", "the neighbours", "a teacher", "my uncle", "the mayor")
 TAILS = {
     "person": ("who likes music", "who is tired", "called Sam", "who was born in May", "who is waiting for a friend"),
@@ -185,20 +186,23 @@ def _claim(scene: Scene, rng: Generator) -> Statement | None:
         )
         return Statement(_end(text, rng), lambda s: _entailed(s.ground == scene.ground))
     if form == "light":
-        text = choose(rng, ("The picture was taken {}", "This is {}")).format(choose(rng, AT_LIGHT[scene.light]))
-        judged = scene.ground != "room"
-        return (
-            Statement(_end(text, rng), lambda s: _entailed(s.light == scene.light) if s.ground != "room" else None)
-            if judged
-            else None
-        )
+        return _light(scene, rng)
     if form == "count":
         return _count(scene, rng)
-    phrase, truth = _existence(scene, rng, with_relation=form == "relation")
-    if phrase is None:
+    found = _existence(scene, rng, with_relation=form == "relation")
+    if found is None:
         return None
+    phrase, truth = found
     pattern = choose(rng, ("There is {}", "You can see {}", "The picture shows {}"))
     return Statement(_end(pattern.format(phrase), rng), lambda s: _entailed(truth(s)))
+
+
+def _light(scene: Scene, rng: Generator) -> Statement | None:
+    """Said and judged of outdoor scenes only: in a room the time of day is hard to tell."""
+    if scene.ground == "room":
+        return None
+    text = choose(rng, ("The picture was taken {}", "This is {}")).format(choose(rng, AT_LIGHT[scene.light]))
+    return Statement(_end(text, rng), lambda s: None if s.ground == "room" else _entailed(s.light == scene.light))
 
 
 def _count(scene: Scene, rng: Generator) -> Statement | None:
@@ -223,11 +227,11 @@ def _count(scene: Scene, rng: Generator) -> Statement | None:
     return Statement(_end(text, rng), lambda s: _entailed(truth(s)))
 
 
-def _existence(scene: Scene, rng: Generator, with_relation: bool = False):
+def _existence(scene: Scene, rng: Generator, with_relation: bool) -> tuple[str, Truth] | None:
     """A phrase such as "a red car" or "a red car next to a tree", and its truth as a function of a scene."""
     clear = clear_things(scene)
     if not clear:
-        return None, None
+        return None
     i = choose(rng, clear)
     what = scene.things[i]
     description = Description(what.kind, what.colour if rng.random() < 0.6 else "")
@@ -236,7 +240,7 @@ def _existence(scene: Scene, rng: Generator, with_relation: bool = False):
     if not with_relation:
         return phrase, lambda s: _some_fit(s, description)
     if not relations:
-        return None, None
+        return None
     relation, j = choose(rng, relations)
     other = Description(scene.things[j].kind)
     phrase += f" {choose(rng, RELATION_WORDS[relation])} {join(noun_phrase(scene, other, rng)).text}"

@@ -62,6 +62,9 @@ SLIPS = {
     "guitar": ("violin",), "cow": ("animal", "bull"), "fish": ("goldfish",),
 }  # fmt: skip
 
+Asked = tuple[str, str, tuple[str, ...]] | None  # question, usual answer, what some annotators say instead
+Marks = list[tuple[int, Description]]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -102,9 +105,6 @@ def question_type_of(text: str) -> str:
     words = text.lower().rstrip("?")
     found = [kind for kind in QUESTION_TYPES if words.startswith(f"{kind} ")]
     return max(found, key=len, default="none of the above")
-
-
-Asked = tuple[str, str, tuple[str, ...]] | None
 
 
 def _colour(scene: Scene, rng: Generator) -> Asked:
@@ -152,16 +152,14 @@ def _what_beside(scene: Scene, rng: Generator) -> Asked:
             continue
         for relation in ("left of", "right of", "next to", "in front of", "behind", "above"):
             truths = {i: related(scene, relation, i, mark) for i in range(len(scene.things)) if i != mark}
-            true = [i for i, t in truths.items() if t]
-            kinds = {scene.things[i].kind for i, t in truths.items() if t is not False}
-            if relation == "above" and not kinds <= set(AIRBORNE):
+            kinds = {scene.things[i].kind for i, true in truths.items() if true}
+            if len(kinds) != 1 or (relation == "above" and not kinds <= set(AIRBORNE)):
                 continue
-            if true and len(kinds) == 1 and not any(truths[i] is None for i in truths):
-                found.append((relation, mark, true[0]))
+            if relation in ("in front of", "behind") or None not in truths.values():
+                found.append((relation, mark, kinds.pop()))
     if not found:
         return None
-    relation, mark, thing = choose(rng, found)
-    kind = scene.things[thing].kind
+    relation, mark, kind = choose(rng, found)
     who = "Who" if kind in PEOPLE else "What"
     words = choose(rng, RELATION_WORDS[relation])
     return f"{who} is {words} the {name_of(scene.things[mark].kind, 1, rng)}?", kind, _namings(kind)
@@ -188,7 +186,7 @@ def _which_kind(scene: Scene, rng: Generator) -> Asked:
     return None
 
 
-def _group_questions(scene: Scene, thing: int, group: str, marks: list, rng: Generator) -> list[str]:
+def _group_questions(scene: Scene, thing: int, group: str, marks: Marks, rng: Generator) -> list[str]:
     texts = []
     for meaning in unique_meanings(scene, thing, rng, 3, marks):
         if meaning.what.noun == group:
