@@ -26,6 +26,7 @@ ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 STEM_WIDTH = 16  # half of resnet10t's: at these strides the stem is a third of all work
 BOXES_SAMPLED = 48  # a training image, for the second stage
 POSITIVE_SHARE = 0.5
+SHAKEN_COPIES = 3  # of each true box, among the proposals of a training image
 POOL = 6
 
 
@@ -45,7 +46,7 @@ class SceneDetectorNet(nn.Module):
         self.trunk = timm.create_model(
             "resnet10t", pretrained=False, features_only=True, out_indices=(2, 3), stem_width=STEM_WIDTH
         )
-        self.pyramid = FeaturePyramidNetwork(self.trunk.feature_info.channels(), pyramid)
+        self.pyramid = FeaturePyramidNetwork(self.trunk.feature_info.channels(), pyramid, norm_layer=nn.BatchNorm2d)
         anchors = AnchorGenerator(ANCHOR_SIZES_PX, (ANCHOR_RATIOS,) * len(LEVELS))
         self.rpn = RegionProposalNetwork(
             anchors,
@@ -59,7 +60,7 @@ class SceneDetectorNet(nn.Module):
             nms_thresh=0.7,
         )
         self.pool = MultiScaleRoIAlign(list(LEVELS), POOL, 2, canonical_scale=64, canonical_level=3)
-        self.hidden = nn.Linear(pyramid * POOL * POOL, feature_size)
+        self.hidden = nn.Sequential(nn.Linear(pyramid * POOL * POOL, feature_size), nn.LayerNorm(feature_size))
         self.feature = nn.Linear(feature_size, feature_size)
         self.kind = nn.Linear(feature_size, classes + 1)  # the last one is the background
         self.colour = nn.Linear(feature_size, colours)
@@ -119,7 +120,9 @@ class SceneDetectorNet(nn.Module):
         """Boxes for the second stage with their kinds, colours and box corrections; at most half of them things."""
         background = self.kind.out_features - 1
         with torch.no_grad():
-            boxes = torch.cat([boxes.detach(), target["boxes"]])
+            boxes = torch.cat(
+                [boxes.detach(), target["boxes"], *(_shaken(target["boxes"]) for _ in range(SHAKEN_COPIES))]
+            )
             if len(target["boxes"]) == 0:
                 boxes = boxes[:BOXES_SAMPLED]
                 none = torch.full((len(boxes),), background)
@@ -146,6 +149,12 @@ class SceneDetectorNet(nn.Module):
         corrected = clip_boxes_to_image(corrected, size_hw)
         counts = [len(box) for box in boxes]
         return list(zip(corrected.split(counts), probabilities.split(counts)))
+
+
+def _shaken(boxes: Tensor) -> Tensor:
+    """Boxes with each side moved by up to an eighth of the box: positives from the first step on."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    return boxes + (torch.rand_like(boxes) - 0.5) * 0.25 * sides
 
 
 def _some_of(indices: Tensor, count: int) -> Tensor:

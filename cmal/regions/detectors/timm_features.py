@@ -108,8 +108,8 @@ def _load(net: nn.Module, path: Path) -> None:
     state, wanted = read_state_file(path), net.state_dict()
     body = {name for name in wanted if not name.startswith(("classifier.", "head.", "fc."))}
     if not body <= set(state):
-        count_free = {name: value for name, value in wanted.items() if not name.endswith("num_batches_tracked")}
-        values = [value for name, value in state.items() if not name.endswith("num_batches_tracked")]
+        count_free = {name: value for name, value in wanted.items() if value.ndim}  # batch norms' counters are scalars
+        values = [value for value in state.values() if value.ndim]
         shapes = [tuple(value.shape) for value in values]
         if shapes != [tuple(value.shape) for value in count_free.values()]:
             raise CheckpointError(
