@@ -32,11 +32,14 @@ from cmal.regions.imports.foreign import (
 from cmal.regions.imports.lmdb_files import LmdbFile, is_lmdb
 from cmal.regions.imports.mmf import feature_files, open_mmf
 from cmal.regions.imports.tsv import FIELDS_OF_BUTD, FIELDS_OF_LXMERT, count_fields, open_tsv
-from cmal.regions.imports.uniter import KEYS_ENTRY, open_uniter
+from cmal.regions.imports.uniter import KEYS_ENTRY as UNITER_KEYS
+from cmal.regions.imports.uniter import open_uniter
 from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
+from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
 from cmal.regions.shards import StoreWriter
 from cmal.regions.store import BYTES_A_REGION, StoreHeader
+from cmal.regions.types import Regions
 
 FORMATS = ("butd-tsv", "lxmert-tsv", "vinvl-tsv", "uniter-lmdb", "volta-lmdb", "mmf-npy")
 SHARD_BYTES = 200 << 20
@@ -151,10 +154,9 @@ def detect_format(path: Path) -> str:
         raise DataError(f"cannot import {path}", "there is no such file or folder", "check the path")
     if is_lmdb(path):
         file = LmdbFile(path)
-        if file.get(KEYS_ENTRY) is not None:
-            return "uniter-lmdb"
-        value = next((value for key, value in file.items() if key != b"keys"), b"")
-        return "volta-lmdb" if value[:1] == b"\x80" and value[1:2] <= b"\x05" else "uniter-lmdb"
+        if file.get(UNITER_KEYS) is None and file.get(VOLTA_KEYS) is not None:
+            return "volta-lmdb"
+        return "uniter-lmdb"
     if path.is_dir():
         if looks_like_vinvl(path):
             return "vinvl-tsv"
@@ -223,18 +225,12 @@ class _Run:
     def write(self, images: Iterator[ForeignImage], writer: StoreWriter) -> None:
         feature_size = writer.header.feature_size
         for image in images:
-            image_id = image_id_of(image.key, self.dataset)
-            if image_id in self.seen:
-                self.repeated += 1
-                continue
-            if not len(image.features):
-                image = replace(image, features=np.zeros((0, feature_size), np.float16))
             try:
-                if image.features.shape[-1] != feature_size:
-                    raise BadRow(
-                        f"{image.features.shape[-1]} feature numbers a region; the first image has {feature_size}"
-                    )
-                regions = self._convert(image, image_id)
+                image_id = image_id_of(image.key, self.dataset)
+                if image_id in self.seen:
+                    self.repeated += 1
+                    continue
+                regions = self._convert(image, image_id, feature_size)
             except BadRow as error:
                 self._fail(BadImage(image.key, image.place, str(error)))
                 continue
@@ -264,7 +260,11 @@ class _Run:
             seconds=time.monotonic() - self.started,
         )
 
-    def _convert(self, image: ForeignImage, image_id: str):
+    def _convert(self, image: ForeignImage, image_id: str, feature_size: int) -> Regions:
+        if not len(image.features):
+            image = replace(image, features=np.zeros((0, feature_size), np.float16))
+        if image.features.shape[-1] != feature_size:
+            raise BadRow(f"{image.features.shape[-1]} feature numbers a region; the first image has {feature_size}")
         names = len(self.source.class_names), len(self.source.attribute_names)
         return to_regions(image, image_id, *names, self.sizes, self.tally)
 

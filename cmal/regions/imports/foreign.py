@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from cmal.data.image_ids import image_id_for_file
 from cmal.errors import DataError
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
@@ -19,10 +20,14 @@ LARGEST_FLOAT16 = 65504.0
 UNKNOWN_SIDE_PX = 1000  # where a file gives boxes as shares of the image and nobody tells its size
 UNKNOWN_CLASSES = ("unknown",)  # where a file has no classes: no anchors, everything else works
 
-_COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_|coco(?:_gt|_(?:train|val|test)20\d\d)?_)0*(\d{1,12})$", re.I)
-_FLICKR = re.compile(r"flickr30k?_0*(\d+)$", re.I)
-_GENOME = re.compile(r"(?:vg|visualgenome)_0*(\d+)$", re.I)
-_NLVR = re.compile(r"((?:train|dev|test1|test2)-\d+-\d+-img[01])$")
+_TELLING = (  # names that tell their data set, as COCO, LXMERT, UNITER and volta write them
+    ("coco", re.compile(r"(?:^|_)coco(?:_gt|_(?:train|val|test)20\d\d)?_0*(\d{1,12})$", re.I)),
+    ("flickr30k", re.compile(r"(?:^|_)flickr30k?_0*(\d+)$", re.I)),
+    ("vg", re.compile(r"(?:^|_)(?:vg|visualgenome)_0*(\d+)$", re.I)),
+    ("nlvr2", re.compile(r"(?:^|_)((?:train|dev|test1|test2)-\d+-\d+-img[01])$")),
+)
+_ARRAY_ENDING = re.compile(r"\.np[yz]$", re.I)
+_IMAGE_ENDING = re.compile(r"\.(?:jpe?g|png|gif|bmp|webp)$", re.I)
 
 
 @dataclass(frozen=True)
@@ -107,14 +112,17 @@ def image_id_of(key: str, dataset: str | None) -> str:
 
     Raises:
         DataError: the key does not tell, and `dataset` is None.
+        BadRow: no image could have this name.
 
     Example: image_id_of("COCO_val2014_000000391895.jpg", None) is "coco:391895"; image_id_of("391895", "coco") alike.
     """
+    if not key.isprintable():
+        raise BadRow("its name has characters that no name should have")
     if re.match(r"^[a-z0-9_+-]+:\S", key):
         return key
-    name = PurePosixPath(key.replace("\\", "/")).name
-    name = re.sub(r"\.(jpe?g|png|npz|npy|gif|bmp|webp)$", "", name, flags=re.I)
-    for pattern, found in ((_COCO, "coco"), (_FLICKR, "flickr30k"), (_GENOME, "vg"), (_NLVR, "nlvr2")):
+    path = _ARRAY_ENDING.sub("", key.replace("\\", "/"))
+    name = _IMAGE_ENDING.sub("", PurePosixPath(path).name)
+    for found, pattern in _TELLING:
         if match := pattern.search(name):
             return f"{found}:{match[1]}"
     if dataset is None:
@@ -123,7 +131,10 @@ def image_id_of(key: str, dataset: str | None) -> str:
             "its name does not say",
             "name the data set: --dataset coco (or flickr30k, vg, nlvr2, ...)",
         )
-    return f"{dataset}:{int(name) if name.isascii() and name.isdigit() else name}"
+    try:
+        return image_id_for_file(dataset, path)
+    except DataError as error:
+        raise BadRow(f"no image id can be made of its name: {error.found}") from None
 
 
 def to_regions(

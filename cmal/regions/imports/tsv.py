@@ -145,7 +145,7 @@ def decode(text: bytes | memoryview, name: str, regions: int, dtype: type, colum
     except binascii.Error as error:
         raise BadRow(f"{name} is not base64: {error}") from None
     size = np.dtype(dtype).itemsize
-    if regions < 0 or len(raw) != len(text) // 4 * 3 - bytes(text[-2:]).count(b"="):
+    if regions < 0 or len(text) % 4 or len(raw) != len(text) // 4 * 3 - bytes(text[-2:]).count(b"="):
         raise BadRow(f"{name} is not base64, or num_boxes is negative")
     if regions == 0:
         return np.zeros((0, columns or 1), dtype)

@@ -78,7 +78,7 @@ def image_of_table(key: str, place: str, table: Any, classes: int) -> ForeignIma
     count = None if _pick(table, ("num_boxes",)) is None else int(_pick(table, ("num_boxes",)))
     features = _matrix(table, ("features",), count)
     count = len(features) if count is None else min(count, len(features))  # MMF pads with zero rows behind num_boxes
-    boxes = _matrix(table, BOXES, len(features))
+    boxes = _matrix(table, BOXES, len(features), columns=4)
     height, width = _pick(table, HEIGHTS), _pick(table, WIDTHS)
     if boxes.ndim != 2 or boxes.shape[1] < 4:
         raise BadRow(f"boxes have shape {boxes.shape}")
@@ -111,7 +111,9 @@ def _pick(table: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((table[name] for name in names if table.get(name) is not None), None)
 
 
-def _matrix(table: Mapping[str, Any], names: tuple[str, ...], regions: int | None) -> np.ndarray:
+def _matrix(
+    table: Mapping[str, Any], names: tuple[str, ...], regions: int | None, columns: int | None = None
+) -> np.ndarray:
     """(R, anything): an array as it is, or base64 of float32."""
     value = _pick(table, names)
     if value is None:
@@ -119,7 +121,7 @@ def _matrix(table: Mapping[str, Any], names: tuple[str, ...], regions: int | Non
     if isinstance(value, str | bytes):
         if regions is None:
             raise BadRow("it has no num_boxes")
-        return decode(value.encode() if isinstance(value, str) else value, names[0], regions, np.float32)
+        return decode(value.encode() if isinstance(value, str) else value, names[0], regions, np.float32, columns)
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or array.ndim != 2:
         raise BadRow(f"{names[0]} has shape {array.shape} and type {array.dtype}")
