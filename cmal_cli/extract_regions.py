@@ -56,6 +56,10 @@ Examples:
     metavar="FILE",
     help="Convert features that others made: BUTD or VinVL tsv, UNITER or volta LMDB, MMF npy.",
 )
+@click.option("--import-format", metavar="NAME", help="Its format, where it cannot be told from the file.")
+@click.option("--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Imports: one name a line.")
+@click.option("--attribute-names", type=click.Path(path_type=Path), metavar="FILE", help="Imports: one name a line.")
+@click.option("--sizes", type=click.Path(path_type=Path), metavar="FILE", help="Imports: json of image sizes.")
 @click.option(
     "--inspect", "inspect_store", type=click.Path(path_type=Path), metavar="STORE", help="Print what a store holds."
 )
@@ -168,7 +172,16 @@ def _on_gpus(count: int) -> None:
     arguments = _without(sys.argv[1:], ("--gpus", "--shard", "--device"), ("--merge", "--verify"))
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "cmal_cli", *arguments, "--device", f"cuda:{i}", "--shard", f"{i}/{count}"]
+            [
+                sys.executable,
+                "-c",
+                "from cmal_cli.app import main; main()",
+                *arguments,
+                "--device",
+                f"cuda:{i}",
+                "--shard",
+                f"{i}/{count}",
+            ]
         )
         for i in range(count)
     ]
@@ -192,10 +205,23 @@ def _without(arguments: list[str], options: tuple[str, ...], flags: tuple[str, .
 def _import(options: dict[str, Any]) -> None:
     from cmal.regions.imports import import_features
 
-    with ProgressDisplay("importing") as progress:
-        extra = {"dataset": options["dataset"]} if options["dataset"] else {}
-        summary = import_features(options["import_file"], options["out"], report=progress.show_any, **extra)
-    click.echo(f"imported into {options['out']}: {summary}")
+    with ProgressDisplay("importing", "images") as progress:
+        summary = import_features(
+            options["import_file"],
+            options["out"],
+            format=options["import_format"],
+            dataset=options["dataset"],
+            class_names=options["class_names"],
+            attribute_names=options["attribute_names"],
+            sizes=options["sizes"],
+            report=lambda event: _show(progress, event),
+        )
+    click.echo(
+        f"{summary.images:,} images with {summary.regions:,} regions ({summary.format}) imported into {options['out']} "
+        f"in {summary.seconds:.1f} s; {summary.failed:,} failed, {summary.repeated:,} came again"
+    )
+    if summary.unknown_sizes:
+        click.echo(f"{summary.unknown_sizes:,} images of unknown size; tell their sizes with --sizes FILE")
 
 
 def _verify(out: Path, redo_follows: bool) -> None:

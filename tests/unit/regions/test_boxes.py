@@ -103,7 +103,7 @@ def test_who_describes_must_be_said_where_the_categories_are_not_those_of_scenes
     (tmp_path / "i.json").write_text(json.dumps(other))
     with pytest.raises(CmalError, match="give --features timm:NAME"):
         build_detector(f"boxes:{tmp_path / 'i.json'}")
-    with pytest.raises(CmalError, match="timm .* knows no such model"):
+    with pytest.raises(CmalError, match=r"timm .* knows no such model"):
         build_detector(f"boxes:{tmp_path / 'i.json'}", features="timm:resnot50")
 
 

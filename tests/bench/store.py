@@ -1,0 +1,143 @@
+"""How fast single images are read from a region store: `python tests/bench/store.py [IMAGES]` prints JSON.
+
+Random single-image reads, page cache warm, all in one process and taking turns: a raw numpy memory map of the features
+alone (one copy an image), ours (nine arrays an image), and LMDB holding the same nine arrays as one packed value. Goals
+(issue 4): at least 60% of the memory map's rate, and at least LMDB's. Then four loader workers read the whole store in
+random order; the sum of the resident memory of all five processes should stay under 1.5 GB at 100,000 images.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import numpy as np
+from torch.utils.data import DataLoader
+
+from cmal.regions.shards import StoreWriter
+from cmal.regions.store import COLUMNS, RegionStore, StoreHeader
+from cmal.regions.types import Regions
+
+REGIONS, FEATURES, REPEATS, READS = 36, 2048, 5, 2000
+HEADER = StoreHeader("bench", "", FEATURES, tuple(map(str, range(1600))), tuple(map(str, range(400))))
+
+
+def make_regions(rng: np.random.Generator, features: int) -> Regions:
+    return Regions(
+        rng.standard_normal((REGIONS, features), np.float32).astype(np.float16),
+        rng.random((REGIONS, 4), np.float32),
+        rng.integers(1600, size=REGIONS),
+        rng.random(REGIONS),
+        rng.integers(400, size=REGIONS),
+        rng.random(REGIONS),
+        rng.integers(1600, size=(REGIONS, 10)),
+        rng.random((REGIONS, 10)),
+        (640, 480),
+    )
+
+
+def rates(readers: dict[str, Callable[[int], object]], count: int, rng: np.random.Generator) -> dict[str, float]:
+    """Images a second of each reader: the best of several turns, each over the same random images."""
+    best = dict.fromkeys(readers, 0.0)
+    for _ in range(REPEATS):
+        order = rng.integers(count, size=READS).tolist()
+        for name, read in readers.items():
+            started = time.perf_counter()
+            for number in order:
+                read(number)
+            best[name] = max(best[name], READS / (time.perf_counter() - started))
+    return best
+
+
+def reading(folder: Path, count: int) -> dict[str, float]:
+    """Rates of the memory map, ours and LMDB."""
+    rng = np.random.default_rng(0)
+    environment = lmdb.open(str(folder / "lmdb"), map_size=1 << 36)
+    raw = np.memmap(folder / "raw", np.float16, "w+", shape=(count, REGIONS, FEATURES))
+    with StoreWriter(folder / "store", HEADER) as writer, environment.begin(write=True) as transaction:
+        for number in range(count):
+            one = make_regions(rng, FEATURES)
+            writer.add(f"bench:{number}", one)
+            raw[number] = one.features
+            packed = [np.asarray(getattr(one, name), dtype).tobytes() for name, (dtype, _) in COLUMNS.items()]
+            transaction.put(f"bench:{number}".encode(), b"".join(packed))
+    raw = np.memmap(folder / "raw", np.float16, "r", shape=(count, REGIONS, FEATURES))
+    store, names = RegionStore.open(folder / "store"), [f"bench:{number}" for number in range(count)]
+    with environment.begin(buffers=True) as transaction:
+
+        def from_lmdb(number: int) -> list[np.ndarray]:
+            value, place, arrays = transaction.get(names[number].encode()), 0, []
+            for column, (dtype, tail) in COLUMNS.items():
+                shape = (REGIONS, *((FEATURES,) if column == "features" else tail))
+                arrays.append(np.ndarray(shape, dtype, value, place).copy())
+                place += arrays[-1].nbytes
+            return arrays
+
+        readers = {"memory_map": lambda n: np.array(raw[n]), "ours": lambda n: store[names[n]], "lmdb": from_lmdb}
+        found = rates(readers, count, rng)
+    found["ours_over_memory_map"] = found["ours"] / found["memory_map"]
+    found["ours_over_lmdb"] = found["ours"] / found["lmdb"]
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+class Images:
+    """A dataset of a store's images, with the resident memory of whoever read it."""
+
+    def __init__(self, path: Path):
+        self.store = RegionStore.open(path)
+        self.names = self.store.image_ids
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> tuple[float, int, int]:
+        from os import getpid
+
+        return float(self.store[self.names[number]].features[0, 0]), getpid(), resident_bytes()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def loading(folder: Path, count: int, features: int) -> dict[str, float]:
+    """Peak resident memory of four workers and their parent over one random pass, and the images a second."""
+    rng = np.random.default_rng(1)
+    some = [make_regions(rng, features) for _ in range(50)]
+    header = StoreHeader("bench", "", features, HEADER.class_names, HEADER.attribute_names)
+    with StoreWriter(folder / "large", header) as writer:
+        for number in range(count):
+            writer.add(f"bench:{number}", some[number % len(some)])
+    peak: dict[int, int] = {}
+    started = time.perf_counter()
+    for rows in DataLoader(Images(folder / "large"), 256, shuffle=True, num_workers=4, collate_fn=list):
+        for _, process, size in rows:
+            peak[process] = max(peak.get(process, 0), size)
+    seconds = time.perf_counter() - started
+    total = sum(peak.values()) + resident_bytes()
+    return {"images": count, "images_a_second": round(count / seconds, 1), "resident_gb": round(total / 1e9, 3)}
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    folder = Path(tempfile.mkdtemp())
+    try:
+        result = {
+            "machine": platform.processor() or platform.machine(),
+            "random_reads_a_second": reading(folder, 2000),
+            "four_workers": loading(folder, count, 256),
+        }
+    finally:
+        shutil.rmtree(folder)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
