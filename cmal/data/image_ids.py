@@ -34,8 +34,9 @@ _DATASET_OF_FOLDER = {
     **dict.fromkeys(("flickr30k-images", "flickr30k_images", "flickr30k"), "flickr30k"),
     **dict.fromkeys(("vg_100k", "vg_100k_2", "visual_genome"), "vg"),
     **dict.fromkeys(("coco", "mscoco"), "coco"),
-    "nlvr2": "nlvr2",
+    **{name: name for name in ("nlvr2", "cc3m", "sbu")},
 }
+_GENERIC_FOLDERS = ("images", "image", "img", "imgs", "photos", "pictures", "training", "train", "val", "test", "data")
 
 
 def coco_image_id(name_or_number: str | int) -> str:
@@ -102,7 +103,8 @@ def guess_dataset(folder: Path) -> str:
     """Which data set's images a folder holds: the `dataset` of `image_id_for_file`.
 
     Told by a manifest of `cmal prepare` in the folder or up to three above, else by a telling folder name (train2014,
-    val2017, flickr30k-images, VG_100K, ...) of the folder, of a folder in it or of one above, else the folder's own name.
+    val2017, flickr30k-images, VG_100K, ...) of the folder, of a folder in it or of one above, else the folder's own name
+    (its parent's, where it is a mere "images" or "train").
     """
     folder = Path(folder).resolve()
     above = [folder, *folder.parents][: LEVELS_UP + 1]
@@ -116,7 +118,7 @@ def guess_dataset(folder: Path) -> str:
     for name in (folder.name, *within, *(parent.name for parent in above[1:])):
         if name.lower() in _DATASET_OF_FOLDER:
             return _DATASET_OF_FOLDER[name.lower()]
-    return folder.name or "images"
+    return next((place.name for place in above if place.name and place.name.lower() not in _GENERIC_FOLDERS), "images")
 
 
 def _name_in_manifest(path: Path) -> str:

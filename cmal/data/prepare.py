@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,17 @@ from cmal.data.preparation.catalogue import CATALOGUE
 from cmal.data.preparation.inputs import RawFolder
 from cmal.data.preparation.job import Job, Options
 from cmal.data.preparation.output import OutputFolder, Progress, hold_folder
-from cmal.data.preparation.sets import coco_captions, flickr30k, nlvr2, referring, snli_ve, vg_captions, vqa
+from cmal.data.preparation.sets import (
+    coco_captions,
+    flickr30k,
+    nlvr2,
+    pairs,
+    referring,
+    snli_ve,
+    vg_captions,
+    vqa,
+    web_captions,
+)
 from cmal.errors import DataError
 
 MADE_BY = f"cmal {__version__}"
@@ -20,9 +32,13 @@ SCENES_PARTS = ("scenes", "scenes-vqa", "scenes-ve", "scenes-rec")
 DEFAULT_SCENES = 1200  # training images
 MOST_VAL, MOST_TEST = 200, 400  # from 600 training images on
 
+_PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+
 _WRITERS: dict[str, Callable[[Job], None]] = {
     "coco-captions": coco_captions,
     "vg-captions": vg_captions,
+    "cc3m": web_captions,
+    "sbu": web_captions,
     "flickr30k": flickr30k,
     "vqa": vqa,
     "snli-ve": snli_ve,
@@ -30,6 +46,7 @@ _WRITERS: dict[str, Callable[[Job], None]] = {
     "refcoco+": referring,
     "refcocog": referring,
     "nlvr2": nlvr2,
+    "pairs": pairs,
     "scenes": coco_captions,
     "scenes-vqa": vqa,
     "scenes-ve": snli_ve,
@@ -97,13 +114,16 @@ def prepare_dataset(
     out = Path(out)
     if dataset == "scenes":
         return _prepare_scenes(out, images, seed, workers, report, progress)
+    options = options or Options()
+    if dataset == "pairs":
+        return (_prepare_pairs(out, options, report, progress),)
     if raw is None:
         raise DataError(
             f"cannot prepare {dataset}",
             "its official files are needed",
             f"download them from {CATALOGUE[dataset].source} and give their folder: cmal prepare {dataset} --raw DIR",
         )
-    return (_prepare_one(dataset, raw, out, options or Options(), report, progress),)
+    return (_prepare_one(dataset, raw, out, options, report, progress),)
 
 
 def _prepare_one(
@@ -115,21 +135,52 @@ def _prepare_one(
     progress: Progress | None,
     notes: dict[str, object] | None = None,
 ) -> PreparedDataset:
-    about = CATALOGUE[dataset]
+    about, name = CATALOGUE[dataset], options.name if dataset == "pairs" else dataset
     files = RawFolder(raw, dataset, about.source)
-    with OutputFolder(out / dataset, progress) as output:
-        job = Job(
-            dataset, about, files, output, options, report, lambda job: prepared_evaluation_sets(out, but=dataset)
-        )
+    with OutputFolder(out / name, progress) as output:
+        job = Job(name, about, files, output, options, report, lambda job: prepared_evaluation_sets(out, but=name))
         job.notes.update(notes or {})
         _WRITERS[dataset](job)
         if not any(split.records for split in output.splits.values()):
             raise DataError(
-                f"cannot prepare {dataset}", f"{raw} gave no record", "check that these are the right files"
+                f"cannot prepare {name}",
+                f"{raw} gave no record; {_left_out(job.dropped)}",
+                "check that these are the right files",
             )
         manifest = job.manifest(MADE_BY)
         output.commit(manifest)
-    return PreparedDataset(dataset, out / dataset, manifest)
+    return PreparedDataset(name, out / name, manifest)
+
+
+def _left_out(dropped: Counter[str]) -> str:
+    reasons = [f"{count:,} {reason}" for reason, count in dropped.items()]
+    return f"left out: {', '.join(reasons)}" if reasons else "nothing was left out"
+
+
+def _prepare_pairs(
+    out: Path, options: Options, report: Callable[[str], None], progress: Progress | None
+) -> PreparedDataset:
+    """One's own pairs become OUT/NAME; their images stay where they are."""
+    if options.image_folder is None or options.captions is None:
+        raise DataError(
+            "cannot prepare pairs",
+            "an image folder and a captions file are needed",
+            "give both: cmal prepare pairs --images DIR --captions FILE.csv",
+        )
+    name = options.name
+    if not _PLAIN_NAME.match(name) or (name in CATALOGUE and name != "pairs"):
+        raise DataError(
+            f"cannot call a data set {name!r}",
+            "the name is taken, or is not made of letters, digits, _ and -",
+            "give another with --name",
+        )
+    if not options.image_folder.is_dir():
+        raise DataError(
+            "cannot prepare pairs", f"there is no folder {options.image_folder}", "check the path of --images"
+        )
+    if not options.captions.is_file():
+        raise DataError("cannot prepare pairs", f"there is no file {options.captions}", "check the path of --captions")
+    return _prepare_one("pairs", options.image_folder, out, options, report, progress)
 
 
 def scenes_sizes(images: int) -> dict[str, int]:

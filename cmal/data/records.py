@@ -76,6 +76,8 @@ class PairRecord:
     label: str = ""
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord
 
 _TEXT, _TEXTS, _BOX, _BOXES = "text", "list of texts", "box [x, y, w, h]", "list of boxes"
@@ -143,7 +145,7 @@ def parse_record(line: str | bytes, kind: type[Record]) -> Record:
 
 def record_line(record: Record) -> str:
     """The record as its jsonl line, newline included; the inverse of `parse_record`."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n"
+    return _ENCODER.encode(vars(record)) + "\n"
 
 
 def iterate_records(path: Path, kind: type[Record]) -> Iterator[Record]:

@@ -15,6 +15,7 @@ from cmal.data.preparation.output import OutputFolder
 from cmal.data.records import Record
 
 VERSION = 1
+SPLIT_ORDER = ("train", "val", "dev", "test-dev", "test", "testA", "testB", "test-P")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Job:
 
     def manifest(self, made_by: str) -> dict[str, object]:
         """The manifest, once all splits are written."""
+        splits = sorted(self.output.splits.values(), key=lambda split: SPLIT_ORDER.index(split.name))
         others = (self.options.answers, self.options.detections, self.options.captions)
         given = [file_facts(path, self.raw.folder) for path in others if path is not None]
         return {
@@ -98,10 +100,7 @@ class Job:
             "image_ids": self.image_ids,
             "title": self.about.title,
             "made_by": made_by,
-            "splits": {
-                name: {"records": split.records, "images": len(split.images)}
-                for name, split in self.output.splits.items()
-            },
+            "splits": {split.name: {"records": split.records, "images": len(split.images)} for split in splits},
             "images": len(set().union(*(split.images for split in self.output.splits.values()))),
             "dropped": dict(sorted(self.dropped.items())),
             "exclusions": self.audit.summary() if self.audit else {},

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
+from cmal.data.image_ids import guess_dataset
 from cmal.data.preparation.job import Job
 from cmal.data.sources.coco_captions import ImageRow, read_captions, read_images
 from cmal.data.sources.detections import read_detections
+from cmal.data.sources.flickr30k import read_split_list, read_tokens
 from cmal.data.sources.instances import read_instances
 from cmal.data.sources.karpathy import read_karpathy
 from cmal.data.sources.nlvr2 import read_nlvr2
+from cmal.data.sources.pairs import read_pairs
 from cmal.data.sources.refer import read_refs
 from cmal.data.sources.snli_ve import read_snli_ve
 from cmal.data.sources.visual_genome import read_image_data, read_question_answers, read_regions
@@ -22,6 +27,14 @@ from cmal.data.sources.vqa import (
     read_annotations,
     read_questions,
     read_vocabulary,
+)
+from cmal.data.sources.web_captions import (
+    ImageFolder,
+    WebRow,
+    fetched_records,
+    read_caption_lists,
+    read_caption_texts,
+    read_caption_tsv,
 )
 
 ANSWERS = "answers.json"
@@ -99,10 +112,47 @@ def _begin_vg_audit(job: Job, optional: str) -> None:
     job.begin_audit(aliases, ("coco_id and flickr_id of image_data.json",) if path else ())
 
 
+def web_captions(job: Job) -> None:
+    """cc3m and sbu: every row whose picture was fetched; the others are counted."""
+    images = ImageFolder(_image_folder(job))
+    job.image_ids = guess_dataset(images.folder)
+    job.notes["image folder"] = str(images.folder)
+    job.begin_audit()
+    rows = _cc3m_rows(job) if job.dataset == "cc3m" else _sbu_rows(job)
+    for record in fetched_records(rows, images, job.dataset, job.image_ids, job.dropped):
+        job.write("train", record, training=True)
+
+
+def _image_folder(job: Job) -> Path:
+    """The folder given, else `images` or `training` of the raw folder, else the raw folder itself."""
+    usual = [job.raw.folder / name for name in ("images", "training")]
+    return job.options.image_folder or next((folder for folder in usual if folder.is_dir()), job.raw.folder)
+
+
+def _cc3m_rows(job: Job) -> Iterator[WebRow]:
+    return read_caption_tsv(job.raw.need("Train_GCC-training.tsv", "Train-GCC-training.tsv"), job.dropped)
+
+
+def _sbu_rows(job: Job) -> Iterator[WebRow]:
+    together = job.raw.find("sbu-captions-all.json", "sbu_captions_all.json")
+    if together:
+        return read_caption_lists(together, job.dropped)
+    names = (f"SBU_captioned_photo_dataset_{what}.txt" for what in ("urls", "captions"))
+    return read_caption_texts(*(job.raw.need(name) for name in names), job.dropped)
+
+
+def pairs(job: Job) -> None:
+    """One's own pictures and captions."""
+    folder = job.raw.folder
+    job.image_ids = guess_dataset(folder)
+    job.notes["image folder"] = str(folder)
+    job.begin_audit()
+    for split, record in read_pairs(job.options.captions, folder, job.dataset, job.image_ids, job.dropped):
+        job.write(split, record, training=split == "train")
+
+
 def flickr30k(job: Job) -> None:
     """Karpathy's file where it is there, else the token file and the split lists of Flickr30k Entities."""
-    from cmal.data.sources.flickr30k import read_split_list, read_tokens
-
     karpathy = job.raw.find("dataset_flickr30k.json")
     if karpathy is not None:
         job.begin_audit()

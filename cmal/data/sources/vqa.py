@@ -81,7 +81,7 @@ def read_annotations(
         question = questions.get(number)
         if question is None:
             raise ValueError(f"there is no question {number} in the questions file")
-        if _image_of(images, get_id(row, "image_id")) != question.image_id:
+        if "image_id" in row and _image_of(images, get_id(row, "image_id")) != question.image_id:
             raise ValueError(f"its image {row['image_id']} is not its question's, {question.image_id}")
         answers = tuple(get_text(as_object(answer), "answer") for answer in get_list(row, "answers"))
         if not answers:
