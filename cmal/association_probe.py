@@ -1,0 +1,297 @@
+"""What a pre-trained model knows at swapped anchors, beside three controls that say where the knowledge comes from.
+
+Every anchor of a caption is asked for by itself: its two slots are swapped, its twins masked, all else stays as it is.
+From the text slot (which holds the region's vector): which visual anchor of the group is it? From the region slot (which
+holds the word's): which word? The answer is right when the likeliest candidate shares the anchor's concept. Controls:
+
+- chance: the mean share of right candidates.
+- context hidden: no slot of the example but the anchor's own two can be attended to. What is left is what the two
+  hyperspheres have learned of each other.
+- guests shuffled: the vectors that visit the slots change places within the group, words' and regions' each their own
+  way, so that guest and place disagree. The place still decides what is right: a model that follows the guests alone falls
+  to chance or below, one that reads the context stays above.
+
+Legend: B examples (one anchor each, so K = B), T word pieces, R regions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmal.data.batch import join_plans, make_batch, move
+from cmal.data.draws import DrawRates, draw
+from cmal.data.examples import Example, ExampleBuilder
+from cmal.data.records import ImageTextRecord
+from cmal.errors import CheckpointError, DataError
+from cmal.model.association import Association
+from cmal.model.cmal import Cmal, UniModal
+from cmal.model.layers import flat_positions, rows_at
+from cmal.model.prompt import PromptPlan
+from cmal.pretraining import CmalForPretraining
+
+GROUP_SIZE = 64
+SHOWN_CONCEPTS = 3
+DIRECTIONS = ("t2v", "v2t")
+CONDITIONS = ("swapped", "context_hidden", "guests_shuffled")
+# anchor: next to nothing, and at least one: the only one there is
+SWAP_ONE = DrawRates(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One anchor of one record: indices into the records, and into that record's anchors."""
+
+    record: int
+    anchor: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says at one slot of a swapped anchor.
+
+    Attributes:
+        is_right: the likeliest candidate shares the anchor's concept.
+        choice: concept of the likeliest candidate; probability: the sum over all right candidates.
+        likeliest: up to three concepts with the summed probability of their candidates, most first.
+    """
+
+    is_right: bool
+    choice: int
+    probability: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class AssociationProbe:
+    """All questions and what came out. Q questions; `right[condition][direction]` and `chance` are (Q,).
+
+    Attributes:
+        questions: in the order they were asked; concepts, is_attribute: (Q,) of their anchors.
+        answers: direction -> Q answers, of the swapped condition.
+        candidates: mean number of candidates a question.
+    """
+
+    questions: tuple[Question, ...]
+    concepts: np.ndarray
+    is_attribute: np.ndarray
+    right: dict[str, dict[str, np.ndarray]]
+    chance: np.ndarray
+    answers: dict[str, tuple[Answer, ...]]
+    candidates: float
+
+    def accuracies(self, where: np.ndarray | None = None) -> dict[str, object]:
+        """Accuracies and controls over all questions, or those where `where` (Q,) is True; None where there are none.
+
+        Returns:
+            `association_t2v`, `association_v2t`, `anchors` (how many questions) and `controls`: `chance`,
+            `context_hidden`, `guests_shuffled`, each with `t2v` and `v2t`.
+        """
+        kept = np.ones(len(self.questions), bool) if where is None else where
+        both = {name: {d: _mean(self.right[name][d][kept]) for d in DIRECTIONS} for name in CONDITIONS}
+        chance = dict.fromkeys(DIRECTIONS, _mean(self.chance[kept]))
+        return {
+            **{f"association_{d}": both["swapped"][d] for d in DIRECTIONS},
+            "anchors": int(kept.sum()),
+            "controls": {"chance": chance, **{name: both[name] for name in CONDITIONS[1:]}},
+        }
+
+
+@torch.no_grad()
+def probe_association(
+    model: CmalForPretraining,
+    records: Sequence[ImageTextRecord],
+    builder: ExampleBuilder,
+    seed: int,
+    group_size: int = GROUP_SIZE,
+    report: Callable[[int, int], None] = lambda done, of: None,
+) -> AssociationProbe:
+    """Asks a model about every anchor of some records.
+
+    Args:
+        model: with an AMC head; its mode is set to eval.
+        builder: with an anchor finder.
+        seed: of which anchors make up a group.
+        group_size: questions a group; a group's anchors are each other's candidates.
+        report: called with questions done and all questions.
+
+    Raises:
+        CheckpointError: the model has no AMC head.
+        DataError: fewer than two anchors to tell apart.
+    """
+    if "amc" not in model.heads:
+        raise CheckpointError(
+            "cannot probe associations",
+            f"the model has no head for them; it was pre-trained with {', '.join(sorted(model.heads)) or 'nothing'}",
+            "pre-train with objectives.amc above 0, or leave --checkpoint away to see the anchors alone",
+        )
+    model.eval()
+    questions = find_questions(records, builder)
+    if len(questions) < 2:
+        raise DataError(
+            "cannot probe associations",
+            f"{len(records):,} records have {len(questions)} anchors, and one alone cannot be told from others",
+            "give more records, or regions whose tags the captions speak of",
+        )
+    generator = np.random.default_rng([seed, len(questions)])
+    order = generator.permutation(len(questions))
+    groups = np.array_split(order, -(-len(order) // group_size))
+    asked = []
+    for group in groups:
+        asked.append(_ask_group(model, [questions[i] for i in group], records, builder, generator))
+        report(sum(len(a[0]) for a in asked), len(questions))
+    return _collect(tuple(questions[i] for i in order), asked)
+
+
+def find_questions(records: Sequence[ImageTextRecord], builder: ExampleBuilder) -> list[Question]:
+    """Every anchor of every record, as far as the model's text length shows it."""
+    questions = []
+    for number, record in enumerate(records):
+        anchors = builder.build(record.id, record.image_id, record.caption).anchors
+        questions += [Question(number, index) for index in range(len(anchors.anchors))]
+    return questions
+
+
+def with_one_anchor(example: Example, index: int) -> Example:
+    """The example as if it had this anchor only; positives and mentions, of which twins are made, stay."""
+    anchors = example.anchors
+    found = anchors.anchors
+    only = replace(
+        found,
+        pairs=found.pairs[[index]],
+        is_attribute=found.is_attribute[[index]],
+        concepts=found.concepts[[index]],
+    )
+    return replace(example, anchors=replace(anchors, anchors=only))
+
+
+_GroupResult = tuple[PromptPlan, dict[str, tuple[Association, Association]]]
+
+
+def _ask_group(
+    model: CmalForPretraining,
+    questions: Sequence[Question],
+    records: Sequence[ImageTextRecord],
+    builder: ExampleBuilder,
+    generator: np.random.Generator,
+) -> _GroupResult:
+    """The plan of one group and both directions of every condition, on the CPU."""
+    pieces = builder.word_pieces
+    asked = [(records[q.record], q.anchor) for q in questions]
+    examples = [with_one_anchor(builder.build(r.id, r.image_id, r.caption), anchor) for r, anchor in asked]
+    draws = [draw(example, SWAP_ONE, pieces.mask_id, len(pieces), generator) for example in examples]
+    batch = make_batch(examples)
+    plan = join_plans(draws, batch.token_mask.shape[1], batch.region_mask.shape[1])
+    device = next(model.parameters()).device
+    batch, plan = batch.to(device), move(plan, device)
+    states = model.cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
+    changed = {
+        "swapped": states,
+        "context_hidden": hide_context(states, plan),
+        "guests_shuffled": shuffle_guests(states, plan, *disagreeing_guests(plan.concept.cpu().numpy(), generator)),
+    }
+    return plan, {name: _associate(model.cmal, model.heads["amc"], these, plan) for name, these in changed.items()}
+
+
+def _associate(
+    cmal: Cmal, head: torch.nn.Module, states: UniModal, plan: PromptPlan
+) -> tuple[Association, Association]:
+    both = head.among_group(cmal.unify(states, plan), states.tokens, plan)
+    return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
+
+
+def hide_context(states: UniModal, plan: PromptPlan) -> UniModal:
+    """The same slots, but only those of the chosen anchors are real."""
+    token_mask, region_mask = torch.zeros_like(states.token_mask), torch.zeros_like(states.region_mask)
+    token_mask[plan.example[plan.piece_anchor], plan.piece_position] = True
+    region_mask[plan.example, plan.region] = True
+    return replace(states, token_mask=token_mask, region_mask=region_mask)
+
+
+def shuffle_guests(states: UniModal, plan: PromptPlan, region_guests: Tensor, word_guests: Tensor) -> UniModal:
+    """States in which anchor i's region is that of anchor `region_guests[i]`, and its words those of `word_guests[i]`.
+
+    The swap then brings exactly these into the other modality's slots; all other slots stay.
+
+    Args:
+        region_guests, word_guests: (K,) permutations of the chosen anchors.
+    """
+    device = states.text.device
+    regions = rows_at(states.visual, plan.example, plan.region)[region_guests.to(device)]  # (K, D)
+    words = plan.span_mean(states.text)[word_guests.to(device)]  # (K, D); the prompt puts the mean back on the sphere
+    piece_example = plan.example[plan.piece_anchor]
+    text = _put(states.text, piece_example, plan.piece_position, words[plan.piece_anchor])
+    return replace(states, text=text, visual=_put(states.visual, plan.example, plan.region, regions))
+
+
+def _put(padded: Tensor, example: Tensor, position: Tensor, rows: Tensor) -> Tensor:
+    flat = padded.flatten(0, 1)
+    return flat.index_copy(0, flat_positions(example, position, padded.shape[1]), rows).view_as(padded)
+
+
+def disagreeing_guests(concepts: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Two permutations (K,) that bring every place a guest of another concept, and the two guests of a place apart too.
+
+    The anchors are put in a ring, concept by concept; regions move a third of the ring on and words a third back. Where no
+    concept has more than a third of the anchors, none of the three (place, region guest, word guest) agree.
+    """
+    size = len(concepts)
+    shuffled = generator.permutation(size)
+    ring = shuffled[np.argsort(concepts[shuffled], kind="stable")]
+    shift = max(1, size // 3)
+    guests = []
+    for turn in (shift, -shift):
+        permutation = np.empty(size, np.int64)
+        permutation[ring] = np.roll(ring, -turn)
+        guests.append(torch.from_numpy(permutation))
+    return guests[0], guests[1]
+
+
+def _collect(questions: tuple[Question, ...], asked: Sequence[_GroupResult]) -> AssociationProbe:
+    right = {
+        name: {d: np.concatenate([_is_right(both[name][i]) for _, both in asked]) for i, d in enumerate(DIRECTIONS)}
+        for name in CONDITIONS
+    }
+    answers = {
+        d: tuple(answer for plan, both in asked for answer in _answers(both["swapped"][i], plan.concept.cpu()))
+        for i, d in enumerate(DIRECTIONS)
+    }
+    shares = [both["swapped"][0].is_positive.float().mean(dim=1).numpy() for _, both in asked]
+    return AssociationProbe(
+        questions=questions,
+        concepts=np.concatenate([plan.concept.cpu().numpy() for plan, _ in asked]),
+        is_attribute=np.concatenate([plan.is_attribute.cpu().numpy() for plan, _ in asked]),
+        right=right,
+        chance=np.concatenate(shares),
+        answers=answers,
+        candidates=float(np.mean(np.repeat([len(s) for s in shares], [len(s) for s in shares]))),
+    )
+
+
+def _is_right(association: Association) -> np.ndarray:
+    best = association.logits.argmax(dim=1, keepdim=True)
+    return association.is_positive.gather(1, best).squeeze(1).numpy()
+
+
+def _answers(association: Association, concepts: Tensor) -> list[Answer]:
+    """One Answer a row. concepts: (C,) of the candidates."""
+    probabilities = association.logits.softmax(dim=1)  # (Q, C)
+    kinds, kind_of = torch.unique(concepts, return_inverse=True)
+    by_kind = torch.zeros(len(probabilities), len(kinds)).index_add(1, kind_of, probabilities)
+    shown = by_kind.topk(min(SHOWN_CONCEPTS, len(kinds)), dim=1)
+    rows = zip(
+        _is_right(association).tolist(),
+        concepts[probabilities.argmax(dim=1)].tolist(),
+        (probabilities * association.is_positive).sum(dim=1).tolist(),
+        kinds[shown.indices].tolist(),
+        shown.values.tolist(),
+    )
+    return [Answer(right, choice, p, tuple(zip(names, values))) for right, choice, p, names, values in rows]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
