@@ -13,11 +13,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cmal.data.image_ids import MANIFEST, MANIFEST_FORMAT
+from cmal.data.image_ids import MANIFEST, MANIFEST_FORMAT, coco_image_id
+from cmal.data.preparation.inputs import RawFolder
 from cmal.errors import DataError
 from cmal.files import read_json
 
 EVALUATION_SPLITS = ("val", "test", "testA", "testB", "dev", "test-dev", "test-P")
+COCO_SPLIT_LISTS = (
+    "karpathy_val_images.txt",
+    "karpathy_test_images.txt",
+)  # lines "val2014/COCO_val2014_<12 digits>.jpg <id>"
 
 
 def prepared_evaluation_sets(out: Path, but: str = "") -> dict[str, frozenset[str]]:
@@ -50,6 +55,20 @@ def _image_ids_in(path: Path) -> Iterable[str]:
             raise DataError(
                 f"cannot read the evaluation images of {path}", f"line {number:,}: {error}", "prepare it again"
             ) from None
+
+
+def listed_evaluation_sets(raw: RawFolder) -> dict[str, frozenset[str]]:
+    """Evaluation images of the official COCO split lists among the raw files: "karpathy_test_images.txt" -> image ids.
+
+    Raises:
+        DataError: a line names no COCO photo.
+    """
+    found = {}
+    for name in COCO_SPLIT_LISTS:
+        if (path := raw.find(name)) is not None:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found[name] = frozenset(coco_image_id(line.split()[0]) for line in lines if line.strip())
+    return found
 
 
 class LeakageAudit:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmal import __version__
-from cmal.data.leakage import prepared_evaluation_sets
+from cmal.data.leakage import listed_evaluation_sets, prepared_evaluation_sets
 from cmal.data.preparation.catalogue import CATALOGUE
 from cmal.data.preparation.inputs import RawFolder
 from cmal.data.preparation.job import Job, Options
@@ -138,7 +138,11 @@ def _prepare_one(
     about, name = CATALOGUE[dataset], options.name if dataset == "pairs" else dataset
     files = RawFolder(raw, dataset, about.source)
     with OutputFolder(out / name, progress) as output:
-        job = Job(name, about, files, output, options, report, lambda job: prepared_evaluation_sets(out, but=name))
+
+        def find_evaluation(job: Job) -> dict[str, frozenset[str]]:
+            return prepared_evaluation_sets(out, but=name) | listed_evaluation_sets(job.raw)
+
+        job = Job(name, about, files, output, options, report, find_evaluation)
         job.notes.update(notes or {})
         _WRITERS[dataset](job)
         if not any(split.records for split in output.splits.values()):

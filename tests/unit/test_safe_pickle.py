@@ -35,7 +35,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_nothing_runs(tmp_path, prot
     trace = tmp_path / "was_run"
     path = tmp_path / "refs(unc).p"
     path.write_bytes(pickle.dumps([RunsACommand(trace)], protocol))
-    with pytest.raises(DataError, match="system.*no plain container; nothing was run"):
+    with pytest.raises(DataError, match=r"system.*no plain container; nothing was run"):
         read_plain_pickle(path)
     assert not trace.exists()
 

@@ -55,7 +55,8 @@ def test_official_splits_and_what_the_manifest_says(tmp_path):
     assert counts(prepared) == {"train": (6, 3), "val": (4, 2)}
     folder = tmp_path / "data" / "coco-captions"
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "train.jsonl", "val.jsonl"]
-    assert read_records(folder / "val.jsonl", ImageTextRecord)[0] == ImageTextRecord("coco-captions:40", "coco:4", "caption 0")
+    first = read_records(folder / "val.jsonl", ImageTextRecord)[0]
+    assert first == ImageTextRecord("coco-captions:40", "coco:4", "caption 0")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == prepared.manifest
     assert (manifest["dataset"], manifest["image_ids"], manifest["images"]) == ("coco-captions", "coco", 5)
@@ -111,7 +112,9 @@ def test_two_releases_in_one_folder_are_not_mixed(tmp_path):
         prepare_dataset("coco-captions", tmp_path, tmp_path / "data")
 
 
-@pytest.mark.parametrize(("dataset", "raw", "reason"), [("cocoo", ".", "no such data set"), ("vqa", None, "are needed")])
+@pytest.mark.parametrize(
+    ("dataset", "raw", "reason"), [("cocoo", ".", "no such data set"), ("vqa", None, "are needed")]
+)
 def test_an_unknown_name_or_no_folder_is_a_message(tmp_path, dataset, raw, reason):
     with pytest.raises(DataError, match=reason):
         prepare_dataset(dataset, raw and tmp_path, tmp_path / "data")
@@ -144,7 +147,12 @@ def vqa_files(raw: Path, name: str, answers: list[str], first: int) -> None:
     questions = [{"question_id": first + n, "image_id": 7, "question": "What?"} for n in range(len(answers))]
     write(raw / f"v2_OpenEnded_{name}_questions.json", {"questions": questions})
     rows = [
-        {"question_id": first + n, "image_id": 7, "multiple_choice_answer": a, "answers": [{"answer": a, "answer_id": 1}]}
+        {
+            "question_id": first + n,
+            "image_id": 7,
+            "multiple_choice_answer": a,
+            "answers": [{"answer": a, "answer_id": 1}],
+        }
         for n, a in enumerate(answers)
     ]
     if not name.startswith("mscoco_test"):
@@ -257,7 +265,9 @@ def test_scenes_go_through_the_same_readers_and_are_the_same_bytes_again(tmp_pat
     assert list(prepared["scenes-ve"].splits) == ["train", "dev", "test"]
     official = json.loads((tmp_path / "a" / "scenes" / "official" / "captions_train.json").read_text())
     records = read_records(tmp_path / "a" / "scenes" / "train.jsonl", ImageTextRecord)
-    assert [(r.id, r.caption) for r in records] == [(f"scenes:{a['id']}", a["caption"]) for a in official["annotations"]]
+    assert [(r.id, r.caption) for r in records] == [
+        (f"scenes:{a['id']}", a["caption"]) for a in official["annotations"]
+    ]
     assert {r.image_id for r in records} == {f"scenes:train/{n:06d}" for n in range(12)}
     for record in read_records(tmp_path / "a" / "scenes-rec" / "train.jsonl", ReferringRecord):
         assert record.box_xywh_px in record.candidate_boxes_xywh_px
@@ -284,7 +294,8 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "data"
     captions(raw, "train", range(1, 3000))
     prepare_dataset("coco-captions", raw, tmp_path / "whole")
-    code = "import sys; from cmal.data.prepare import prepare_dataset as p; print(1, flush=True); p('coco-captions', *sys.argv[1:])"
+    code = "import sys; from cmal.data.prepare import prepare_dataset as p; print(1, flush=True); "
+    code += "p('coco-captions', *sys.argv[1:])"
     for delay_s in (0.0, 0.02, 0.05):
         process = subprocess.Popen([sys.executable, "-c", code, str(raw), str(out)], stdout=subprocess.PIPE)
         process.stdout.readline()

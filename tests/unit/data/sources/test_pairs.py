@@ -69,7 +69,7 @@ def test_a_wrong_column_is_named_with_the_columns_there_are(folder):
 
 
 def test_an_unknown_ending_is_a_message(folder):
-    with pytest.raises(DataError, match="give one of .jsonl, .csv, .tsv"):
+    with pytest.raises(DataError, match=r"give one of .jsonl, .csv, .tsv"):
         read(folder, "c.xlsx", "")
 
 
