@@ -44,10 +44,17 @@ SWAP_ONE = DrawRates(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region
 
 @dataclass(frozen=True)
 class Question:
-    """One anchor of one record: indices into the records, and into that record's anchors."""
+    """One anchor of one record.
+
+    Attributes:
+        record, anchor: indices into the records, and into that record's anchors as far as the text was kept.
+        region: index of its region; span: first word and one past the last.
+    """
 
     record: int
     anchor: int
+    region: int
+    span: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,9 @@ def find_questions(records: Sequence[ImageTextRecord], builder: ExampleBuilder) 
     questions = []
     for number, record in enumerate(records):
         anchors = builder.build(record.id, record.image_id, record.caption).anchors
-        questions += [Question(number, index) for index in range(len(anchors.anchors))]
+        spans = anchors.mentions.spans.tolist()
+        for index, (region, mention) in enumerate(anchors.anchors.pairs.tolist()):
+            questions.append(Question(number, index, region, tuple(spans[mention])))
     return questions
 
 

@@ -89,6 +89,18 @@ class ProgressDisplay:
             self._bar.console.print(text, markup=False)
 
 
+class StagesDisplay(ProgressDisplay):
+    """Progress of work in several stages, one after the other, each with its own rate and ETA."""
+
+    def stage(self, what: str, done: int, total: int) -> None:
+        """Shows that `done` of `total` are done of the stage `what`."""
+        if what != self.unit:
+            self.unit, self._started = what, time.monotonic()
+            if self.is_terminal:
+                self._bar.reset(self._task, description=f"{self.label}: {what}")
+        self.update(done, total)
+
+
 class TrainingDisplay(ProgressDisplay):
     """Progress of a training: steps, losses and rate."""
 

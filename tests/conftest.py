@@ -28,3 +28,32 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder shared/data with real rows is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the quickstart leaves it, as small as can be: data/scenes of 18 images with regions, and runs/tiny.
+
+    Files in it are shared by all tests: read them, write elsewhere.
+    """
+    from cmal.data.prepare import prepare_dataset
+    from cmal.recipe import PretrainRecipe, load_recipe
+    from cmal.regions.detectors import build_detector
+    from cmal.regions.extract import extract_regions
+    from cmal.regions.image_lists import images_of_folder
+    from cmal.runs.pretrain import run_pretraining
+
+    folder = tmp_path_factory.mktemp("world")
+    scenes = folder / "data" / "scenes"
+    prepare_dataset("scenes", None, folder / "data", images=12, seed=0, workers=1)
+    images = scenes / "images"
+    extract_regions(list(images_of_folder(images)), build_detector("scenes"), scenes / "regions", root=images)
+    overrides = [
+        *("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1"),
+        *(f"out={folder}/runs/tiny", f"data.records=[{scenes}/train.jsonl]", f"data.regions={scenes}/regions"),
+        *(f"data.validation={scenes}/val.jsonl", "train.steps=4", "train.batch_size=16", "train.group_size=16"),
+        *("train.report_every=1", "train.validate_every=2", "optimizer.warmup_steps=2"),
+    ]
+    recipe = load_recipe(PretrainRecipe, ROOT / "recipes" / "scenes.yaml", overrides)
+    run_pretraining(recipe, report=lambda step: None, start="fresh", device="cpu")
+    return folder

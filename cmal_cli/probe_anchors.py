@@ -1,0 +1,137 @@
+"""`cmal probe-anchors`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cmal.runs.probe import Probe
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+SHOWN_CONCEPTS = 12
+EXAMPLES = """\b
+Examples:
+  cmal probe-anchors --records data/scenes/test.jsonl --regions data/scenes/regions
+  cmal probe-anchors --records data/scenes/test.jsonl --regions data/scenes/regions \\
+    --checkpoint runs/scenes --html anchors.html --json anchors.json
+"""
+
+
+@click.command("probe-anchors", epilog=EXAMPLES)
+@click.option("--records", required=True, type=_FILE, help="Image-text pairs, as cmal prepare writes them.")
+@click.option("--regions", required=True, type=click.Path(path_type=Path), help="The store of their images' regions.")
+@click.option(
+    "--checkpoint", type=click.Path(file_okay=False, path_type=Path), help="A pre-trained run: what does it associate?"
+)
+@click.option("--thesaurus", multiple=True, metavar="FILE", help="A thesaurus beside the package's own; repeatable.")
+@click.option("--json", "json_file", type=_FILE, help="Write everything measured here.")
+@click.option("--html", "html_file", type=_FILE, help="Write one self-contained page with images, boxes and words.")
+@click.option(
+    "--images",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the images for the page lie. Default: the folder images beside the records.",
+)
+@click.option("--examples", type=click.IntRange(1), default=48, show_default=True, help="Pairs shown on the page.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def probe_anchors(
+    records: Path,
+    regions: Path,
+    checkpoint: Path | None,
+    thesaurus: tuple[str, ...],
+    json_file: Path | None,
+    html_file: Path | None,
+    images: Path | None,
+    examples: int,
+    device: str | None,
+    quiet: bool,
+) -> None:
+    """Show where object tags meet words: how many anchors there are, how right they are, and what a model makes of them.
+
+    Precision and recall are shown where gold anchors lie beside the records (gold_anchors/, as cmal prepare scenes writes
+    them).
+    """
+    from cmal.files import write_json
+    from cmal.runs.probe import ProbeRequest, run_probe
+    from cmal_cli.display import StagesDisplay
+
+    with StagesDisplay("probe-anchors", quiet=quiet) as display:
+        probe = run_probe(ProbeRequest(records, regions, checkpoint, thesaurus), display.stage, device)
+    if not quiet:
+        _show(probe)
+    if json_file:
+        write_json(json_file, probe.as_json())
+    if html_file:
+        from cmal.pages.anchors import write_anchors_page
+
+        shown = write_anchors_page(html_file, probe, images, examples)
+        if not quiet:
+            click.echo(f"page with {shown.pairs} pairs, {shown.pictures} with their image: {html_file}")
+
+
+def _show(probe: Probe) -> None:
+    from cmal_cli.display import show_table
+
+    statistics = probe.statistics
+    show_table("anchors", ("measure", "value"), _coverage_rows(statistics))
+    concepts = list(statistics["concepts"].items())[:SHOWN_CONCEPTS]
+    if concepts:
+        show_table(f"anchors by concept, the {len(concepts)} most frequent", ("concept", "anchors"), concepts)
+    if gold := statistics.get("gold"):
+        _show_gold(gold)
+    if probe.association_by:
+        _show_association(probe.association_by)
+
+
+def _coverage_rows(statistics: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("pairs", f"{statistics['pairs']:,}"),
+        ("pairs with an anchor", f"{statistics['pairs_with_anchor']:,} ({_percent(statistics['coverage'])})"),
+        ("anchors", f"{statistics['anchors']:,}"),
+        ("anchors a pair", f"{statistics['anchors_per_pair']:.2f}"),
+        ("object anchors a pair", f"{statistics['object_anchors_per_pair']:.2f}"),
+        ("attribute anchors a pair", f"{statistics['attribute_anchors_per_pair']:.2f}"),
+    ]
+
+
+def _show_gold(gold: dict[str, Any]) -> None:
+    from cmal_cli.display import show_table
+
+    rows = [
+        (role, _percent(gold[role]["precision"]), _percent(gold[role]["recall"]), f"{gold[role]['found']:,}")
+        for role in ("all", "object", "attribute")
+    ]
+    show_table(f"against gold anchors of {gold['pairs']:,} pairs", ("anchors", "precision", "recall", "found"), rows)
+    missed = [(row["role"], row["words"], row["count"]) for row in gold["missed"]]
+    if missed:
+        show_table(f"missed: the {len(missed)} most common", ("role", "words", "times"), missed)
+    false = [(row["role"], row["words"], row["tag"], row["count"]) for row in gold["false"]]
+    if false:
+        show_table(f"false: the {len(false)} most common", ("role", "words", "tag", "times"), false)
+
+
+def _show_association(by: dict[str, Any]) -> None:
+    from cmal_cli.display import show_table
+
+    rows = []
+    for kind in ("all", "object", "attribute"):
+        accuracies, controls = by[kind], by[kind]["controls"]
+        for direction, name in (("t2v", "word to region"), ("v2t", "region to word")):
+            values = (accuracies[f"association_{direction}"], *(controls[c][direction] for c in CONTROLS))
+            rows.append((kind, name, *map(_percent, values)))
+    show_table(
+        f"associations at {by['all']['anchors']:,} swapped anchors, among {by['candidates']:.0f} candidates each",
+        ("anchors", "direction", "right", "chance", "context hidden", "guests shuffled"),
+        rows,
+    )
+
+
+CONTROLS = ("chance", "context_hidden", "guests_shuffled")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
