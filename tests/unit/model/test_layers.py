@@ -1,0 +1,149 @@
+"""The one transformer layer: what it computes, and that padding never matters."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from toys import enlarge
+
+from cmal.model.layers import (
+    Layout,
+    Transform,
+    TransformerStack,
+    initialise,
+    no_rows,
+    rows_at,
+    to_sphere,
+    trainable_parameters,
+)
+
+
+def stack(layers: int = 2, dropout: float = 0.0) -> TransformerStack:
+    torch.manual_seed(0)
+    return enlarge(TransformerStack(8, layers, 2, 16, dropout))
+
+
+def test_the_sphere_has_radius_root_of_the_width():
+    assert to_sphere(torch.tensor([3.0, 4.0])).tolist() == pytest.approx([0.6 * 2**0.5, 0.8 * 2**0.5])
+    on = to_sphere(torch.randn(5, 7, 16))
+    torch.testing.assert_close(on.norm(dim=-1), torch.full((5, 7), 4.0))
+    assert to_sphere(torch.zeros(2, 3)).tolist() == [[0, 0, 0], [0, 0, 0]], "padding stays padding"
+
+
+def test_a_layer_without_weights_is_its_two_layer_norms():
+    layer = TransformerStack(2, 1, 1, 4, 0.0)
+    for name, parameter in layer.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.zeros_(parameter)
+    out = layer(torch.tensor([[[1.0, 3.0], [5.0, -5.0]]]), torch.tensor([[True, True]]))
+    torch.testing.assert_close(out, torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]))
+
+
+def test_attention_weighs_values_by_the_scaled_dot_product():
+    """Two rows, keys (0, 0) and (ln 3 * sqrt 2, 0), query (1, 0): weights 1/4 and 3/4 of the values."""
+    layer = TransformerStack(2, 1, 1, 4, 0.0).layers[0]
+    torch.nn.init.zeros_(layer.qkv.weight)
+    layer.qkv.bias.data[:2] = torch.tensor([1.0, 0.0])  # every query
+    layer.qkv.weight.data[2, 0] = math.log(3) * 2**0.5  # key from the first number of a row
+    layer.qkv.bias.data[2:] = 0.0
+    layer.qkv.weight.data[4, 1] = 1.0  # value from the second
+    rows = torch.tensor([[0.0, 8.0], [1.0, 4.0]])
+    mixed = layer.attend(rows, Layout.of_mask(torch.ones(1, 2, dtype=torch.bool)))
+    torch.testing.assert_close(mixed[:, 0], torch.full((2,), 8 / 4 + 4 * 3 / 4))
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
+def test_padding_changes_nothing_whatever_it_holds(garbage):
+    model, short, long = stack(), torch.randn(3, 8), torch.randn(5, 8)
+    padded = torch.full((2, 5, 8), garbage)
+    padded[0, :3], padded[1] = short, long
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    out = model(padded, mask)
+    torch.testing.assert_close(out[0, :3], model(short[None], mask[:1, :3])[0])
+    torch.testing.assert_close(out[1], model(long[None], mask[1:])[0])
+    assert out[0, 3:].eq(0).all(), "zeros at padding"
+
+
+def test_real_rows_may_stand_anywhere():
+    """Text and regions are joined, each with its own padding: the mask has holes."""
+    model, rows = stack(), torch.randn(1, 3, 8)
+    holes = torch.randn(1, 5, 8)
+    places = torch.tensor([0, 3, 4])
+    holes[0, places] = rows[0]
+    mask = torch.tensor([[True, False, False, True, True]])
+    torch.testing.assert_close(model(holes, mask)[0, places], model(rows, mask[:, places])[0])
+
+
+def test_examples_of_a_batch_do_not_see_each_other():
+    model, mask = stack(), torch.ones(2, 4, dtype=torch.bool)
+    rows = torch.randn(2, 4, 8)
+    other = rows.clone()
+    other[1] = torch.randn(4, 8)
+    assert torch.equal(model(rows, mask)[0], model(other, mask)[0])
+
+
+def test_an_example_without_a_real_row_gives_zeros_and_harms_nobody():
+    model, rows = stack(), torch.randn(2, 3, 8, requires_grad=True)
+    mask = torch.tensor([[False] * 3, [True] * 3])
+    out = model(rows, mask)
+    assert out[0].eq(0).all()
+    torch.testing.assert_close(out[1], model(rows[1:], mask[1:])[0])
+    out.square().sum().backward()
+    assert rows.grad.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_no_row_at_all_is_fine():
+    assert stack()(torch.zeros(2, 0, 8), torch.zeros(2, 0, dtype=torch.bool)).shape == (2, 0, 8)
+
+
+def test_dropout_is_for_training_alone():
+    model, mask = stack(dropout=0.5), torch.ones(1, 4, dtype=torch.bool)
+    rows = torch.randn(1, 4, 8)
+    assert not torch.equal(model(rows, mask), model(rows, mask))
+    model.eval()
+    assert torch.equal(model(rows, mask), model(rows, mask))
+
+
+def test_activation_checkpointing_changes_memory_and_no_number():
+    model, rows = stack(dropout=0.2), torch.randn(2, 4, 8)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    gradients = []
+    for checkpointed in (False, True):
+        model.checkpoint_activations = checkpointed
+        model.zero_grad()
+        torch.manual_seed(3)
+        model(rows, mask).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients))
+
+
+def test_rows_are_taken_by_example_and_position():
+    padded = torch.arange(12.0).view(2, 3, 2)
+    taken = rows_at(padded, torch.tensor([1, 0, 1]), torch.tensor([2, 1, 2]))
+    assert taken.tolist() == [[10, 11], [2, 3], [10, 11]]
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_no_rows_is_a_zero_that_still_hangs_on_the_graph(rows):
+    weight = torch.ones(2, 2, requires_grad=True)
+    loss = no_rows(torch.ones(rows, 2) @ weight)
+    loss.backward()
+    assert loss.item() == 0 and weight.grad.tolist() == [[0, 0], [0, 0]]
+
+
+def test_the_start_is_berts():
+    torch.manual_seed(0)
+    head = Transform(64)
+    torch.nn.init.ones_(head[0].bias)
+    head.apply(initialise)
+    assert head[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert head[0].bias.eq(0).all() and head[2].weight.eq(1).all() and head[2].bias.eq(0).all()
+
+
+def test_frozen_parameters_are_not_counted():
+    head = Transform(4)
+    assert trainable_parameters(head) == 4 * 4 + 4 + 4 + 4
+    head[0].weight.requires_grad_(False)
+    assert trainable_parameters(head) == 12
