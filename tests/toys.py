@@ -74,6 +74,19 @@ def regions(
     )
 
 
+IMAGES_OF_A_GROUP = {
+    "toy:1": regions(["dog", "cat", "tree"], colours=["red", "white", ""]),
+    "toy:2": regions(["dog", "fire hydrant"], colours=["", "red"]),
+    "toy:3": regions(["cat", "tree"]),
+}
+TEXTS_OF_A_GROUP = [
+    ("1", "toy:1", "a red dog is near the tree"),
+    ("2", "toy:2", "two dogs and a red fire hydrant"),
+    ("3", "toy:3", "the cat is running"),
+    ("4", "toy:1", "a white cat"),
+]
+
+
 class ToyStore(dict):
     """Image id -> Regions, with what of a RegionStore the builder and the data sets ask for."""
 

@@ -1,0 +1,90 @@
+"""Which examples work together when: a function of seed and step alone, whoever shares the work."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from toys import regions, toy_builder
+
+from cmal.data.datasets import PretrainingData
+from cmal.data.draws import DrawRates
+from cmal.data.groups import GroupPlan, GroupSequence, load_groups
+from cmal.data.records import ImageTextRecord
+
+
+def plan(examples: int = 20, size: int = 4, per_step: int = 2, seed: int = 0) -> GroupPlan:
+    lengths = np.random.default_rng(9).integers(5, 50, examples)
+    return GroupPlan(lengths, size, per_step, seed)
+
+
+def test_an_epoch_shows_every_example_once():
+    groups = [plan().group(number) for number in range(5)]
+    assert sorted(i for g in groups for i in g.indices) == list(range(20)) and {g.epoch for g in groups} == {0}
+
+
+def test_examples_that_fill_no_group_wait_for_another_epoch():
+    made = plan(examples=22)
+    assert made.groups_per_epoch == 5
+    seen = Counter(i for number in range(50) for i in made.group(number).indices)
+    assert len(seen) == 22 and max(seen.values()) <= 10
+
+
+def test_steps_take_groups_in_order_and_go_on_into_the_next_epoch():
+    made = plan()
+    third = made.step_groups(3)
+    assert [(g.step, g.place, g.number, g.epoch) for g in third] == [(3, 0, 4, 0), (3, 1, 5, 1)]
+    assert made.step_groups(1)[0].indices == made.group(0).indices
+
+
+def test_groups_depend_on_the_seed_alone_not_on_what_was_asked_before():
+    one, other = plan(), plan()
+    wanted = one.group(13)
+    for number in (2, 30, 7):
+        other.group(number)
+    assert other.group(13) == wanted
+    assert plan(seed=1).group(13).indices != wanted.indices
+    assert plan().group(13 - 5).indices != wanted.indices, "each epoch has an order of its own"
+
+
+def test_examples_of_like_length_stand_together():
+    lengths = np.random.default_rng(0).integers(0, 1000, 640)
+    made = GroupPlan(lengths, 32, 1, 0)
+    spans = [np.ptp(lengths[list(made.group(n).indices)]) for n in range(made.groups_per_epoch)]
+    assert max(spans) < 100, "twenty groups of a thousand: about fifty each"
+
+
+def test_fewer_examples_than_a_group_are_repeated():
+    group = plan(examples=3, size=8).group(0)
+    assert len(group.indices) == 8 and set(group.indices) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_devices_share_a_steps_groups_and_miss_none(world):
+    made = plan(examples=64, per_step=4)
+    shares = [list(GroupSequence(made, 2, 3, rank, world)) for rank in range(world)]
+    assert {len(GroupSequence(made, 2, 3, rank, world)) for rank in range(world)} == {8 // world}
+    for step in (2, 3):
+        dealt = [g.place for share in shares for g in share if g.step == step]
+        assert sorted(dealt) == [0, 1, 2, 3]
+        assert {sum(g.step == step for g in share) for share in shares} == {4 // world}
+
+
+def test_a_sequence_may_begin_anywhere():
+    whole = list(GroupSequence(plan(), 1, 6))
+    assert list(GroupSequence(plan(), 4, 6)) == whole[6:]
+    assert len(GroupSequence(plan(), 7, 6)) == 0
+
+
+RECORDS = [ImageTextRecord(str(n), f"toy:{n % 3}", "a red dog and two cats"[: 8 + n]) for n in range(12)]
+IMAGES = {f"toy:{n}": regions(["dog", "cat", "dog"], colours=["red", "", ""]) for n in range(3)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_the_groups_in_order_with_the_same_draws_however_many_workers(workers):
+    data = PretrainingData(RECORDS, toy_builder(IMAGES), DrawRates(), seed=3)
+    sequence = GroupSequence(GroupPlan(data.lengths(), 4, 1, 3), 1, 4)
+    for (group, batch), wanted in zip(load_groups(data, sequence, workers), sequence, strict=True):
+        assert group == wanted and batch.ids == tuple(RECORDS[i].id for i in wanted.indices)
+        assert batch.masked.token_ids.equal(data[wanted][1].masked.token_ids)
