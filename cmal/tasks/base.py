@@ -14,13 +14,16 @@ from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmal.data.batch import Batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import Record
 from cmal.model.cmal import Cmal, UniModal
+from cmal.model.layers import no_rows
 
 Answers = dict[str, Any]
+IGNORE_LABEL = -100  # a record without a right answer: it costs nothing
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,10 @@ def encode_batch(cmal: Cmal, batch: Batch) -> UniModal:
 def hidden_states(cmal: Cmal, batch: Batch) -> Tensor:
     """The unified hidden states (B, T+R, D) of a batch, nothing masked or swapped."""
     return cmal.unify(encode_batch(cmal, batch))
+
+
+def labelled_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """() mean cross-entropy of (B, C) logits over the rows that have a label; zero, attached, where none has."""
+    if not bool((labels != IGNORE_LABEL).any()):
+        return no_rows(logits)
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL)

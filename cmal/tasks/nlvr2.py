@@ -11,16 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmal.data.batch import Batch, make_batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import PairRecord
 from cmal.metrics import accuracy_and_consistency
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import Answers, Mlp, Scores, hidden_states
-
-IGNORE_LABEL = -100
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, hidden_states, labelled_loss
 
 
 class Nlvr2:
@@ -53,7 +50,7 @@ class Nlvr2:
         return head(torch.cat([left, right], dim=1))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(output.float(), batch.targets["label"], ignore_index=IGNORE_LABEL)
+        return labelled_loss(output, batch.targets["label"])
 
     def answers(self, output: Tensor, batch: Batch) -> Answers:
         return {id: self.labels[best] for id, best in zip(batch.ids, output.argmax(dim=1).tolist())}

@@ -13,16 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmal.data.batch import Batch, make_batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ReferringRecord
 from cmal.metrics import BOX_PROTOCOLS, iou_matrix, is_hit, oracle_recall, xywh_to_xyxy
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import Answers, Mlp, Scores, hidden_states
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, hidden_states, labelled_loss
 
-IGNORE_LABEL = -100
 LEAST_OVERLAP = 0.5  # a training target is the best overlapping region, if it overlaps by this much
 
 
@@ -57,10 +55,10 @@ class ReferringExpressions:
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy over an image's regions; expressions without a fitting region count nothing."""
-        target = batch.targets["region"]
-        if not bool((target != IGNORE_LABEL).any()):
-            return output.masked_fill(~batch.region_mask, 0.0).sum() * 0.0
-        return F.cross_entropy(output, target, ignore_index=IGNORE_LABEL)
+        has_target = batch.targets["region"] != IGNORE_LABEL
+        if not bool(has_target.any()):
+            output = output.masked_fill(~batch.region_mask, 0.0)  # zero times minus infinity would be no number
+        return labelled_loss(output, batch.targets["region"])
 
     def answers(self, output: Tensor, batch: Batch) -> Answers:
         """The chosen box, xyxy in pixels, and all boxes in the order of their scores."""

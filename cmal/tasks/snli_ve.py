@@ -12,17 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmal.data.batch import Batch, make_batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import EntailmentRecord
 from cmal.metrics import accuracy, confusion_table, per_label_table
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import Answers, Mlp, Scores, hidden_states
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, hidden_states, labelled_loss
 
 LABELS = ("contradiction", "entailment", "neutral")
-IGNORE_LABEL = -100
 
 
 class SnliVe:
@@ -50,7 +48,7 @@ class SnliVe:
         return head(hidden_states(cmal, batch)[:, 0])
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(output.float(), batch.targets["label"], ignore_index=IGNORE_LABEL)
+        return labelled_loss(output, batch.targets["label"])
 
     def answers(self, output: Tensor, batch: Batch) -> Answers:
         return {id: self.labels[best] for id, best in zip(batch.ids, output.argmax(dim=1).tolist())}
