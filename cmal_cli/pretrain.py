@@ -49,14 +49,10 @@ def pretrain(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
 
 def run_training_command(command: str, recipe: Any, options: dict[str, Any]) -> None:
-    """Trains here, or in as many processes as were asked for."""
+    """Trains (or estimates) here, or in as many processes as were asked for."""
     from cmal.training.launch import Launch, launch
+    from cmal_cli.dry_run import dry_run_here
 
-    if options["dry_run"]:
-        from cmal_cli.dry_run import show_dry_run
-
-        show_dry_run(command, recipe, options)
-        return
     wanted = Launch.of(
         options["gpus"],
         options["cpu_procs"],
@@ -65,7 +61,11 @@ def run_training_command(command: str, recipe: Any, options: dict[str, Any]) -> 
         options["rendezvous"],
         options["device"],
     )
-    launch(wanted, train_here, command, recipe, options["start"] or "auto", wanted.device, options["quiet"])
+    start, quiet = options["start"] or "auto", options["quiet"]
+    if options["dry_run"]:
+        launch(wanted, dry_run_here, recipe, start, wanted.device, quiet)
+    else:
+        launch(wanted, train_here, command, recipe, start, wanted.device, quiet)
 
 
 def train_here(command: str, recipe: Any, start: str, device: str | None, quiet: bool) -> None:

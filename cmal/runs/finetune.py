@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,32 +68,34 @@ def run_finetuning(
 ) -> TrainingSummary:
     """Fine-tunes as the recipe says; arguments and errors as `pretrain.run_pretraining`."""
 
-    def make_work(checkpoint: Path | None, place: Place) -> Work:
-        made = assemble(recipe)
-        store = RegionStore.open(recipe.data.regions)
-        check_store(store, made.facts.sizes["region_features"], recipe.init_from)
-        records = read_split(made.task, Path(recipe.data.root), recipe.data.train_split)
-        check_images(records, store, recipe.data.root)
-        records = take_few(records, recipe.data.max_records, recipe.train.seed)
-        builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
+    return run_training(recipe, partial(finetuning_work, recipe), report, start, device)
 
-        def add_files(folder: Path) -> None:
-            made.facts.write(folder)
-            made.word_pieces.save(folder / VOCABULARY)
 
-        return Work(
-            run=Path(recipe.out),
-            model=made.model,
-            data=TaskData(records, builder, made.task.make_batch, recipe.train.seed),
-            train=recipe.train,
-            optimizer=recipe.optimizer,
-            workers=recipe.data.workers,
-            add_files=add_files,
-            validate=lambda step: {},
-            head_names=("head.",),
-        )
+def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Place) -> Work:
+    """What this process trains, on what; the weights of a checkpoint to go on from are loaded later, over these."""
+    made = assemble(recipe)
+    store = RegionStore.open(recipe.data.regions)
+    check_store(store, made.facts.sizes["region_features"], recipe.init_from)
+    records = read_split(made.task, Path(recipe.data.root), recipe.data.train_split)
+    check_images(records, store, recipe.data.root)
+    records = take_few(records, recipe.data.max_records, recipe.train.seed)
+    builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
 
-    return run_training(recipe, make_work, report, start, device)
+    def add_files(folder: Path) -> None:
+        made.facts.write(folder)
+        made.word_pieces.save(folder / VOCABULARY)
+
+    return Work(
+        run=Path(recipe.out),
+        model=made.model,
+        data=TaskData(records, builder, made.task.make_batch, recipe.train.seed),
+        train=recipe.train,
+        optimizer=recipe.optimizer,
+        workers=recipe.data.workers,
+        add_files=add_files,
+        validate=lambda step: {},
+        head_names=("head.",),
+    )
 
 
 def text_limit(recipe: FinetuneRecipe, facts: ModelFacts) -> int:

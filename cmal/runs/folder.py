@@ -45,14 +45,20 @@ def open_run(run: Path, recipe: object, start: str) -> Path | None:
         for name in ("checkpoints", "metrics.jsonl", "recipe.yaml", "last", "best"):
             path = run / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    checkpoint = newest_checkpoint(run)
+    checkpoint = checkpoint_to_go_on_from(run, recipe, start)
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "recipe.yaml", recipe_text(recipe))
+    write_json(run / "environment.json", environment())
+    return checkpoint
+
+
+def checkpoint_to_go_on_from(run: Path, recipe: object, start: str) -> Path | None:
+    """What `open_run` would go on from, and its errors; touches nothing."""
+    checkpoint = None if start == "fresh" else newest_checkpoint(run)
     if checkpoint is None and start == "resume":
         raise CheckpointError(f"cannot go on with {run}", "it holds no checkpoint", "start it: leave --resume away")
     if checkpoint is not None:
         _check_same(run, recipe)
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "recipe.yaml", recipe_text(recipe))
-    write_json(run / "environment.json", environment())
     return checkpoint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,25 +62,27 @@ def run_pretraining(
         CmalError: whatever the user can put right.
     """
 
-    def make_work(checkpoint: Path | None, place: Place) -> Work:
-        made = assemble(recipe, checkpoint)
+    return run_training(recipe, partial(pretraining_work, recipe), report, start, device)
 
-        def add_files(folder: Path) -> None:
-            made.facts.write(folder)
-            made.word_pieces.save(folder / VOCABULARY)
 
-        return Work(
-            run=Path(recipe.out),
-            model=made.model,
-            data=made.data,
-            train=recipe.train,
-            optimizer=recipe.optimizer,
-            workers=recipe.data.workers,
-            add_files=add_files,
-            validate=lambda step: validation_losses(made, place.device),
-        )
+def pretraining_work(recipe: PretrainRecipe, checkpoint: Path | None, place: Place) -> Work:
+    """What this process trains, on what, going on from a checkpoint where there is one."""
+    made = assemble(recipe, checkpoint)
 
-    return run_training(recipe, make_work, report, start, device)
+    def add_files(folder: Path) -> None:
+        made.facts.write(folder)
+        made.word_pieces.save(folder / VOCABULARY)
+
+    return Work(
+        run=Path(recipe.out),
+        model=made.model,
+        data=made.data,
+        train=recipe.train,
+        optimizer=recipe.optimizer,
+        workers=recipe.data.workers,
+        add_files=add_files,
+        validate=lambda step: validation_losses(made, place.device),
+    )
 
 
 def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretraining:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,28 @@ def run_training(
 
 
 def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> Progress:
-    """Runs the loop from a checkpoint or from the start.
+    """Runs the loop from a checkpoint or from the start, writing checkpoints and metrics into the run folder."""
+    run = make_fit(work, place, checkpoint)
+    metrics = MetricsFile(work.run / "metrics.jsonl", run.progress.step) if place.is_first else None
+
+    def write_report(step: StepReport) -> None:
+        if metrics:
+            metrics.write(asdict(step) | {"time": time.time()})
+            report(step)
+
+    def save(at: Progress) -> None:
+        if place.is_first:
+            save_checkpoint(work.run, at, work.model, run.optimizer, work.add_files, work.train.keep_checkpoints)
+
+    def validate(step: int) -> None:
+        if metrics and (measures := work.validate(step)):
+            metrics.write({"step": step, "validation": dict(measures)})
+
+    return fit(replace(run, report=write_report, save=save, validate=validate))
+
+
+def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
+    """What the loop needs to go on from a checkpoint or to start; it reports, saves and validates nothing yet.
 
     Raises:
         RecipeError: the groups of a step cannot be dealt evenly to the processes.
@@ -114,45 +135,29 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> 
         fit_weights(model, load_weights(checkpoint), checkpoint)
         load_optimizer(checkpoint, optimizer)
         progress = load_progress(checkpoint)
-    scheduler = build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step)
-    plan = GroupPlan(work.data.lengths(), section.group_size, groups_per_step, section.seed)
-    sequence = GroupSequence(plan, progress.step + 1, section.steps, place.rank, place.world)
-    metrics = MetricsFile(work.run / "metrics.jsonl", progress.step) if place.is_first else None
-
-    def write_report(step: StepReport) -> None:
-        if metrics:
-            metrics.write(asdict(step) | {"time": time.time()})
-            report(step)
-
-    def save(at: Progress) -> None:
-        if place.is_first:
-            save_checkpoint(work.run, at, model, optimizer, work.add_files, section.keep_checkpoints)
-
-    def validate(step: int) -> None:
-        if metrics and (measures := work.validate(step)):
-            metrics.write({"step": step, "validation": dict(measures)})
-
-    return fit(
-        Fit(
-            model=_shared(model, place),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            groups=load_groups(work.data, sequence, work.workers),
-            groups_per_step=groups_per_step // place.world,
-            steps=section.steps,
-            seed=section.seed,
-            clip_norm=settings.clip_norm,
-            place=place,
-            report=write_report,
-            save=save,
-            validate=validate,
-            report_every=section.report_every,
-            save_every=section.save_every,
-            validate_every=section.validate_every,
-            precision=section.precision,
-            progress=progress,
-        )
+    sequence = GroupSequence(group_plan(work), progress.step + 1, section.steps, place.rank, place.world)
+    return Fit(
+        model=_shared(model, place),
+        optimizer=optimizer,
+        scheduler=build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step),
+        groups=load_groups(work.data, sequence, work.workers),
+        groups_per_step=groups_per_step // place.world,
+        steps=section.steps,
+        seed=section.seed,
+        clip_norm=settings.clip_norm,
+        place=place,
+        report_every=section.report_every,
+        save_every=section.save_every,
+        validate_every=section.validate_every,
+        precision=section.precision,
+        progress=progress,
     )
+
+
+def group_plan(work: Work) -> GroupPlan:
+    """All groups of the run."""
+    section = work.train
+    return GroupPlan(work.data.lengths(), section.group_size, section.batch_size // section.group_size, section.seed)
 
 
 def check_even(groups_per_step: int, world: int, section: TrainSection) -> None:

@@ -59,8 +59,8 @@ class Fit:
     seed: int
     clip_norm: float
     place: Place
-    report: Callable[[StepReport], None]
-    save: Callable[[Progress], None]
+    report: Callable[[StepReport], None] = lambda report: None
+    save: Callable[[Progress], None] = lambda progress: None
     validate: Callable[[int], None] = lambda step: None
     report_every: int = 10
     save_every: int = 1000
