@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms, nms
 from cmal.data.scenes.world import COLOURS, KINDS
 from cmal.errors import CheckpointError
 from cmal.files import sha256_of
-from cmal.regions.detectors.assembly import find_device, load_strictly, make_regions, read_state_file
+from cmal.regions.detectors.assembly import boxes_on, find_device, load_strictly, make_regions, read_state_file
 from cmal.regions.detectors.scenes_model import SceneDetectorNet
 from cmal.regions.types import Regions
 
@@ -85,7 +85,7 @@ class ScenesDetector:
         found: list[Regions | None] = [None] * len(images)
         for rows, pixels, scales in self._batches(images):
             boxes = [
-                torch.as_tensor(np.asarray(boxes_xyxy_px[row], np.float32).reshape(-1, 4), device=self.device) * scale
+                boxes_on(self.device, np.reshape(boxes_xyxy_px[row], (-1, 4))) * scale
                 for row, scale in zip(rows, scales)
             ]
             described = self._describe(self.net.maps(pixels), boxes, pixels)
