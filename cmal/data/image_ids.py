@@ -26,7 +26,10 @@ LEVELS_UP = 3  # how far above a folder its manifest or telling name may be
 
 _COCO_NUMBER = re.compile(r"(?:^|_)(\d{12})(?:_\d+)?$|^(\d{1,11})$")  # refs add "_16" after the twelve digits
 _NLVR2_NAME = re.compile(r"^(?:train|dev|test1|test2)-\d+-\d+-img[01]$")
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".webp", ".ppm", ".pgm", ".avif", ".jp2"),
+)
 _DATASET_OF_FOLDER = {
     **dict.fromkeys(
         ("train2014", "val2014", "test2014", "test2015", "train2017", "val2017", "test2017", "unlabeled2017"), "coco"
@@ -134,7 +137,7 @@ def _stem(name: str) -> str:
     """The last part of a path without an image's ending; "a.b.jpg" is "a.b", "a.b" stays."""
     last = PurePosixPath(name).name
     ending = PurePosixPath(last).suffix
-    return last[: -len(ending)] if ending.lower() in _ENDINGS else last
+    return last[: -len(ending)] if ending.lower() in IMAGE_ENDINGS else last
 
 
 def _no_id(found: object, expected: str) -> DataError:

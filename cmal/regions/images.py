@@ -2,7 +2,8 @@
 
 Files come from anywhere: a name that leads outside the image root (by `..` or a link) is refused, only plain raster
 formats are opened (Pillow would start a PostScript interpreter for some others), and nothing larger than
-`MOST_PIXELS` is decoded.
+`MOST_PIXELS` is decoded. A file that was cut short is refused. Only PNG has checksums that tell every changed
+byte; in the other formats a changed byte that their decoder passes over is read as the decoder reads it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from cmal.data.image_ids import IMAGE_ENDINGS
 from cmal.errors import ImageError
 
 MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
 _WANTED_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif", ".jp2")
 
 Image.init()  # loads Pillow's readers; which of them exist depends on how it was built
 FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
@@ -43,7 +44,7 @@ def find_images(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS and not name.startswith("."):
                 yield Path(folder, name)
 
 

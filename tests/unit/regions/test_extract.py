@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import time
@@ -14,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmal.errors import DataError, StoreError
+from cmal.errors import CmalError, DataError, StoreError
 from cmal.regions.extract import ExtractionReport, extract_regions, read_failures
 from cmal.regions.lock import hold_folder
-from cmal.regions.store import RegionStore, read_index
+from cmal.regions.store import COLUMNS, RegionStore, read_index
 from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
 
@@ -210,31 +212,83 @@ def _slow_extraction(pictures: list, out: Path) -> None:
     extract_regions(pictures, MeanColour(pause_s=0.004), out, batch_size=1, shard_size=2)
 
 
-def _killed_runs(pictures: list, out: Path, kills: int, seed: int) -> int:
-    """Starts and kills extractions at random moments, then lets one finish; how many were killed at work."""
-    generator, cut = np.random.default_rng(seed), 0
-    context = multiprocessing.get_context("fork")
-    for _ in range(kills):
+def _kill_and_finish(pictures: list, out: Path, generator: np.random.Generator, most: int) -> int:
+    """Starts extractions, kills up to `most` of them at work at random moments, lets the last one finish; how many died."""
+    killed, context = 0, multiprocessing.get_context("fork")
+    for _ in range(most):
         process = context.Process(target=_slow_extraction, args=(pictures, out))
         process.start()
         time.sleep(float(generator.uniform(0.0, 0.12)))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        cut += process.exitcode == -signal.SIGKILL
-        if out.exists() and (out / "index.json").exists():
+        killed += process.exitcode == -signal.SIGKILL and not _is_finished(out, pictures)
+        if (out / "index.json").exists():
             json.loads((out / "index.json").read_text())
             RegionStore.open(out)
     _slow_extraction(pictures, out)
-    return cut
+    return killed
+
+
+def _is_finished(out: Path, pictures: list) -> bool:
+    return (out / "index.json").exists() and len(read_index(out)[1]) == len(pictures) // 2
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_leaves_the_bytes_of_an_undisturbed_run(pictures, tmp_path, kills):
     (tmp_path / "images" / "4.png").write_bytes(b"no picture")
     _slow_extraction(pictures, tmp_path / "whole")
-    cut = 0
-    for seed in range(max(1, kills // 3)):  # three kills a store: more would find it finished
+    generator, killed, stores = np.random.default_rng(0), 0, 0
+    while killed < kills and stores < kills:
         shutil.rmtree(tmp_path / "cut", ignore_errors=True)
-        cut += _killed_runs(pictures, tmp_path / "cut", 3, seed)
+        killed += _kill_and_finish(pictures, tmp_path / "cut", generator, most=3)  # more would find it finished
+        stores += 1
         assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
-    assert cut >= kills // 3, "hardly any run was really killed"
+    assert killed >= kills
+
+
+def test_parts_done_by_processes_side_by_side_make_the_same_store(pictures, tmp_path):
+    extract_regions(pictures, MeanColour(), tmp_path / "whole", shard_size=2)
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(
+            target=extract_regions,
+            args=(pictures, MeanColour(pause_s=0.02), tmp_path / "parts"),
+            kwargs={"batch_size": 1, "shard_size": 2, "shard": (number, 3)},
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_is_a_message_and_what_is_whole_stays(pictures, tmp_path):
+    """A process that may write files of at most 12 kB: an index fits, the second shard, of large pictures, does not."""
+
+    class Wide(MeanColour):
+        @staticmethod
+        def _region(image):
+            one = MeanColour._region(image)
+            count = 1 if image.shape[0] == 3 else 200
+            return dataclasses.replace(one, **{name: np.repeat(getattr(one, name), count, 0) for name in COLUMNS})
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            extract_regions(pictures, Wide(), tmp_path / "s", shard_size=5)
+        except CmalError as error:
+            (tmp_path / "said").write_text(str(error))
+
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "9.png")
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert "cannot write" in (tmp_path / "said").read_text() and "part-00001.h5" in (tmp_path / "said").read_text()
+    assert RegionStore.open(tmp_path / "s").image_ids == [f"toy:{number}" for number in range(5)]
+    extract_regions(pictures, Wide(), tmp_path / "s", shard_size=5)
+    extract_regions(pictures, Wide(), tmp_path / "whole", shard_size=5)
+    assert bytes_of(tmp_path / "s") == bytes_of(tmp_path / "whole")
