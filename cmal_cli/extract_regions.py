@@ -29,7 +29,7 @@ Examples:
     metavar="NAME",
     help="scenes, frcnn-vg, torchvision:NAME, hf:MODEL, or boxes:FILE (COCO instances json).",
 )
-@click.option("--features", metavar="NAME", help="What describes the boxes of boxes:FILE: timm:NAME or a detector.")
+@click.option("--features", metavar="NAME", help="boxes:FILE: timm:NAME or a detector; hf:MODEL: decoder or backbone.")
 @click.option("--weights", metavar="FILE", help="Weight file, folder or hub name in place of the detector's own.")
 @click.option(
     "--images", "images_folder", type=click.Path(path_type=Path), metavar="DIR", help="Where the images of RECORDS lie."
@@ -225,12 +225,17 @@ def _import(options: dict[str, Any]) -> None:
 
 
 def _verify(out: Path, redo_follows: bool) -> None:
-    from cmal.regions.store import read_index
     from cmal.regions.verify import verify_store
 
-    total = len(read_index(out)[1])
+    total = 0
+
+    def show(done: int, count: int, name: str) -> None:
+        nonlocal total
+        total = count
+        progress.update(done, count)
+
     with ProgressDisplay("verifying", "shards") as progress:
-        damaged = verify_store(out, report=lambda done, count, name: progress.update(done, count))
+        damaged = verify_store(out, report=show)
     for name, fault in damaged:
         click.echo(f"{name} {fault}")
     click.echo(f"{total - len(damaged)} of {total} shards are whole")

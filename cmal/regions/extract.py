@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,8 +23,8 @@ from cmal.regions.detectors import Detector
 from cmal.regions.images import read_image
 from cmal.regions.lock import hold_folder, lock_file
 from cmal.regions.plan import Plan, extend_plan, load_plan, save_plan
-from cmal.regions.shards import shard_name, write_index, write_shard
-from cmal.regions.store import BYTES_A_REGION, INDEX_NAME, ShardInfo, StoreHeader, read_index
+from cmal.regions.shards import foretell_size, shard_name, write_index, write_shard
+from cmal.regions.store import INDEX_NAME, ShardInfo, StoreHeader, read_index
 from cmal.regions.types import Regions
 
 FAILED_NAME = "failed.jsonl"
@@ -164,20 +163,9 @@ def _settle_plan(out: Path, header: StoreHeader, settings: dict, image_ids: list
 
 def _check_disk(run: _Run) -> None:
     regions = int(getattr(run.detector, "max_regions", DEFAULT_REGIONS))
-    needed = run.total * (regions * (2 * run.header.feature_size + BYTES_A_REGION) + 64)
-    free = shutil.disk_usage(run.out).free
-    if needed > free:
-        raise StoreError(
-            f"cannot extract regions into {run.out}",
-            f"{run.total:,} images with up to {regions} regions need {_size(needed)}; the disk has {_size(free)} free",
-            "free some space, choose another disk, or fewer regions with --max-regions",
-        )
+    note = foretell_size(run.out, run.total, f"up to {regions}", regions, run.header.feature_size)
     if run.total:
-        run.tell(f"{run.total:,} images, up to {_size(needed)} at {regions} regions an image; {_size(free)} free")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+        run.tell(note)
 
 
 def _detect_all(

@@ -134,20 +134,43 @@ def preview_regions(store: RegionStore, files: Iterable[tuple[str, Path]], out: 
 def draw_regions(
     image: np.ndarray, regions: Regions, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
 ) -> Image.Image:
-    """The picture, small ones enlarged, with each region's box and a tag "colour kind .87" in its corner."""
+    """The picture, small ones enlarged, with each region's box and a tag "colour kind .87" in its corner.
+
+    A kind has one colour throughout the picture; the surest lie on top, and a tag that would cover another moves down.
+    """
     scale = max(1, -(-SMALLEST_PREVIEW_PX // min(image.shape[:2]))) if min(image.shape[:2]) else 1
-    picture = Image.fromarray(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.NEAREST)
+    picture = Image.fromarray(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
-    order = np.argsort(np.asarray(regions.object_conf, np.float32), kind="stable")  # the surest are drawn last, on top
-    for row in order:
-        colour = PALETTE[int(regions.object_ids[row]) % len(PALETTE)]
+    order = np.argsort(-np.asarray(regions.object_conf, np.float32), kind="stable").tolist()  # the surest first
+    kinds = list(dict.fromkeys(int(regions.object_ids[row]) for row in order))
+    colour_of = {kind: PALETTE[rank % len(PALETTE)] for rank, kind in enumerate(kinds)}
+    for row in reversed(order):
         x1, y1, x2, y2 = (float(value) * scale for value in regions.boxes_xyxy_px[row])
-        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
-        text = _tag(regions, int(row), class_names, attribute_names)
-        left, top, right, bottom = pen.textbbox((x1 + 2, y1 + 1), text)
-        pen.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)
-        pen.text((x1 + 2, y1 + 1), text, fill="white")
+        box = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
+        pen.rectangle(box, outline=colour_of[int(regions.object_ids[row])], width=2)
+    taken: list[tuple[float, float, float, float]] = []
+    for row in order:
+        x, y = (float(value) * scale for value in regions.boxes_xyxy_px[row, :2])
+        text = _tag(regions, row, class_names, attribute_names)
+        place = _free_place(pen.textbbox((0, 0), text), (x + 2, y + 1), taken, picture.size)
+        taken.append(place)
+        pen.rectangle(place, fill=colour_of[int(regions.object_ids[row])])
+        pen.text((place[0] + 2, place[1] - pen.textbbox((0, 0), text)[1] + 1), text, fill="white")
     return picture
+
+
+def _free_place(
+    text_box: tuple[float, ...], corner: tuple[float, float], taken: list, size_wh: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Where a tag goes: at the corner, inside the picture, below the tags that lie there already while there is room."""
+    width, height = text_box[2] - text_box[0] + 4, text_box[3] - text_box[1] + 2
+    x, y = min(corner[0], max(0, size_wh[0] - width)), min(corner[1], max(0, size_wh[1] - height))
+    while True:
+        covered = [t for t in taken if x < t[2] and t[0] < x + width and y < t[3] and t[1] < y + height]
+        lower = max((t[3] for t in covered), default=y)
+        if not covered or lower + 1 + height > size_wh[1]:
+            return x, y, x + width, y + height
+        y = lower + 1
 
 
 def _tag(regions: Regions, row: int, class_names: tuple[str, ...], attribute_names: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy as np
 
 from cmal.errors import ShapeError, StoreError
 from cmal.files import atomic_path, sha256_of, write_json
-from cmal.regions.store import COLUMNS, FEATURES, INDEX_NAME, ShardInfo, StoreHeader
+from cmal.regions.store import BYTES_A_REGION, COLUMNS, FEATURES, INDEX_NAME, ShardInfo, StoreHeader
 from cmal.regions.types import Regions
 
 IMAGES_A_WRITE = 128
+BYTES_AN_IMAGE = 64  # id, offset and size, about
 LARGEST_FLOAT16 = 65504.0
 ALIGN_AT_BYTES, ALIGN_TO_BYTES = 65536, 4096
 
@@ -141,6 +143,31 @@ def write_index(folder: Path, header: StoreHeader, shards: Iterable[ShardInfo]) 
     value["regions"] = sum(shard.regions for shard in shards)
     value["shards"] = [asdict(shard) for shard in shards]
     write_json(Path(folder) / INDEX_NAME, value)
+
+
+def foretell_size(folder: Path, images: int, regions_text: str, regions: int, feature_size: int) -> str:
+    """A line that tells how large a store will be and how much room there is, before the first image is written.
+
+    Args:
+        folder: the store's, which is there.
+        regions_text: how many regions an image has, in words ("up to 36").
+
+    Raises:
+        StoreError: the disk cannot hold it.
+    """
+    needed = images * (regions * (2 * feature_size + BYTES_A_REGION) + BYTES_AN_IMAGE)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"cannot write regions into {folder}",
+            f"{images:,} images with {regions_text} regions need {_size(needed)}; the disk has {_size(free)} free",
+            "free some space, or choose another disk (or extract fewer regions, with --max-regions)",
+        )
+    return f"{images:,} images, {_size(needed)} at {regions_text} regions an image; {_size(free)} free"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class StoreWriter:

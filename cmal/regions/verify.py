@@ -30,6 +30,12 @@ def verify_store(
         StoreError: not a store folder, or an extraction is at work in it.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise StoreError(
+            f"cannot verify {folder}",
+            "it is one file; hashes are kept in the index of a store folder",
+            "verify the folder it was merged from, then merge again",
+        )
     header, shards = read_index(folder)
     damaged: list[tuple[str, str]] = []
     with hold_folder(folder):

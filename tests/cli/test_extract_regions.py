@@ -97,6 +97,8 @@ def test_parts_and_merge_make_one_file(images, store, tmp_path):
     result = run("--out", tmp_path / "s", "--merge")
     assert result.exit_code == 0 and "one file:" in result.output
     assert RegionStore.open(tmp_path / "s.h5").image_ids == RegionStore.open(store).image_ids
+    result = run("--out", tmp_path / "s.h5", "--verify")
+    assert result.exit_code == 1 and "it is one file" in result.output
 
 
 def test_inspect_prints_a_table_and_preview_draws(images, store):

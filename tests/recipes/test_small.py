@@ -13,18 +13,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-from cmal.data.datasets import PretrainingData
+from cmal.anchors import AnchorFinder
+from cmal.data.records import ImageTextRecord, read_records
+from cmal.data.text import split_words
 from cmal.files import write_json
+from cmal.metrics import recalls_of_ranks, retrieval_ranks
 from cmal.recipe import PretrainRecipe, load_recipe
 from cmal.regions.detectors.timm_features import TimmFeatures
 from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
 from cmal.regions.store import RegionStore
-from cmal.runs.pretrain import assemble
+from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
+from cmal.tasks.retrieval import Retrieval
+from cmal.thesaurus import Thesaurus
+from cmal.training.checkpoint import fit_weights, load_weights
 from cmal_cli.app import main
 
+pytestmark = pytest.mark.slow
+SMALL = Path(__file__).resolve().parents[2] / "recipes" / "small.yaml"
+SHARE, STEPS = 0.125, 250
 WINDOWS = np.array(  # shares of the photograph: the whole of it, its quarters and a bit more, its middle
     [[0, 0, 1, 1], [0, 0, 0.6, 0.6], [0.4, 0, 1, 0.6], [0, 0.4, 0.6, 1], [0.4, 0.4, 1, 1], [0.2, 0.2, 0.8, 0.8]]
 )
@@ -103,7 +113,90 @@ def read_true_boxes(annotations: Path) -> tuple[Boxes, list[dict]]:
     for number, row in rows:
         x, y, width, height = row["bbox"]
         if row["category_id"] in things and not row.get("iscrowd") and width >= 1 and height >= 1:
-            boxes.setdefault(f"coco:{number}", []).append(
-                (np.array([x, y, x + width, y + height]), row["category_id"])
-            )
+            boxes.setdefault(f"coco:{number}", []).append((np.array([x, y, x + width, y + height]), row["category_id"]))
     return boxes, files[0]["categories"]
+
+
+@pytest.fixture(scope="module")
+def recipe(prepared, weights) -> PretrainRecipe:
+    """The recipe as it is in the repository, but for its places, its length, and a part of the photographs."""
+    data = prepared / "data"
+    overrides = {
+        "out": prepared / "run",
+        "model.text_checkpoint": weights[1],
+        "model.dropout": 0,
+        "data.records": f"[{data / 'coco-captions/train.jsonl'}, {data / 'flickr30k/train.jsonl'}]",
+        "data.regions": data / "regions",
+        "data.validation": '""',
+        "data.pairs_share": SHARE,
+        "data.workers": 0,
+        "optimizer.lr": 5e-4,
+        "optimizer.warmup_steps": 40,
+        "train.steps": STEPS,
+        "train.batch_size": 32,
+        "train.group_size": 32,
+        "train.report_every": 10,
+    }
+    return load_recipe(PretrainRecipe, SMALL, [f"{key}={value}" for key, value in overrides.items()])
+
+
+@pytest.fixture(scope="module")
+def trained(recipe) -> tuple[list[dict], Pretraining]:
+    """The lines of metrics.jsonl, and everything the run was made of with its last weights."""
+    run_pretraining(recipe, report=lambda report: None, device="cpu")
+    made, last = assemble(recipe, Path(recipe.out) / "last"), Path(recipe.out) / "last"
+    fit_weights(made.model, load_weights(last), last)
+    made.model.eval()
+    return [json.loads(line) for line in (Path(recipe.out) / "metrics.jsonl").read_text().splitlines()], made
+
+
+def test_one_store_holds_the_photographs_of_both_sets(prepared, real_data):
+    store = RegionStore.open(prepared / "data" / "regions")
+    sets = Counter(image_id.partition(":")[0] for image_id in store)
+    assert sets == {"coco": 138, "flickr30k": 362} and store.feature_size == 432
+    assert (
+        json.loads((prepared / "data" / "flickr30k" / "manifest.json").read_text())["splits"]["train"]["images"] == 104
+    )
+    assert all(np.isfinite(store[image_id].features).all() for image_id in store)
+
+
+def test_the_text_encoder_starts_as_minilm_and_the_unified_one_goes_on_from_it(recipe, weights):
+    from safetensors.numpy import load_file
+
+    cmal, published = assemble(recipe).model.cmal, load_file(weights[1] / "model.safetensors")
+    for ours, layer in ((cmal.textual.layers[2], 2), (cmal.unified.layers[0], 3)):
+        theirs = published[f"encoder.layer.{layer}.output.dense.weight"]
+        assert np.array_equal(ours.contract.weight.detach().numpy(), theirs)
+
+
+def test_captions_meet_the_true_tags_of_their_photographs(prepared):
+    """Of the annotated photographs' captions, as many as in the thesaurus' own test; of windows named by likeness, some."""
+    store = RegionStore.open(prepared / "data" / "regions")
+    finder, met = AnchorFinder(Thesaurus.load(), store.class_names, ()), {}
+    for name in ("coco-captions", "flickr30k"):
+        for record in read_records(prepared / "data" / name / "train.jsonl", ImageTextRecord):
+            anchors = finder.find_anchors(finder.find_mentions(split_words(record.caption)), store[record.image_id])
+            met.setdefault(name, []).append(len(anchors) > 0)
+    assert np.mean(met["coco-captions"]) >= 0.75 and np.mean(met["flickr30k"]) >= 0.4
+
+
+def test_every_loss_falls(trained):
+    lines, _ = trained
+    for name in ("loss", "mlm", "mrm_class", "mrm_feature", "itm", "amc"):
+        losses = [line["losses"][name] for line in lines if "losses" in line]
+        assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3]), name
+    assert all(line.get("skipped", 0) == 0 for line in lines)
+
+
+def test_captions_find_their_photographs_far_more_often_than_by_chance(trained):
+    _, made = trained
+    records = list({record.image_id: record for record in made.data.records}.values())  # one caption a photograph
+    task = Retrieval("flickr30k", captions_per_image=1)
+    with torch.no_grad():
+        scores = task.score_matrix(
+            made.model.cmal, made.model.heads["itm"], records, made.data.builder, torch.device("cpu")
+        )
+    ranks = retrieval_ranks(scores, np.arange(len(records)))
+    recalls, chance = recalls_of_ranks(*ranks), 1 / len(records)
+    print(len(records), recalls)
+    assert recalls["image_retrieval_r1"] >= 5 * chance and recalls["text_retrieval_r1"] >= 5 * chance

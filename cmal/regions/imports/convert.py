@@ -37,7 +37,7 @@ from cmal.regions.imports.uniter import open_uniter
 from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
 from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
-from cmal.regions.shards import StoreWriter
+from cmal.regions.shards import StoreWriter, foretell_size
 from cmal.regions.store import BYTES_A_REGION, StoreHeader
 from cmal.regions.types import Regions
 
@@ -125,7 +125,7 @@ def import_features(
 
     Raises:
         DataError: the format is unknown, a file is unreadable, or not one image could be taken.
-        StoreError: `out` holds a store already.
+        StoreError: `out` holds a store already, or the disk cannot hold it.
     """
     started = time.monotonic()
     path, out = Path(path), Path(out)
@@ -137,6 +137,7 @@ def import_features(
         f"import:{source.format}", "", first.features.shape[1], source.class_names, source.attribute_names
     )
     with StoreWriter(out, header, _shard_images(first)) as writer:
+        run.foretell(out, first)
         run.write(images, writer)
         if not run.images:
             raise run.nothing()
@@ -221,6 +222,13 @@ class _Run:
             if image.features.ndim == 2 and len(image.features):
                 return image, chain(before, stream)
         raise self.nothing()
+
+    def foretell(self, out: Path, first: ForeignImage) -> None:
+        """Tells the size of the store, judged by the first image. Raises StoreError where the disk cannot hold it."""
+        progress, regions = self.source.progress, len(first.features)
+        images = max(1, round(progress.total / max(progress.done, 1)))
+        note = foretell_size(out, images, f"about {regions}", regions, first.features.shape[1])
+        self.report(ExtractionReport(0, images, 0, time.monotonic() - self.started, f"about {note}"))
 
     def write(self, images: Iterator[ForeignImage], writer: StoreWriter) -> None:
         feature_size = writer.header.feature_size

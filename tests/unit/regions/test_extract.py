@@ -161,7 +161,7 @@ def test_a_store_that_the_disk_cannot_hold_is_refused_before_the_first_image(pic
 def test_the_size_is_foretold(pictures, tmp_path):
     told: list[ExtractionReport] = []
     extract_regions(pictures, MeanColour(), tmp_path / "s", report=told.append, batch_size=5)
-    assert told[0].note.startswith("10 images, up to 0.0 MB at 1 regions an image")
+    assert told[0].note.startswith("10 images, 0.0 MB at up to 1 regions an image")
     assert (told[-1].done, told[-1].total, told[-1].failed) == (10, 10, 0)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cmal.errors import StoreError
-from cmal.regions.inspect import draw_regions, preview_regions, summarise_store
+from cmal.regions.inspect import _free_place, draw_regions, preview_regions, summarise_store
 from cmal.regions.shards import write_index, write_shard
 from cmal.regions.store import RegionStore, StoreHeader
 from cmal.regions.types import Regions
@@ -72,6 +72,14 @@ def test_boxes_are_drawn_where_they_are(store):
     edge = picture[19 * scale + scale - 1, 20 * scale]  # lower edge of the box
     assert edge.tolist() == [0xE6, 0x19, 0x4B]
     assert picture[25 * scale, 5 * scale].tolist() == [255, 255, 255], "outside the box nothing is drawn"
+
+
+def test_tags_move_out_of_each_others_way_while_there_is_room():
+    taken = [(0.0, 0.0, 50.0, 10.0), (0.0, 11.0, 50.0, 21.0)]
+    assert _free_place((0, 2, 36, 10), (5, 5), taken, (100, 100)) == (5, 22, 45, 32)
+    assert _free_place((0, 2, 36, 10), (60, 5), taken, (100, 100)) == (60, 5, 100, 15)
+    assert _free_place((0, 2, 36, 10), (95, 98), [], (100, 100)) == (60, 90, 100, 100), "inside the picture"
+    assert _free_place((0, 2, 36, 10), (5, 5), taken, (100, 25)) == (5, 5, 45, 15), "no room below: it stays"
 
 
 def test_the_preview_writes_the_asked_number_of_pictures(store, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmal.errors import DataError
+from cmal.errors import DataError, StoreError
 from cmal.regions.imports import import_features
 from cmal.regions.imports.tsv import count_fields
 from cmal.regions.store import RegionStore
@@ -190,8 +190,21 @@ def test_progress_is_told_with_an_estimate_of_the_whole(tmp_path):
     rows = [lxmert_row(f"COCO_val2014_{n:012d}", 1) for n in range(250)]
     reports = []
     import_features(write_rows(tmp_path / "f.tsv", LXMERT_FIELDS, rows), tmp_path / "store", report=reports.append)
-    assert [report.done for report in reports] == [100, 200, 250]
-    assert [report.total for report in reports] == [250, 250, 250]
+    assert reports[0].note.startswith("about 250 images, 0.1 MB at about 2 regions an image; ")
+    assert [report.done for report in reports] == [0, 100, 200, 250]
+    assert [report.total for report in reports] == [250, 250, 250, 250]
+
+
+def test_a_store_that_the_disk_cannot_hold_is_refused_before_the_first_image_is_written(tmp_path, monkeypatch):
+    class Full:
+        free = 10_000
+
+    monkeypatch.setattr("cmal.regions.shards.shutil.disk_usage", lambda folder: Full)
+    rows = [lxmert_row(f"COCO_val2014_{n:012d}", 1) for n in range(250)]
+    path = write_rows(tmp_path / "f.tsv", LXMERT_FIELDS, rows)
+    with pytest.raises(StoreError, match=r"250 images with about 2 regions need 0\.1 MB; the disk has 0\.0 MB free"):
+        import_features(path, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 # -- the real file -----------------------------------------------------------------------------------------------------
