@@ -95,7 +95,7 @@ class CmalForPretraining(nn.Module):
         }
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.candidates = candidates
-        self.heads = nn.ModuleDict({name: makers[name]() for name in self.weights}).apply(initialise)
+        self.heads = initialise(nn.ModuleDict({name: makers[name]() for name in self.weights}), width)
         self.cmal = cmal
 
     def forward(self, batch: Batch) -> Losses:

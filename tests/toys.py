@@ -17,7 +17,7 @@ from cmal.anchors import AnchorFinder
 from cmal.data.examples import ExampleBuilder
 from cmal.data.text import SPECIAL_PIECES, WordPieces
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.model.layers import initialise
+from cmal.model.layers import INITIAL_STD_WIDTH, initialise
 from cmal.model.prompt import FILL_SWAP, PromptPlan
 from cmal.regions.shards import write_index, write_shard
 from cmal.regions.store import StoreHeader
@@ -161,7 +161,7 @@ def toy_cmal(seed: int = 0, **sizes: Any) -> Cmal:
 
 def enlarge(module: nn.Module, factor: float = 10.0) -> nn.Module:
     """Matrices times ten, biases drawn: the usual start, a hundredth, hides mistakes below tolerances."""
-    module.apply(initialise)
+    initialise(module, INITIAL_STD_WIDTH)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1:

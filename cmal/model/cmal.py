@@ -96,4 +96,4 @@ def build_cmal(
         prompt=AssociativePrompt(width),
         unified=UnifiedEncoder(max_tokens, layers=unified_layers, **shape),
     )
-    return model.apply(initialise)
+    return initialise(model, width)

