@@ -1,0 +1,121 @@
+"""A run folder explains itself, and the same command goes on exactly where a run was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.runs.folder import read_metrics
+
+DROPOUT = "model.dropout=0.2"  # so that random numbers matter
+
+
+@pytest.fixture
+def pretrain(cmal, toy_world, tmp_path):
+    """Runs `cmal pretrain` into a folder of this test's own."""
+
+    def run(*words: str, out: str = "run", sets: tuple[str, ...] = ()):
+        changed = (f"out={tmp_path / out}", DROPOUT, "train.save_every=1", "train.keep_checkpoints=9", *sets)
+        more = [word for change in changed for word in ("--set", change)]
+        return cmal("pretrain", "pretrain.yaml", "--device", "cpu", *more, *words), tmp_path / out
+
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "model.safetensors")
+
+
+def losses(run: Path) -> list[tuple[int, dict]]:
+    return [(row["step"], row["losses"]) for row in read_metrics(run / "metrics.jsonl") if "losses" in row]
+
+
+def test_a_run_folder_explains_itself(pretrain, toy_world):
+    result, run = pretrain()
+    assert result.exit_code == 0, result.output
+    assert "done: 3 steps" in result.output
+    recipe = load_recipe(PretrainRecipe, run / "recipe.yaml")
+    assert recipe.model.dropout == 0.2 and recipe.out == str(run), "as it was resolved"
+    told = json.loads((run / "environment.json").read_text())
+    assert torch.__version__.startswith(told["packages"]["torch"]) and {"git", "machine", "python"} <= told.keys()
+    assert [step for step, _ in losses(run)] == [1, 2, 3]
+    assert (run / "last").resolve().name == "step-00000003"
+    for name in ("model.safetensors", "model.json", "vocab.txt"):
+        assert (run / "last" / name).is_file(), "a checkpoint can be used alone"
+
+
+def test_a_stopped_run_ends_with_bitwise_the_weights_of_one_never_stopped(pretrain, tmp_path):
+    _, whole = pretrain(out="whole")
+    _, run = pretrain(out="stopped")
+    for step in (2, 3):  # as if it had been stopped during step 2; what was reported of it is forgotten
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    result, _ = pretrain(out="stopped")
+    assert result.exit_code == 0 and "went on from step 1" in result.output
+    before, after = weights(whole), weights(run)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert losses(run) == losses(whole)
+
+
+def test_a_finished_run_is_left_as_it_is(pretrain):
+    _, run = pretrain()
+    before = weights(run)
+    result, _ = pretrain()
+    assert result.exit_code == 0 and "went on from step 3" in result.output
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(pretrain):
+    _, run = pretrain()
+    result, _ = pretrain(sets=("optimizer.lr=1e-3",))
+    assert result.exit_code == 1
+    assert f"cannot go on with {run}: its recipe was another" in result.stderr
+    assert "optimizer.lr: 0.003 -> 0.001" in result.stderr and "--fresh" in result.stderr
+
+
+def test_what_changes_no_number_may_change(pretrain):
+    pretrain()
+    assert pretrain(sets=("train.report_every=2", "data.workers=1"))[0].exit_code == 0
+
+
+def test_fresh_starts_over_and_resume_needs_something_to_go_on_from(pretrain):
+    result, run = pretrain("--resume")
+    assert result.exit_code == 1 and "it holds no checkpoint" in result.stderr
+    pretrain()
+    result, _ = pretrain("--fresh", sets=("optimizer.lr=1e-3",))
+    assert result.exit_code == 0 and "went on" not in result.output
+    assert load_recipe(PretrainRecipe, run / "recipe.yaml").optimizer.lr == 1e-3
+
+
+def test_another_seed_gives_other_weights(pretrain):
+    one, other = weights(pretrain(out="a")[1]), weights(pretrain(out="b", sets=("train.seed=8",))[1])
+    name = "cmal.unified.boxes.weight"
+    assert not torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.records=[data/toy/no.jsonl]", "cannot read records data/toy/no.jsonl"),
+        ("data.regions=data/no", "data/no"),
+        ("data.pairs_share=0.001", "data.pairs_share 0.001 of 16 images is none"),
+        ("model.text_checkpoint=data/toy", "data/toy"),
+    ],
+)
+def test_what_is_missing_is_told_in_three_lines(pretrain, change, message):
+    result, _ = pretrain(sets=(change,))
+    assert result.exit_code == 1 and message in result.stderr, result.output
+    assert len(result.stderr.splitlines()) == 3 and "Traceback" not in result.output
+
+
+def test_images_that_the_store_lacks_are_told_with_the_command_that_makes_them(pretrain, tmp_path):
+    line = '{"id": "x", "image_id": "toy:99", "caption": "a dog"}\n'
+    (tmp_path / "more.jsonl").write_text(line)
+    result, _ = pretrain(sets=(f"data.records=[{tmp_path}/more.jsonl]",))
+    assert result.exit_code == 1
+    assert 'no image "toy:99"; it holds 24 images' in result.stderr and "cmal extract-regions" in result.stderr
