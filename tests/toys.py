@@ -87,6 +87,22 @@ TEXTS_OF_A_GROUP = [
 ]
 
 
+def random_image(generator: np.random.Generator) -> Regions:
+    """Up to six things that may overlap, some of them red or white; now and then none at all."""
+    count = int(generator.integers(0, 7))
+    corners = generator.integers(0, 40, (count, 2))
+    boxes = np.concatenate([corners, corners + generator.integers(5, 40, (count, 2))], axis=1)
+    tags = [CLASSES[k] for k in generator.integers(len(CLASSES), size=count)]
+    colours = [("", *ATTRIBUTES)[k] for k in generator.integers(3, size=count)]
+    return regions(tags, boxes, colours, generator.random(count), size=(80, 80))
+
+
+def random_caption(generator: np.random.Generator) -> str:
+    """Up to twelve words in no order; now and then none."""
+    words = "a the two red white dog dogs puppy cat tree fire hydrant run is near ? gizmo".split()
+    return " ".join(words[k] for k in generator.integers(len(words), size=int(generator.integers(0, 13))))
+
+
 class ToyStore(dict):
     """Image id -> Regions, with what of a RegionStore the builder and the data sets ask for."""
 

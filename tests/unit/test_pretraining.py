@@ -8,7 +8,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import CLASSES, IMAGES_OF_A_GROUP, PIECES, TEXTS_OF_A_GROUP, VOCAB, enlarge, regions, toy_builder, toy_cmal
+from toys import (
+    CLASSES,
+    IMAGES_OF_A_GROUP,
+    PIECES,
+    TEXTS_OF_A_GROUP,
+    VOCAB,
+    enlarge,
+    random_caption,
+    random_image,
+    regions,
+    toy_builder,
+    toy_cmal,
+)
 
 from cmal import objectives
 from cmal.data.batch import Batch, make_pretraining_batch
@@ -280,3 +292,18 @@ def test_an_examples_losses_do_not_depend_on_padding():
     model = build()
     first, second = (model.cmal.unify(model.cmal.encode(*inputs_of(b)))[0] for b in (alone, beside))
     torch.testing.assert_close(first, second[torch.cat([beside.token_mask[0], beside.region_mask[0]])])
+
+
+@pytest.mark.parametrize("candidates", ["batch", "example"])
+def test_any_group_gives_a_finite_loss_and_finite_gradients(candidates):
+    """Twenty groups of random captions and images, some of them empty."""
+    model = build(candidates=candidates)
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        images = {f"toy:{n}": random_image(generator) for n in range(3)}
+        texts = [(str(n), f"toy:{generator.integers(3)}", random_caption(generator)) for n in range(4)]
+        model.zero_grad()
+        losses = model(group(texts=texts, images=images, seed=seed))
+        losses.total.backward()
+        assert all(part.isfinite() for part in losses.parts.values())
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

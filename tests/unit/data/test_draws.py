@@ -11,7 +11,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from toys import ATTRIBUTES, CLASSES, PIECES, THESAURUS, VOCAB, ids_of, regions, toy_builder
+from toys import (
+    ATTRIBUTES,
+    CLASSES,
+    PIECES,
+    THESAURUS,
+    VOCAB,
+    ids_of,
+    random_caption,
+    random_image,
+    regions,
+    toy_builder,
+)
 
 from cmal.data.draws import DrawRates, choose_anchors, draw, draw_matching
 from cmal.data.examples import Example
@@ -255,6 +266,35 @@ def test_regions_of_chosen_anchors_their_twins_and_neighbours_are_never_masked()
 def test_region_rate_zero_masks_nothing():
     drawn = next(draws_of(example(), PLAIN))
     assert drawn.masked_regions.shape == (0,) and not drawn.zeroed_region_mask.any()
+
+
+# whatever comes
+
+
+@pytest.mark.parametrize("rate", [0.2, 1.0])
+def test_no_two_draws_ever_want_the_same_slot(rate):
+    """Over 400 random captions and images: what an example may suffer fits together."""
+    chosen = 0
+    rates = DrawRates(anchor=rate, word=rate, region=rate)
+    for seed in range(400):
+        generator = np.random.default_rng(seed)
+        builder = toy_builder({"toy:1": random_image(generator)}, max_tokens=10)
+        one = builder.build("1", "toy:1", random_caption(generator))
+        drawn = draw(one, rates, PIECES.mask_id, len(PIECES), generator)
+        tokens, count = len(one.token_ids), len(one.features)
+        pieces, twins = drawn.piece_position.tolist(), np.flatnonzero(drawn.twin_token_mask).tolist()
+        words = drawn.masked_positions.tolist()
+        assert len(set(pieces)) == len(pieces) and not set(pieces + twins) & set(words) and not set(pieces) & set(twins)
+        assert all(0 < p < tokens - 1 for p in pieces + twins + words), "never [CLS] or [SEP]"
+        at, beside = drawn.anchor_regions.tolist(), np.flatnonzero(drawn.twin_region_mask).tolist()
+        zeroed = np.flatnonzero(drawn.zeroed_region_mask).tolist()
+        assert len(set(at)) == len(at) and not set(at) & set(beside + zeroed) and not set(beside) & set(zeroed)
+        assert set(drawn.masked_regions.tolist()) <= set(zeroed) <= set(range(count))
+        assert sorted(set(drawn.piece_anchor.tolist())) == list(range(len(at))), "every anchor has its pieces"
+        own = set(zip(drawn.positive_anchor.tolist(), drawn.positive_region.tolist()))
+        assert set(enumerate(at)) <= own, "an anchor's own region is among the right answers"
+        chosen += len(at)
+    assert chosen > 100
 
 
 # determinism and matching
