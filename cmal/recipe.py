@@ -177,12 +177,13 @@ class FinetuneDataSection:
     root: str = ""
     regions: str = ""
     detected_regions: str = ""  # referring expressions: a second store, of detected boxes, scored beside the first
-    train_split: str = "train"
+    train_split: str = "train"  # or several: train+val
     validation_split: str = "val"
     max_tokens: int = number(60, 3, 512)
     max_records: int = number(0, 0)  # few-shot: the first so many training records, drawn by the seed; 0 = all
     retrieval_images: int = number(0, 0)  # retrieval is scored on the first so many images; 0 = all
     captions_per_image: int = number(5, 1)  # retrieval is scored on the first so many captions of each
+    hard_negatives: int = number(1, 1, 1024)  # retrieval: mismatches tried for each one trained on; 1 = drawn evenly
     workers: int = number(0, 0, 256)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,15 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--checkpoint", type=_FOLDER, help="Run or checkpoint folder. Default: runs/TASK")
 @click.option("--regions", type=click.Path(path_type=Path), help="Region store. Default: what the run's recipe names.")
 @click.option("--records", type=_FOLDER, help="Folder of the split files. Default: what the run's recipe names.")
-@click.option("--protocol", default="", help="A peer's convention for the score; see the README.")
+@click.option(
+    "--protocol",
+    default="",
+    help="vqa: official, albef. refcoco: official, uniter, albef, volta, mdetr. Retrieval: full, 1k (COCO).",
+)
 @click.option("--zero-shot", is_flag=True, help="Retrieval with the pre-trained matching head.")
-@click.option("--predictions", type=_FILE, help="Write every answer here, in the task's submission format.")
+@click.option(
+    "--predictions", type=_FILE, help="Write every answer here, in the task's submission format; det boxes beside it."
+)
 @click.option("--json", "json_file", type=_FILE, help="Write the result here.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
@@ -41,15 +48,22 @@ def evaluate(
     from cmal_cli.display import ProgressDisplay
 
     device = options.pop("device")
-    request = EvaluationRequest(task, split, **options)
+    request = EvaluationRequest(task, split, answers_suffice=predictions is not None, **options)
     with ProgressDisplay(f"eval {task} {split}", quiet=quiet) as display:
         evaluations = run_evaluation(request, display.update, device)
+    if "RANK" in os.environ and os.environ["RANK"] != "0":
+        return  # of several processes the first one writes
+    if predictions:
+        for evaluation in evaluations:
+            file = predictions if evaluation is evaluations[0] else predictions.with_suffix(f".{evaluation.boxes}.json")
+            write_predictions(task, evaluation, file)
+    evaluations = [evaluation for evaluation in evaluations if evaluation.result]
     if not quiet:
         for evaluation in evaluations:
             _show(evaluation)
-    if predictions:
-        write_predictions(task, evaluations[0], predictions)
-    if json_file:
+        if not evaluations:
+            click.echo(f"{predictions}: every answer; nothing is scored, the right answers are not in the records")
+    if json_file and evaluations:
         results = [e.result.as_json() for e in evaluations]
         write_json(json_file, results[0] | ({"det": results[1]} if len(results) > 1 else {}))
 
@@ -67,6 +81,23 @@ def _show(evaluation: Any) -> None:
         rows.append((name, f"{scale * metric.value:.2f}{' %' if is_share else ''}", interval))
     rows.append(("chance", f"{100 * (result.chance or 0):.2f} %", ""))
     show_table(f"{result.task} {result.split}{boxes}", ("metric", "value", "95% interval"), rows)
-    from click import echo
+    for name, table in result.tables.items():
+        _show_part(name, table)
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
+    click.echo(
+        f"counts: {counts}\nprotocol: {result.protocol}\nregions: {result.proposal_set}\nleakage: {result.leakage}"
+    )
 
-    echo(f"protocol: {result.protocol}\nregions: {result.proposal_set}\nleakage: {result.leakage}")
+
+def _show_part(name: str, table: dict[str, Any]) -> None:
+    """A table of a result: a row a type or label, a column a measure (or one column of plain values)."""
+    from cmal_cli.display import show_table
+
+    rows = {key: row if isinstance(row, dict) else {"value": row} for key, row in table.items()}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    body = [(key, *(_cell(row.get(column, "")) for column in columns)) for key, row in rows.items()]
+    show_table(name.replace("_", " "), ("", *columns), body)
+
+
+def _cell(value: Any) -> Any:
+    return f"{100 * value:.2f} %" if isinstance(value, float) else value

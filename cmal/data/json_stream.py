@@ -144,7 +144,8 @@ class _Document:
             self._next_char()
             value, end = self._decode()
             while not (after := _AFTER_ELEMENT.match(self.text, end)):
-                if _SPACE.match(self.text, end).end() < len(self.text) or not self._read_more():
+                next_char = _SPACE.match(self.text, end).end()  # a number may be cut within: "0." of "0.5"
+                if next_char + ERROR_MARGIN_CHARS < len(self.text) or not self._read_more():
                     self.place = end
                     raise self._unexpected('"," or "]"')
                 value, end = self._decode()
@@ -157,7 +158,7 @@ class _Document:
         """A value that is followed by something; it is decoded whole."""
         self._next_char()
         value, end = self._decode()
-        while end == len(self.text) and self._read_more():
+        while end + ERROR_MARGIN_CHARS > len(self.text) and self._read_more():
             value, end = self._decode()
         self.place = end
         return value
@@ -195,8 +196,9 @@ class _Document:
         if len(unread) > MOST_ELEMENT_CHARS:
             raise ValueError(f"one element is longer than {MOST_ELEMENT_CHARS:,} characters")
         more = self.file.read(max(WINDOW_CHARS, len(unread)))
-        self.passed, self.text, self.place = self.passed + self.place, unread + more, 0
         self.ended = not more
+        if more:  # else every place in the text stays what it is
+            self.passed, self.text, self.place = self.passed + self.place, unread + more, 0
         return bool(more)
 
     def _unexpected(self, expected: str) -> ValueError:

@@ -147,3 +147,30 @@ def leakage_statement(prepared: Path) -> str:
     fate = "excluded" if exclusions.get("excluded") else "KEPT (--allow-leakage)"
     counts = f"{exclusions.get('images', 0):,} evaluation images ({exclusions.get('records', 0):,} records)"
     return f"{name}: {counts} {fate}; audited against {', '.join(sets)}"
+
+
+def evaluation_leakage(pretraining: str, records: Path, split: str) -> str:
+    """What a result says of leakage: of the pre-training, whether this split was looked for, and of the fine-tuning.
+
+    Args:
+        pretraining: the checkpoint's statements, one a pre-training set, joined by " | "; "" where it has none.
+        records: the folder of the split that is scored.
+        split: its name.
+    """
+    name = Path(records).name
+    said = f"pre-training: {pretraining or 'not recorded in the checkpoint'}"
+    if pretraining and not all(_covers(statement, name, split) for statement in pretraining.split(" | ")):
+        said += f". {name}/{split} itself was NOT among the audited sets"
+    path = Path(records) / MANIFEST
+    manifest = read_json(path) if path.is_file() else None
+    if isinstance(manifest, dict) and manifest.get("exclusions") and not pretraining.startswith(f"{name}:"):
+        said += f"; fine-tuning: {leakage_statement(records)}"
+    return said
+
+
+def _covers(statement: str, name: str, split: str) -> bool:
+    """Whether a pre-training set's statement speaks of a split: it was looked for, or is the set's own."""
+    audited = statement.rpartition("audited against ")[2].split(", ")
+    is_listed = name == "coco-captions" and f"karpathy_{split}_images.txt" in audited
+    own = statement.startswith(f"{name}:") or (name.startswith("scenes") and "generated" in statement)
+    return own or is_listed or f"{name}/{split}" in audited or statement.startswith("none")

@@ -40,7 +40,8 @@ class ModelFacts:
         sizes: arguments of `build_cmal`.
         weights, candidates, classes: of the pre-training heads.
         task, labels: of a fine-tuned model.
-        detector: whose regions it was trained on; leakage: what the records' manifest said of evaluation images.
+        detector: whose regions it was trained on.
+        leakage: what the manifests of the pre-training records say of evaluation images; a fine-tuned model keeps it.
     """
 
     kind: str

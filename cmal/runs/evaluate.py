@@ -7,155 +7,123 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cmal.data.datasets import TaskData
 from cmal.data.examples import ExampleBuilder
 from cmal.data.groups import Group
+from cmal.data.leakage import evaluation_leakage
 from cmal.data.records import Record
 from cmal.errors import CheckpointError, DataError, RecipeError
-from cmal.files import read_json, sha256_of
+from cmal.files import sha256_of
 from cmal.model.cmal import build_cmal
-from cmal.recipe import FinetuneRecipe, load_recipe
 from cmal.regions.store import RegionStore
 from cmal.results import EvaluationResult, result_of_scores
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
 from cmal.runs.finetune import HEADS_WITH_PRETRAINING, TaskModel, TaskRun, read_split
+from cmal.runs.pieces import EvaluationRequest, Pieces, find_pieces
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
 from cmal.tasks.retrieval import Retrieval
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
-from cmal.training.distributed import gather_by_id, joined
+from cmal.training.distributed import Place, gather_by_id, joined
 
 EVALUATION_BATCH = 64
-RECORD_FOLDERS = {"scenes-retrieval": "scenes", "coco-retrieval": "coco-captions"}  # others are named like the task
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """What to evaluate; empty fields are found by convention (see `find_pieces`).
-
-    Attributes:
-        checkpoint: a run folder or a checkpoint folder; regions: a store; records: the folder of the split files.
-        zero_shot: score retrieval with the pre-trained matching head.
-    """
-
-    task: str
-    split: str
-    checkpoint: Path | None = None
-    regions: Path | None = None
-    records: Path | None = None
-    protocol: str = ""
-    zero_shot: bool = False
-    data: Path = Path("data")
-    runs: Path = Path("runs")
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """Where everything an evaluation needs lies. `stores`: name of the box protocol ("" where there is one) -> store."""
-
-    checkpoint: Path
-    records: Path
-    stores: dict[str, Path]
-    retrieval_images: int
-    captions_per_image: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One scored store: the result as it is reported, and the answers it was worked out from.
+    """The answers to a split from one store, and how good they are.
 
-    `boxes` is "gt" or "det" where a task is scored on both, else "".
+    Attributes:
+        boxes: "gt" or "det" where a task is scored on both, else "".
+        result: as it is reported; None where the right answers are not published.
+        values: (N,) each record's part of the main metric, which is their mean; empty where there is no result.
     """
 
     boxes: str
-    result: EvaluationResult
+    result: EvaluationResult | None
     answers: Answers
     records: Sequence[Record]
-
-
-def find_pieces(request: EvaluationRequest) -> Pieces:
-    """Everything by convention: runs/TASK/best or last, and what that run's saved recipe names.
-
-    Raises:
-        CmalError: a piece is missing; the message says which command makes it.
-    """
-    run = request.checkpoint or request.runs / request.task
-    checkpoint = next((run / name for name in ("best", "last") if (run / name).exists()), run)
-    if not checkpoint.is_dir():
-        raise CheckpointError(
-            f"cannot evaluate {request.task}",
-            f"there is no run folder {run}",
-            f"make it: cmal finetune recipes/finetune/{request.task.replace('-', '_')}.yaml",
-        )
-    recipe = _saved_recipe(run)
-    folder = Path(RECORD_FOLDERS.get(request.task, request.task))
-    records = request.records or (Path(recipe.data.root) if recipe else request.data / folder)
-    stores = {"": request.regions} if request.regions else {}
-    if not stores and recipe is not None:
-        stores = {"": Path(recipe.data.regions)}
-        if recipe.data.detected_regions:
-            stores = {"gt": Path(recipe.data.regions), "det": Path(recipe.data.detected_regions)}
-    if not stores:
-        stores = {"": request.data / folder / "regions"}
-    images, captions = (recipe.data.retrieval_images, recipe.data.captions_per_image) if recipe else (0, 5)
-    return Pieces(checkpoint, records, stores, images, captions)
-
-
-def _saved_recipe(run: Path) -> FinetuneRecipe | None:
-    for folder in (run, run.resolve().parent.parent):  # a run folder, or one of its checkpoints
-        if (folder / "recipe.yaml").is_file():
-            try:
-                return load_recipe(FinetuneRecipe, folder / "recipe.yaml")
-            except RecipeError:
-                return None  # a pre-training run: zero-shot
-    return None
+    values: np.ndarray
 
 
 @torch.no_grad()
 def run_evaluation(
     request: EvaluationRequest, report: Callable[[int, int], None] = lambda done, of: None, device: str | None = None
 ) -> list[Evaluation]:
-    """Scores a split, once for every store (gt and det boxes for referring expressions).
+    """Answers and scores a split, once for every store (gt and det boxes for referring expressions).
+
+    Of several processes each answers its share; all of them return the whole.
 
     Raises:
-        CmalError: a piece is missing or does not fit.
+        CmalError: a piece is missing or does not fit, or the split's right answers are not published.
     """
     pieces = find_pieces(request)
     made = load_task(request, pieces)
+    protocol = _protocol(request, made)
+    records = read_split(made.task, pieces.records, request.split)
+    if isinstance(made.task, Retrieval):
+        records = made.task.evaluation_records(records)
+    is_answered = all(has_right_answer(record) for record in records)
+    if not is_answered and not request.answers_suffice:
+        raise DataError(
+            f"cannot score {request.task} on {request.split}",
+            "the right answers of this split are not in the records (test splits are often scored by a server)",
+            "write the answers for the server with --predictions FILE, or score another split",
+        )
+    evaluations = []
+    with joined(device) as place:
+        made.model.to(place.device).eval()
+        for boxes, path in pieces.stores.items():
+            store = RegionStore.open(path)
+            check_store(store, made.facts.sizes["region_features"], str(pieces.checkpoint))
+            check_images(records, store, pieces.records)
+            builder = ExampleBuilder(made.word_pieces, store, made.facts.sizes["max_tokens"])
+            answers = _shared_answers(made, records, builder, place, report)
+            if not is_answered:
+                evaluations.append(Evaluation(boxes, None, answers, records, np.empty(0)))
+                continue
+            scores = made.task.score(answers, records, protocol)
+            result = describe(request, pieces, made.facts, scores, boxes, store)
+            evaluations.append(Evaluation(boxes, result, answers, records, scores.values))
+    return evaluations
+
+
+def _protocol(request: EvaluationRequest, made: TaskRun) -> str:
     if request.protocol and request.protocol not in made.task.protocols:
         raise RecipeError(
             f'{request.task} has no protocol "{request.protocol}"',
             f"known: {', '.join(made.task.protocols)}",
             "choose one of them",
         )
-    records = read_split(made.task, pieces.records, request.split)
-    if isinstance(made.task, Retrieval):
-        records = made.task.evaluation_records(records)
-    evaluations = []
-    with joined(device) as place:
-        model = made.model.to(place.device).eval()
-        for boxes, path in pieces.stores.items():
-            store = RegionStore.open(path)
-            check_store(store, made.facts.sizes["region_features"], str(pieces.checkpoint))
-            check_images(records, store, pieces.records)
-            builder = ExampleBuilder(made.word_pieces, store, made.facts.sizes["max_tokens"])
-            if isinstance(made.task, Retrieval):
-                answers = {
-                    "scores": made.task.score_matrix(model.cmal, model.head, records, builder, place.device, report)
-                }
-            else:
-                mine = records[place.rank :: place.world]
-                answers = gather_by_id(answer_all(made, mine, builder, place.device, report))
-            scores = made.task.score(answers, records, request.protocol or made.task.main_protocol)
-            result = describe(request, pieces, scores, boxes, store)
-            evaluations.append(Evaluation(boxes, result, answers, records))
-    return evaluations
+    return request.protocol or made.task.main_protocol
+
+
+def has_right_answer(record: Record) -> bool:
+    """False for a question without answers and a sentence without label, as in test splits that a server scores."""
+    return bool(getattr(record, "answers", True)) and bool(getattr(record, "label", True))
+
+
+def _shared_answers(
+    made: TaskRun,
+    records: Sequence[Record],
+    builder: ExampleBuilder,
+    place: Place,
+    report: Callable[[int, int], None],
+) -> Answers:
+    """All answers on every process, each record answered by one: those at rank, rank + world, ..."""
+    if not isinstance(made.task, Retrieval):
+        return gather_by_id(answer_all(made, records[place.rank :: place.world], builder, place.device, report))
+    turn, model = (place.rank, place.world), made.model
+    mine = made.task.score_matrix(model.cmal, model.head, records, builder, place.device, report, turn)
+    rows = gather_by_id({place.rank + turn * place.world: row for turn, row in enumerate(mine)})
+    return {"scores": np.stack([rows[row] for row in range(len(rows))])}
 
 
 def describe(
-    request: EvaluationRequest, pieces: Pieces, scores: Scores, boxes: str, store: RegionStore
+    request: EvaluationRequest, pieces: Pieces, facts: ModelFacts, scores: Scores, boxes: str, store: RegionStore
 ) -> EvaluationResult:
     """The scores with everything a reader needs to judge them."""
     name = f"{boxes} boxes, " if boxes else ""
@@ -169,7 +137,7 @@ def describe(
         checkpoint=str(pieces.checkpoint),
         checkpoint_sha256=sha256_of(pieces.checkpoint / WEIGHTS),
         recipe_sha256=sha256_of(recipe) if recipe.is_file() else "",
-        leakage=leakage_statement(pieces.records),
+        leakage=evaluation_leakage(facts.leakage, pieces.records, request.split),
     )
 
 
@@ -232,13 +200,3 @@ def answer_all(
         answers |= made.task.answers(made.task.forward(made.model.cmal, made.model.head, batch), batch)
         report(len(answers), len(records))
     return answers
-
-
-def leakage_statement(records: Path) -> str:
-    """What the records' manifest says of evaluation images in pre-training."""
-    try:
-        manifest = read_json(records / "manifest.json")
-    except DataError:
-        manifest = None
-    said = str(manifest.get("leakage", "")) if isinstance(manifest, dict) else ""
-    return said or "not audited: the records have no leakage statement"

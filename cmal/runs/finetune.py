@@ -31,12 +31,14 @@ from cmal.runs.assembly import (
     check_store,
     load_word_pieces,
 )
+from cmal.runs.pieces import how_to_prepare
 from cmal.runs.train import Report, TrainingSummary, Work, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
 from cmal.tasks.base import Task
 from cmal.training.checkpoint import fit_weights, load_weights
 from cmal.training.distributed import Place
 
+NO_PRETRAINING = "none, the weights were drawn anew"
 HEADS_WITH_PRETRAINING = {"flickr30k": "itm", "coco-retrieval": "itm", "scenes-retrieval": "itm"}
 
 
@@ -76,7 +78,7 @@ def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Plac
     made = assemble(recipe)
     store = RegionStore.open(recipe.data.regions)
     check_store(store, made.facts.sizes["region_features"], recipe.init_from)
-    records = read_split(made.task, Path(recipe.data.root), recipe.data.train_split)
+    records = read_splits(made.task, Path(recipe.data.root), recipe.data.train_split)
     check_images(records, store, recipe.data.root)
     records = take_few(records, recipe.data.max_records, recipe.train.seed)
     builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
@@ -117,7 +119,8 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
             f'it is a checkpoint of the task "{source.task}"',
             "give init_from a folder written by: cmal pretrain RECIPE",
         )
-    options = TaskOptions(read_answers(recipe), recipe.data.retrieval_images, recipe.data.captions_per_image)
+    data = recipe.data
+    options = TaskOptions(read_answers(recipe), data.retrieval_images, data.captions_per_image, data.hard_negatives)
     task = build_task(recipe.task, options)
     torch.manual_seed(recipe.train.seed)
     sizes = source.sizes | {"dropout": recipe.dropout}
@@ -130,7 +133,8 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
         known_head = HEADS_WITH_PRETRAINING.get(recipe.task, "")
         if known_head in pretrained.heads:
             head.load_state_dict(pretrained.heads[known_head].state_dict())
-    facts = dataclasses.replace(source, kind="task", sizes=sizes, task=recipe.task, labels=task.labels)
+    leakage = source.leakage if recipe.init == "pretrained" else NO_PRETRAINING
+    facts = dataclasses.replace(source, kind="task", sizes=sizes, task=recipe.task, labels=task.labels, leakage=leakage)
     return TaskRun(task, TaskModel(cmal, head, task), facts, load_word_pieces(folder))
 
 
@@ -143,9 +147,14 @@ def read_answers(recipe: FinetuneRecipe) -> tuple[str, ...]:
         answers = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot read {path}", str(error), f"prepare the data set again: cmal prepare {recipe.task}"
+            f"cannot read {path}", str(error), f"prepare the data set again: {how_to_prepare(recipe.task)}"
         ) from error
     return tuple(answers)
+
+
+def read_splits(task: Task, root: Path, splits: str) -> list[Record]:
+    """The records of several splits, "train+val". Raises DataError as `read_split`."""
+    return [record for split in splits.split("+") for record in read_split(task, root, split.strip())]
 
 
 def read_split(task: Task, root: Path, split: str) -> list[Record]:
@@ -158,7 +167,9 @@ def read_split(task: Task, root: Path, split: str) -> list[Record]:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in root.glob("*.jsonl"))) or "nothing"
         raise DataError(
-            f'cannot read split "{split}" of {task.name}', f"{root} holds {there}", "prepare it: cmal prepare"
+            f'cannot read split "{split}" of {task.name}',
+            f"{root} holds {there}",
+            f"make it: {how_to_prepare(task.name)}",
         )
     return read_records(path, task.record_kind)
 

@@ -14,6 +14,7 @@ from cmal.data.datasets import PretrainingData
 from cmal.data.draws import DrawRates
 from cmal.data.examples import ExampleBuilder
 from cmal.data.groups import GroupPlan, GroupSequence, load_groups
+from cmal.data.leakage import leakage_statement
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import WordPieces
 from cmal.errors import CmalError
@@ -104,6 +105,7 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
         candidates=recipe.objectives.candidates,
         classes=len(store.class_names),
         detector=store.detector,
+        leakage=" | ".join(dict.fromkeys(leakage_statement(Path(path).parent) for path in recipe.data.records)),
     )
     torch.manual_seed(recipe.train.seed)
     model = build_pretraining_model(facts)

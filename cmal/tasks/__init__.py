@@ -21,6 +21,7 @@ class TaskOptions:
     labels: Sequence[str] = ()
     retrieval_images: int = 0
     captions_per_image: int = 5
+    hard_negatives: int = 1
 
 
 def _vqa(name: str, options: TaskOptions) -> Task:
@@ -36,7 +37,7 @@ def _rec(name: str, options: TaskOptions) -> Task:
 
 
 def _retrieval(name: str, options: TaskOptions) -> Task:
-    return Retrieval(name, options.retrieval_images, options.captions_per_image)
+    return Retrieval(name, options.retrieval_images, options.captions_per_image, options.hard_negatives)
 
 
 def _nlvr2(name: str, options: TaskOptions) -> Task:

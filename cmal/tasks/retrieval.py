@@ -17,7 +17,7 @@ from cmal.data.batch import Batch, make_batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.metrics import first_five_captions, hits_of_ranks, recalls_of_ranks, retrieval_ranks
+from cmal.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
 from cmal.model.cmal import Cmal, UniModal
 from cmal.objectives import matching_loss
 from cmal.pretraining import MatchingHead
@@ -25,6 +25,7 @@ from cmal.tasks.base import Answers, Scores, encode_batch
 
 ENCODE_BATCH = 64
 PAIR_BATCH = 256
+FOLDS = {"full": 1, "1k": 5}  # protocol -> folds
 
 
 class Retrieval:
@@ -34,15 +35,20 @@ class Retrieval:
         name: as in `cmal eval NAME`.
         images: score on the first so many images; 0 = all.
         captions_per_image: the first so many captions of each image count.
+        hard_negatives: of so many mismatches drawn, the one the model scores highest is trained on; 1 = drawn evenly.
+
+    Protocols: `full` ranks all images at once; `1k` is the mean over five folds of consecutive images, the usual "COCO 1k"
+    on the 5,000 images of the test list.
     """
 
     record_kind = ImageTextRecord
     labels = ()
     main_protocol = "full"
-    protocols = ("full",)
+    protocols = tuple(FOLDS)
 
-    def __init__(self, name: str, images: int = 0, captions_per_image: int = 5):
+    def __init__(self, name: str, images: int = 0, captions_per_image: int = 5, hard_negatives: int = 1):
         self.name, self.images, self.captions_per_image = name, images, captions_per_image
+        self.hard_negatives = hard_negatives
 
     def build_head(self, width: int, dropout: float) -> nn.Module:
         return MatchingHead(width)
@@ -50,16 +56,22 @@ class Retrieval:
     def make_batch(
         self, records: Sequence[ImageTextRecord], builder: ExampleBuilder, generator: np.random.Generator
     ) -> Batch:
-        """B examples, and the places of 3B pairs: each true one, one with another caption, one with another image."""
+        """B examples, and the places of 3B pairs: each true one, one with another caption, one with another image.
+
+        With hard negatives each mismatch is a row of candidates: `text` and `image` are (3B, candidates), the true pairs'
+        rows repeat them.
+        """
         batch = make_batch([builder.build(r.id, r.image_id, r.caption) for r in records])
-        texts, images = draw_mismatches([r.image_id for r in records], generator)
+        texts, images = draw_mismatches([r.image_id for r in records], generator, self.hard_negatives)
         is_match = np.arange(len(texts)) < len(records)
         targets = {"text": texts, "image": images, "is_match": is_match}
         return dataclasses.replace(batch, targets={name: torch.from_numpy(a) for name, a in targets.items()})
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """(pairs,) matching logits."""
-        return score_pairs(cmal, head, encode_batch(cmal, batch), batch.targets["text"], batch.targets["image"])
+        states = encode_batch(cmal, batch)
+        text, image = hardest(cmal, head, states, batch.targets["text"], batch.targets["image"], len(batch))
+        return score_pairs(cmal, head, states, text, image)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return matching_loss(output, batch.targets["is_match"])
@@ -79,18 +91,22 @@ class Retrieval:
         builder: ExampleBuilder,
         device: torch.device,
         report: Callable[[int, int], None] = lambda done, of: None,
+        place: tuple[int, int] = (0, 1),
     ) -> np.ndarray:
-        """(N images, M captions) matching logits of every pair; images in order of first appearance."""
+        """(N images, M captions) matching logits of every pair; images in order of first appearance.
+
+        Of several processes the one at `place` (rank, world) gives the rows rank, rank + world, ...: (n, M).
+        """
         texts, visuals = cache_states(cmal, records, builder, device)
-        images = len(visuals)
-        scores = np.empty((images, len(texts)), np.float32)
+        mine = visuals[place[0] :: place[1]]
+        scores = np.empty((len(mine), len(texts)), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # tiles of like lengths pad little
-        for row in range(images):
+        for row, visual in enumerate(mine):
             for start in range(0, len(order), PAIR_BATCH):
                 tile = order[start : start + PAIR_BATCH]
-                states = _pair_states([texts[i] for i in tile], visuals[row])
+                states = _pair_states([texts[i] for i in tile], visual)
                 scores[row, tile] = head(cmal.unify(states)[:, 0]).float().cpu().numpy()
-            report(row + 1, images)
+            report(row + 1, len(mine))
         return scores
 
     def answers(self, output: Tensor, batch: Batch) -> Answers:
@@ -104,39 +120,82 @@ class Retrieval:
         owner = np.array([row[r.image_id] for r in records])
         if len(images) < 2:
             raise DataError("cannot score retrieval", f"{len(images)} image", "give records of at least two images")
-        image_ranks, text_ranks = retrieval_ranks(answers["scores"], owner)
-        metrics = recalls_of_ranks(image_ranks, text_ranks)
-        recalls = {name: float(value) for name, value in metrics.items() if name not in ("images", "captions")}
-        hits = hits_of_ranks(image_ranks, text_ranks)
+        folds = FOLDS[protocol]
+        metrics = retrieval_recalls_of_folds(answers["scores"], owner, folds)
+        hits = hits_of_folds(answers["scores"], owner, folds)
         owners = {"image_retrieval": [r.image_id for r in records], "text_retrieval": images}
+        values = {name: (of_each, owners[name.rsplit("_", 1)[0]]) for name, of_each in hits.items()}
+        of_folds = f", mean of {folds} folds of {len(images) // folds} images" if folds > 1 else ""
         return Scores(
             main="image_retrieval_r1",
-            metrics=recalls,
-            chance=1 / len(images),
-            values=(image_ranks == 1).astype(float),
-            clusters=[r.image_id for r in records],
-            protocol=f"matching head, all {len(images)} x {len(records)} pairs, {self.captions_per_image} captions an image",
+            metrics={name: float(value) for name, value in metrics.items() if name not in ("images", "captions")},
+            chance=folds / len(images),
+            values=values["image_retrieval_r1"][0],
+            clusters=owners["image_retrieval"],
+            protocol=f"matching head, all {len(images)} x {len(records)} pairs, at most {self.captions_per_image} captions "
+            f"an image{of_folds}",
             counts={"images": len(images), "captions": len(records)},
-            more_values={name: (values, owners[name.rsplit("_", 1)[0]]) for name, values in hits.items()},
+            more_values=values,
         )
 
 
-def draw_mismatches(image_ids: Sequence[str], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_mismatches(
+    image_ids: Sequence[str], generator: np.random.Generator, candidates: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Places of texts and images of 3B pairs: B true, B with another image's caption, B with another image.
 
-    A record whose image is the only one of the group has no mismatch, and its places are left out.
+    (3B,) each, or (3B, candidates) where there are more than one. A record whose image is the only one of the group has no
+    mismatch, and its places are left out.
     """
     _, image = np.unique(image_ids, return_inverse=True)
-    places = np.arange(len(image_ids))
+    shape = (candidates,) if candidates > 1 else ()
+    places = np.arange(len(image_ids)).reshape(-1, *(1 for _ in shape)) + np.zeros(shape, np.int64)
     texts, images = [places], [places]
     for other_text in (True, False):
-        for place in places:
+        for place in range(len(image_ids)):
             others = np.flatnonzero(image != image[place])
             if len(others):
-                other = generator.choice(others)
-                texts.append(np.array([other if other_text else place]))
-                images.append(np.array([place if other_text else other]))
+                other, own = generator.choice(others, shape or None), places[place]
+                texts.append(np.array([other if other_text else own]))
+                images.append(np.array([own if other_text else other]))
     return np.concatenate(texts), np.concatenate(images)
+
+
+@torch.no_grad()
+def hardest(
+    cmal: Cmal, head: nn.Module, states: UniModal, text: Tensor, image: Tensor, true_pairs: int
+) -> tuple[Tensor, Tensor]:
+    """(pairs,) texts and images: of each row's candidates the one that the model takes most for a match.
+
+    Args:
+        states: of the batch.
+        text, image: (pairs,) or (pairs, candidates) places in the batch; the first `true_pairs` rows are no mismatches.
+
+    Ours: candidates come from the example's group and are scored by the model as it trains, dropout and all; Chen et al.
+    2020 (UNITER) take the hardest of a random pool likewise.
+    """
+    if text.dim() == 1:
+        return text, image
+    scores = [score_pairs(cmal, head, states, *pair) for pair in zip(text[true_pairs:].T, image[true_pairs:].T)]
+    best = torch.cat([text.new_zeros(true_pairs), torch.stack(scores).argmax(dim=0)])  # (pairs,)
+    rows = torch.arange(len(text), device=text.device)
+    return text[rows, best], image[rows, best]
+
+
+def hits_of_folds(scores: np.ndarray, owner: np.ndarray, folds: int) -> dict[str, np.ndarray]:
+    """For each recall a value a query whose mean over all queries is the mean over folds of the folds' recalls."""
+    images, captions = scores.shape
+    fold_of_image = np.arange(images) * folds // images
+    fold_of_caption = fold_of_image[owner]
+    found: dict[str, np.ndarray] = {}
+    for fold in range(folds):
+        rows, columns = np.flatnonzero(fold_of_image == fold), np.flatnonzero(fold_of_caption == fold)
+        part = scores if folds == 1 else scores[np.ix_(rows, columns)]  # no copy of 5,000 x 25,000 scores
+        ranks = retrieval_ranks(part, owner[columns] - rows[0])
+        for name, hits in hits_of_ranks(*ranks).items():
+            places, count = (columns, captions) if name.startswith("image") else (rows, images)
+            found.setdefault(name, np.zeros(count))[places] = hits * (count / (folds * len(places)))
+    return found
 
 
 def score_pairs(cmal: Cmal, head: nn.Module, states: UniModal, text: Tensor, image: Tensor) -> Tensor:

@@ -60,6 +60,13 @@ def test_a_number_cut_by_the_window_is_not_taken_for_whole(tmp_path, small_windo
     assert list(iterate_array(write(tmp_path / "a.json", [1234567890, 12345678901234]))) == [1234567890, 12345678901234]
 
 
+@pytest.mark.parametrize("window", range(1, 30))
+def test_a_number_cut_at_its_point_or_exponent_is_read_whole(tmp_path, monkeypatch, window):
+    monkeypatch.setattr(json_stream, "WINDOW_CHARS", window)
+    value = [0.5, -1.25e-300, 7e10, 12]
+    assert list(iterate_array(write(tmp_path / "a.json", {"x": 0.25, "rows": value, "y": 1.5}), "rows")) == value
+
+
 def test_every_cut_off_file_is_noticed(tmp_path, small_window):
     whole = json.dumps({"info": {"year": 2017}, "rows": [{"id": 1, "caption": "a dog"}, 22]})
     for cut in range(len(whole)):
