@@ -178,7 +178,8 @@ class FinetuneDataSection:
     regions: str = ""
     detected_regions: str = ""  # referring expressions: a second store, of detected boxes, scored beside the first
     train_split: str = "train"  # or several: train+val
-    validation_split: str = "val"
+    validation_split: str = "val"  # scored every train.validate_every steps; the best checkpoint is kept
+    validation_records: int = number(0, 0)  # of it so many, drawn by the seed; 0 = all
     max_tokens: int = number(60, 3, 512)
     max_records: int = number(0, 0)  # few-shot: the first so many training records, drawn by the seed; 0 = all
     retrieval_images: int = number(0, 0)  # retrieval is scored on the first so many images; 0 = all
@@ -209,6 +210,11 @@ class FinetuneRecipe:
                 yield f"data.{name}: is missing"
         if not self.init_from:
             yield "init_from: a checkpoint folder is needed (with `init: random` only its sizes are used)"
+        if self.train.validate_every % self.train.save_every:
+            yield (
+                f"train.validate_every: {self.train.validate_every} is no multiple of train.save_every "
+                f"{self.train.save_every}, so the best checkpoint could not be kept"
+            )
         yield from _common_faults(self.out, self.train)
 
 

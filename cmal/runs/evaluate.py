@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmal.data.datasets import TaskData
 from cmal.data.examples import ExampleBuilder
-from cmal.data.groups import Group
 from cmal.data.leakage import evaluation_leakage
 from cmal.data.records import Record
 from cmal.errors import CheckpointError, DataError, RecipeError
@@ -20,16 +18,15 @@ from cmal.files import sha256_of
 from cmal.model.cmal import build_cmal
 from cmal.regions.store import RegionStore
 from cmal.results import EvaluationResult, result_of_scores
+from cmal.runs.answers import TaskModel, TaskRun, has_right_answer, shared_answers
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
-from cmal.runs.finetune import HEADS_WITH_PRETRAINING, TaskModel, TaskRun, read_split
+from cmal.runs.finetune import HEADS_WITH_PRETRAINING, read_split
 from cmal.runs.pieces import EvaluationRequest, Pieces, find_pieces
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
 from cmal.tasks.retrieval import Retrieval
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
-from cmal.training.distributed import Place, gather_by_id, joined
-
-EVALUATION_BATCH = 64
+from cmal.training.distributed import joined
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def run_evaluation(
             check_store(store, made.facts.sizes["region_features"], str(pieces.checkpoint))
             check_images(records, store, pieces.records)
             builder = ExampleBuilder(made.word_pieces, store, made.facts.sizes["max_tokens"])
-            answers = _shared_answers(made, records, builder, place, report)
+            answers = shared_answers(made, records, builder, place, report)
             if not is_answered:
                 evaluations.append(Evaluation(boxes, None, answers, records, np.empty(0)))
                 continue
@@ -99,27 +96,6 @@ def _protocol(request: EvaluationRequest, made: TaskRun) -> str:
             "choose one of them",
         )
     return request.protocol or made.task.main_protocol
-
-
-def has_right_answer(record: Record) -> bool:
-    """False for a question without answers and a sentence without label, as in test splits that a server scores."""
-    return bool(getattr(record, "answers", True)) and bool(getattr(record, "label", True))
-
-
-def _shared_answers(
-    made: TaskRun,
-    records: Sequence[Record],
-    builder: ExampleBuilder,
-    place: Place,
-    report: Callable[[int, int], None],
-) -> Answers:
-    """All answers on every process, each record answered by one: those at rank, rank + world, ..."""
-    if not isinstance(made.task, Retrieval):
-        return gather_by_id(answer_all(made, records[place.rank :: place.world], builder, place.device, report))
-    turn, model = (place.rank, place.world), made.model
-    mine = made.task.score_matrix(model.cmal, model.head, records, builder, place.device, report, turn)
-    rows = gather_by_id({place.rank + turn * place.world: row for turn, row in enumerate(mine)})
-    return {"scores": np.stack([rows[row] for row in range(len(rows))])}
 
 
 def describe(
@@ -179,24 +155,3 @@ def _zero_shot(request: EvaluationRequest, facts: ModelFacts, folder: Path, opti
     model = TaskModel(pretrained.cmal, pretrained.heads[head_name], task)
     facts = dataclasses.replace(facts, kind="task", task=request.task)
     return TaskRun(task, model, facts, load_word_pieces(folder))
-
-
-@torch.no_grad()
-def answer_all(
-    made: TaskRun,
-    records: Sequence[Record],
-    builder: ExampleBuilder,
-    device: torch.device,
-    report: Callable[[int, int], None] = lambda done, of: None,
-) -> Answers:
-    """Every record's answer; records of like length go together. An error in a record is told with its id."""
-    data = TaskData(records, builder, made.task.make_batch, seed=0)
-    order = data.lengths().argsort(kind="stable").tolist()
-    answers: Answers = {}
-    for start in range(0, len(order), EVALUATION_BATCH):
-        indices = tuple(order[start : start + EVALUATION_BATCH])
-        _, batch = data[Group(0, 0, 0, start, indices)]
-        batch = batch.to(device)
-        answers |= made.task.answers(made.task.forward(made.model.cmal, made.model.head, batch), batch)
-        report(len(answers), len(records))
-    return answers

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from cmal.data.batch import Batch
 from cmal.data.datasets import TaskData
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import Record, read_records
-from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError, DataError
-from cmal.model.cmal import Cmal, build_cmal
+from cmal.model.cmal import build_cmal
 from cmal.model.layers import initialise
-from cmal.pretraining import Losses
 from cmal.recipe import FinetuneRecipe
 from cmal.regions.store import RegionStore
+from cmal.runs.answers import TaskModel, TaskRun, shared_answers
 from cmal.runs.assembly import (
     VOCABULARY,
     ModelFacts,
@@ -31,38 +28,17 @@ from cmal.runs.assembly import (
     check_store,
     load_word_pieces,
 )
+from cmal.runs.folder import read_metrics
 from cmal.runs.pieces import how_to_prepare
 from cmal.runs.train import Report, TrainingSummary, Work, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
 from cmal.tasks.base import Task
-from cmal.training.checkpoint import fit_weights, load_weights
+from cmal.tasks.retrieval import Retrieval
+from cmal.training.checkpoint import checkpoint_folder, fit_weights, load_weights, point_at
 from cmal.training.distributed import Place
 
 NO_PRETRAINING = "none, the weights were drawn anew"
 HEADS_WITH_PRETRAINING = {"flickr30k": "itm", "coco-retrieval": "itm", "scenes-retrieval": "itm"}
-
-
-class TaskModel(nn.Module):
-    """Cmal with a task's head; a batch in, the task's loss out."""
-
-    def __init__(self, cmal: Cmal, head: nn.Module, task: Task):
-        super().__init__()
-        self.cmal, self.head, self.task = cmal, head, task
-
-    def forward(self, batch: Batch) -> Losses:
-        """The loss of one group."""
-        loss = self.task.loss(self.task.forward(self.cmal, self.head, batch), batch)
-        return Losses(loss, {})
-
-
-@dataclass(frozen=True)
-class TaskRun:
-    """A task, its model and vocabulary, and what the checkpoint says of itself."""
-
-    task: Task
-    model: TaskModel
-    facts: ModelFacts
-    word_pieces: WordPieces
 
 
 def run_finetuning(
@@ -95,9 +71,43 @@ def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Plac
         optimizer=recipe.optimizer,
         workers=recipe.data.workers,
         add_files=add_files,
-        validate=lambda step: {},
+        validate=validation_of(recipe, made, place),
         head_names=("head.",),
     )
+
+
+def validation_of(recipe: FinetuneRecipe, made: TaskRun, place: Place) -> Callable[[int], Mapping[str, float]]:
+    """What scores the validation split at a step and keeps the best checkpoint as RUN/best; nothing with validate_every 0.
+
+    Raises:
+        DataError: there is no such split, or the store lacks its images.
+    """
+    if not recipe.train.validate_every:
+        return lambda step: {}
+    store = RegionStore.open(recipe.data.regions)
+    records = read_split(made.task, Path(recipe.data.root), recipe.data.validation_split)
+    records = take_few(records, recipe.data.validation_records, recipe.train.seed)
+    if isinstance(made.task, Retrieval):
+        records = made.task.evaluation_records(records)
+    check_images(records, store, recipe.data.root)
+    builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
+    alone = Place(device=place.device)  # the first process validates, the others wait
+
+    def validate(step: int) -> Mapping[str, float]:
+        made.model.eval()
+        answers = shared_answers(made, records, builder, alone)
+        scores = made.task.score(answers, records, made.task.main_protocol)
+        keep_best(Path(recipe.out), step, scores.metrics[scores.main])
+        return {name: float(value) for name, value in scores.metrics.items()} | {"main": scores.metrics[scores.main]}
+
+    return validate
+
+
+def keep_best(run: Path, step: int, value: float) -> None:
+    """Points RUN/best at this step's checkpoint where no earlier validation was as good."""
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "validation" in row and row["step"] < step]
+    if all(value > row["validation"]["main"] for row in rows):
+        point_at(run / "best", checkpoint_folder(run, step))
 
 
 def text_limit(recipe: FinetuneRecipe, facts: ModelFacts) -> int:
