@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command(
     name="eval",
-    epilog="Examples:  cmal eval scenes-rec --split testA   |   "
-    "cmal eval scenes-retrieval --split test --checkpoint runs/scenes --zero-shot --json zero_shot.json",
+    epilog="""\b
+Examples:
+  cmal eval scenes-rec --split testA --html answers.html
+  cmal eval scenes-retrieval --split test --checkpoint runs/scenes --zero-shot --json zero_shot.json
+""",
 )
 @click.argument("task")
 @click.option("--split", required=True, help="Which split to score: val, test, testA, ...")
@@ -32,10 +36,23 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--predictions", type=_FILE, help="Write every answer here, in the task's submission format; det boxes beside it."
 )
 @click.option("--json", "json_file", type=_FILE, help="Write the result here.")
+@click.option("--html", "html_file", type=_FILE, help="Write one self-contained page of right and wrong answers.")
+@click.option(
+    "--images", type=_FOLDER, metavar="DIR", help="Where the images for the page lie. Default: data/NAME/images"
+)
+@click.option("--examples", type=click.IntRange(1), default=40, show_default=True, help="Answers shown on the page.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def evaluate(
-    task: str, split: str, predictions: Path | None, json_file: Path | None, quiet: bool, **options: Any
+    task: str,
+    split: str,
+    predictions: Path | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    images: Path | None,
+    examples: int,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Score a fine-tuned model on TASK by its official protocol.
 
@@ -66,6 +83,33 @@ def evaluate(
     if json_file and evaluations:
         results = [e.result.as_json() for e in evaluations]
         write_json(json_file, results[0] | ({"det": results[1]} if len(results) > 1 else {}))
+    _keep(request, evaluations)
+    if html_file and evaluations:
+        from cmal.pages.evaluation import write_evaluation_page
+
+        shown = write_evaluation_page(html_file, request, evaluations, images, examples)
+        if not quiet:
+            click.echo(f"page of {shown.answers} answers and {shown.pictures} pictures: {html_file}")
+
+
+def _keep(request: Any, evaluations: Sequence[Any]) -> None:
+    """Puts the results into the run folder and its report; a run folder that cannot be written costs no score."""
+    from cmal.errors import CmalError
+    from cmal.pages.run_report import RESULTS, write_run_report
+    from cmal.runs.pieces import find_pieces
+    from cmal.runs.folder import run_of
+
+    run = run_of(find_pieces(request).checkpoint)
+    if run is None:
+        return
+    zero_shot = "zero-shot" if request.zero_shot else ""
+    try:
+        for one in evaluations:
+            parts = (request.task, request.split, one.boxes, request.protocol, zero_shot)
+            one.result.write_result(run / RESULTS / f"{'-'.join(filter(None, parts))}.json")
+        write_run_report(run)
+    except CmalError as error:
+        click.echo(f"not kept in {run}: {error.found}", err=True)
 
 
 def _show(evaluation: Any) -> None:

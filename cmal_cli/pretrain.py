@@ -72,6 +72,7 @@ def train_here(command: str, recipe: Any, start: str, device: str | None, quiet:
     """One process's part of a training."""
     import os
 
+    from cmal.pages.run_report import write_run_report
     from cmal_cli.display import TrainingDisplay
 
     if command == "pretrain":
@@ -84,3 +85,5 @@ def train_here(command: str, recipe: Any, start: str, device: str | None, quiet:
         went_on = f", went on from step {summary.resumed_from}" if summary.resumed_from else ""
         skipped = f", {summary.skipped} steps skipped for non-finite numbers" if summary.skipped else ""
         display.say(f"done: {summary.steps} steps{went_on}{skipped}; checkpoint {summary.run}/last")
+        if is_first:
+            display.say(f"report: {write_run_report(summary.run)}")

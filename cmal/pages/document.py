@@ -15,7 +15,6 @@ from PIL import Image
 from cmal.files import write_text
 from cmal.regions.images import read_image
 
-LARGEST_IMAGE_PX = 480
 JPEG_QUALITY = 85
 
 
@@ -41,26 +40,36 @@ def _alignment(cell: object) -> str:
     return "number" if str(cell).strip("%-.,+0123456789 ") == "" else "words"
 
 
-def image_uri(path: Path) -> str:
-    """An image file, upright and no larger than needed, as a data URI. Raises ImageError where it cannot be read."""
+def image_uri(path: Path, largest_px: int) -> str:
+    """An image file, upright and no larger than asked, as a data URI. Raises ImageError where it cannot be read."""
     picture = Image.fromarray(read_image(path))
-    picture.thumbnail((LARGEST_IMAGE_PX, LARGEST_IMAGE_PX))
+    picture.thumbnail((largest_px, largest_px))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def write_page(path: Path, title: str, body: Iterable[str], script: str = "") -> None:
+def write_page(path: Path, title: str, body: Iterable[str], scripts: Sequence[str] = ()) -> None:
     """Writes the page, whole or not at all.
 
     Args:
         title: plain text.
         body: HTML.
-        script: name of a script among this package's files; "" for none.
+        scripts: names of scripts among this package's files, run in this order.
     """
     frame = Template(asset("page.html"))
-    source = asset(script) if script else ""
+    source = "\n".join(asset(script) for script in scripts)
     write_text(path, frame.substitute(title=text(title), style=asset("page.css"), body="\n".join(body), script=source))
+
+
+def folded(title: str, inner: str) -> str:
+    """HTML that unfolds at a click on its title."""
+    return tag("details", tag("summary", text(title)), inner)
+
+
+def percent(value: float | None) -> str:
+    """A share as "12.3 %", or "-" for None."""
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def asset(name: str) -> str:

@@ -3,6 +3,7 @@
 RUN/recipe.yaml        the resolved recipe
 RUN/environment.json   versions, git revision, hardware
 RUN/metrics.jsonl      one line a report
+RUN/results/*.json     what `cmal eval` found, one file a split and protocol
 """
 
 from __future__ import annotations
@@ -93,6 +94,11 @@ class MetricsFile:
     def write(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a folder is, or that it is a checkpoint of; None for a checkpoint that was moved away."""
+    return next((f for f in (checkpoint, checkpoint.resolve().parent.parent) if (f / "recipe.yaml").is_file()), None)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def test_tables_json_and_page(run, tiny_world, tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("pairs with an anchor", "against gold anchors of 20 pairs", "missed: the", "context hidden"):
         assert words in " ".join(result.output.split()), result.output
-    assert "page with 5 pairs, 5 with their image" in result.output
+    assert "page of 5 pairs and" in result.output
     measured = json.loads((tmp_path / "a.json").read_text())
     assert all(0 <= measured[key] <= 1 for key in ("coverage", "precision", "recall", "association_t2v"))
     assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")

@@ -45,9 +45,10 @@ class Elements(HTMLParser):
 def test_page_shows_pairs_with_images_boxes_words_and_answers(probe, tmp_path):
     shown = write_anchors_page(tmp_path / "page.html", probe, None, 8)
     page = Elements(tmp_path / "page.html")
-    assert (shown.pairs, shown.pictures) == (8, 8)
+    assert shown.pairs == 8 and shown.pictures == len({p.record.image_id for p in choose_pairs(probe, 8)})
     assert len([s for s in page.named("section") if s["class"] == "pair"]) == 8
-    assert all(i["href"].startswith("data:image/jpeg;base64,") for i in page.named("image"))
+    assert [i["href"][:23] for i in page.named("image")] == ["data:image/jpeg;base64,"] * shown.pictures
+    assert len(page.named("use")) == 8
     anchors = [a for pair in choose_pairs(probe, 8) for a in pair.anchors]
     rows = [r for r in page.named("tr") if "data-states" in r]
     assert [r["data-concept"] for r in rows] == [f"{a.role}: {a.concept}" for a in anchors]
@@ -63,7 +64,7 @@ def test_page_needs_nothing_from_elsewhere(probe, tmp_path):
     write_anchors_page(tmp_path / "page.html", probe, None, 4)
     page = Elements(tmp_path / "page.html")
     links = [a[key] for _, a in page.found for key in ("src", "href") if key in a]
-    assert links and all(link.startswith("data:") for link in links)
+    assert links and all(link.startswith(("data:", "#picture-")) for link in links)
     assert not re.search(r"url\(|@import", (tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
@@ -102,7 +103,7 @@ def test_missing_images_leave_boxes_without_a_picture(probe, tmp_path):
 
 def test_a_folder_that_was_asked_for_and_holds_other_images_is_an_error(probe, tmp_path):
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match="cannot find the images of"):
+    with pytest.raises(DataError, match="cannot find images in"):
         write_anchors_page(tmp_path / "page.html", probe, tmp_path / "images", 4)
 
 
