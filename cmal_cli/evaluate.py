@@ -96,8 +96,8 @@ def _keep(request: Any, evaluations: Sequence[Any]) -> None:
     """Puts the results into the run folder and its report; a run folder that cannot be written costs no score."""
     from cmal.errors import CmalError
     from cmal.pages.run_report import RESULTS, write_run_report
-    from cmal.runs.pieces import find_pieces
     from cmal.runs.folder import run_of
+    from cmal.runs.pieces import find_pieces
 
     run = run_of(find_pieces(request).checkpoint)
     if run is None:
