@@ -113,7 +113,7 @@ class CmalForPretraining(nn.Module):
         features = batch.features.masked_fill(masked.zeroed_region_mask[..., None], 0.0)
         states = self.cmal.encode(masked.token_ids, batch.token_mask, features, batch.boxes_unit, batch.region_mask)
         plan = masked.plan if "amc" in self.weights else None
-        hidden = self.cmal.unify(states, plan)
+        hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked))
         parts = {}
         if "mlm" in self.weights:
             rows = rows_at(hidden, masked.word_example, masked.word_position)
@@ -131,6 +131,21 @@ class CmalForPretraining(nn.Module):
         if plan is not None:
             parts |= self.association_parts(hidden, batch, masked)
         return parts
+
+    def read_rows(self, batch: Batch, masked: MaskedInputs) -> Tensor | None:
+        """(B, T+R) True = a slot that an objective reads; None where it is all of them."""
+        plan, tokens = masked.plan, batch.token_mask.shape[1]
+        if "amc" in self.weights and self.candidates == "example":
+            return None
+        wanted = torch.zeros_like(torch.cat([batch.token_mask, batch.region_mask], dim=1))
+        if "mlm" in self.weights:
+            wanted[masked.word_example, masked.word_position] = True
+        if self.weights.keys() & {"mrm_class", "mrm_feature"}:
+            wanted[masked.region_example, masked.region_position + tokens] = True
+        if "amc" in self.weights:
+            wanted[plan.example, plan.region + tokens] = True
+            wanted[plan.example[plan.piece_anchor], plan.piece_position] = True
+        return wanted
 
     def association_parts(self, hidden: Tensor, batch: Batch, masked: MaskedInputs) -> dict[str, Tensor]:
         """AMC, the mean of its two directions, with both accuracies."""
@@ -153,7 +168,7 @@ class CmalForPretraining(nn.Module):
         )
         parts = {}
         if "itm" in self.weights and batch.text_of is not None:
-            logits = self.heads["itm"](self.cmal.unify(states.with_texts(batch.text_of))[:, 0])
+            logits = self.heads["itm"](self.cmal.unify_at_cls(states.with_texts(batch.text_of)))
             parts["itm"] = objectives.matching_loss(logits, batch.is_match)
             parts["itm_accuracy"] = ((logits > 0) == batch.is_match).float().mean().detach()
         if "itc" in self.weights:

@@ -65,10 +65,20 @@ class Cmal(nn.Module):
         visual = self.visual(features, boxes_unit, region_mask)
         return UniModal(text, token_mask, visual, boxes_unit, region_mask)
 
-    def unify(self, states: UniModal, plan: PromptPlan | None = None) -> Tensor:
-        """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D)."""
+    def unify(self, states: UniModal, plan: PromptPlan | None = None, wanted: Tensor | None = None) -> Tensor:
+        """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D).
+
+        wanted: (B, T+R) True = a row that somebody reads; None: all. The others are not computed, and zero.
+        """
         text_slots, region_slots = self.prompt(states.text, states.visual, plan)
-        return self.unified(text_slots, region_slots, states.boxes_unit, states.token_mask, states.region_mask)
+        masks = (states.token_mask, states.region_mask)
+        return self.unified(text_slots, region_slots, states.boxes_unit, *masks, wanted)
+
+    def unify_at_cls(self, states: UniModal) -> Tensor:
+        """The unified hidden state at [CLS] alone -> (B, D)."""
+        wanted = states.token_mask.new_zeros(len(states.text), states.tokens + states.visual.shape[1])
+        wanted[:, 0] = True
+        return self.unify(states, wanted=wanted)[:, 0]
 
     @property
     def width(self) -> int:

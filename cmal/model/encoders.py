@@ -8,8 +8,8 @@ Legend: B batch, T word pieces, R regions, D width, F raw region features, V voc
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from cmal.model.kernels import dropped
 from cmal.model.layers import NORM_EPS, TransformerStack, to_sphere
 
 BOX_NUMBERS = 7  # x1 y1 x2 y2 w h w*h, over image width and height
@@ -35,7 +35,7 @@ class TextualEncoder(nn.Module):
     def hidden(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), before the sphere: BertModel's hidden states, given its weights."""
         embedded = self.tokens(token_ids) + self.positions.weight[: token_ids.shape[1]] + self.segment.weight[0]
-        embedded = F.dropout(self.norm(embedded), self.dropout, self.training)
+        embedded = dropped(self.norm(embedded), self.dropout if self.training else 0.0)
         return self.stack(embedded, token_mask)
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
@@ -61,5 +61,5 @@ class VisualEncoder(nn.Module):
     def forward(self, features: Tensor, boxes_unit: Tensor, region_mask: Tensor) -> Tensor:
         """(B, R, F), (B, R, 7), (B, R) True = real -> (B, R, D), each of length sqrt(D); zeros at padding."""
         embedded = self.features_norm(self.features(features)) + self.boxes_norm(self.boxes(boxes_unit))
-        embedded = F.dropout(embedded, self.dropout, self.training)
+        embedded = dropped(embedded, self.dropout if self.training else 0.0)
         return to_sphere(self.stack(embedded, region_mask))

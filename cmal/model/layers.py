@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from cmal.model.kernels import add_dropped, attention
+
 NORM_EPS = 1e-12
 INITIAL_STD, INITIAL_STD_WIDTH = 0.02, 768  # BERT-base
 
@@ -57,6 +59,38 @@ class Layout:
         return rows.view(self.batch, self.length, rows.shape[-1])
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Some rows of a padded batch, for a layer that need not compute the others.
+
+    Attributes:
+        rows: (M,) their indices among the N real rows, ascending; places: (M,) in the flattened (B*L) batch.
+        layout: of a (B, Q) batch that holds each sequence's asked rows alone.
+        shape: B and L.
+    """
+
+    rows: Tensor
+    places: Tensor
+    layout: Layout
+    shape: tuple[int, int]
+
+    @classmethod
+    def of_mask(cls, wanted: Tensor, layout: Layout) -> Asked:
+        """wanted: (B, L) True = asked for; real rows only."""
+        flat = wanted.flatten()
+        among_real = flat if layout.rows is None else flat.index_select(0, layout.rows)
+        counts = wanted.sum(dim=1, keepdim=True)
+        longest = max(1, int(counts.max()))
+        compact = torch.arange(longest, device=wanted.device)[None, :] < counts  # (B, Q)
+        places = (among_real.nonzero().squeeze(1), flat.nonzero().squeeze(1))
+        return cls(*places, Layout.of_mask(compact), (layout.batch, layout.length))
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(M, D) -> (B, L, D), zeros elsewhere."""
+        flat = rows.new_zeros(self.shape[0] * self.shape[1], rows.shape[-1]).index_copy(0, self.places, rows)
+        return flat.view(*self.shape, -1)
+
+
 class TransformerLayer(nn.Module):
     """Self-attention and feed-forward, each followed by dropout, residual sum and layer norm.
 
@@ -73,24 +107,25 @@ class TransformerLayer(nn.Module):
         self.contract = nn.Linear(inner, width)
         self.output_norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
-        """(N, D) -> (N, D)."""
-        attended = self.attention_out(self.attend(rows, layout))
-        rows = self.attention_norm(rows + self.drop(attended))
-        return self.output_norm(rows + self.drop(self.contract(F.gelu(self.expand(rows)))))
-
-    def attend(self, rows: Tensor, layout: Layout) -> Tensor:
-        """(N, D) -> (N, D): scaled dot-product attention of each sequence to its own real rows."""
-        qkv = layout.unpack(self.qkv(rows))  # (B, L, 3D)
-        batch, length, _ = qkv.shape
-        qkv = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, L, D/H)
-        query, key, value = qkv.unbind(0)
+    def forward(self, rows: Tensor, layout: Layout, asked: Asked | None = None) -> Tensor:
+        """(N, D) -> (N, D), or (M, D) where only M rows are asked for: all rows are looked at, those alone look."""
+        if asked is None:
+            query, key, value = layout.unpack(self.qkv(rows)).chunk(3, dim=-1)  # (B, L, D) each
+            attended = layout.pack(self.attend(query, key, value, layout))
+        else:
+            width = rows.shape[1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            key, value = layout.unpack(F.linear(rows, weight[width:], bias[width:])).chunk(2, dim=-1)
+            rows = rows.index_select(0, asked.rows)
+            query = asked.layout.unpack(F.linear(rows, weight[:width], bias[:width]))  # (B, Q, D)
+            attended = asked.layout.pack(self.attend(query, key, value, layout))
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.key_mask, dropout_p=dropout)
-        return layout.pack(mixed.transpose(1, 2).reshape(batch, length, -1))
+        rows = self.attention_norm(add_dropped(rows, self.attention_out(attended), dropout))
+        return self.output_norm(add_dropped(rows, self.contract(F.gelu(self.expand(rows))), dropout))
 
-    def drop(self, rows: Tensor) -> Tensor:
-        return F.dropout(rows, self.dropout, self.training)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        """(B, Q, D), (B, L, D), (B, L, D) -> (B, Q, D)."""
+        return attention(query, key, value, self.heads, layout.key_mask, self.dropout if self.training else 0.0)
 
 
 class TransformerStack(nn.Module):
@@ -102,18 +137,29 @@ class TransformerStack(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, inner, dropout) for _ in range(layers))
         self.checkpoint_activations = False
 
-    def forward(self, padded: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D), (B, L) True = real -> (B, L, D)."""
+    def forward(self, padded: Tensor, mask: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states of the last layer.
+
+        Args:
+            padded: (B, L, D).
+            mask: (B, L) True = real.
+            wanted: (B, L) True = a row that somebody reads; None: all. The last layer computes these alone.
+
+        Returns:
+            (B, L, D), zeros at padding and at rows that are not wanted.
+        """
         if padded.shape[1] == 0:
             return padded
         layout = Layout.of_mask(mask)
+        asked = Asked.of_mask(wanted & mask, layout) if wanted is not None and len(self.layers) else None
         rows = layout.pack(padded)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, start=1):
+            asked_here = asked if number == len(self.layers) else None
             if self.checkpoint_activations and self.training:
-                rows = checkpoint(layer, rows, layout, use_reentrant=False)
+                rows = checkpoint(layer, rows, layout, asked_here, use_reentrant=False)
             else:
-                rows = layer(rows, layout)
-        return layout.unpack(rows)
+                rows = layer(rows, layout, asked_here)
+        return layout.unpack(rows) if asked is None else asked.unpack(rows)
 
 
 class Transform(nn.Sequential):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmal.model.encoders import BOX_NUMBERS
+from cmal.model.kernels import dropped
 from cmal.model.layers import NORM_EPS, TransformerStack
 
 
@@ -32,11 +32,20 @@ class UnifiedEncoder(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, text_slots: Tensor, region_slots: Tensor, boxes_unit: Tensor, token_mask: Tensor, region_mask: Tensor
+        self,
+        text_slots: Tensor,
+        region_slots: Tensor,
+        boxes_unit: Tensor,
+        token_mask: Tensor,
+        region_mask: Tensor,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D), (B, R, D), (B, R, 7), (B, T) and (B, R) True = real -> hidden (B, T+R, D), zeros at padding."""
+        """(B, T, D), (B, R, D), (B, R, 7), (B, T) and (B, R) True = real -> hidden (B, T+R, D), zeros at padding.
+
+        wanted: (B, T+R) True = a row that somebody reads; None: all. The others are not computed, and zero.
+        """
         host_text = self.positions_norm(self.positions.weight[: text_slots.shape[1]]) + self.modality.weight[0]
         host_region = self.boxes_norm(self.boxes(boxes_unit)) + self.modality.weight[1]
         slots = torch.cat([text_slots + host_text, region_slots + host_region], dim=1)  # (B, T+R, D)
-        slots = F.dropout(self.norm(slots), self.dropout, self.training)
-        return self.stack(slots, torch.cat([token_mask, region_mask], dim=1))
+        slots = dropped(self.norm(slots), self.dropout if self.training else 0.0)
+        return self.stack(slots, torch.cat([token_mask, region_mask], dim=1), wanted)

@@ -30,6 +30,7 @@ from cmal.training.checkpoint import (
 )
 from cmal.training.distributed import Place, joined, wait_for_all
 from cmal.training.loop import Fit, StepReport, fit
+from cmal.training.memory import keep_freed_memory
 from cmal.training.optim import build_optimizer, build_schedule
 
 Report = Callable[[StepReport], None]
@@ -118,6 +119,7 @@ def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
     Raises:
         RecipeError: the groups of a step cannot be dealt evenly to the processes.
     """
+    keep_freed_memory()
     section, settings = work.train, work.optimizer
     groups_per_step = section.batch_size // section.group_size
     check_even(groups_per_step, place.world, section)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -109,9 +110,15 @@ def encode_batch(cmal: Cmal, batch: Batch) -> UniModal:
     return cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
 
 
-def hidden_states(cmal: Cmal, batch: Batch) -> Tensor:
-    """The unified hidden states (B, T+R, D) of a batch, nothing masked or swapped."""
-    return cmal.unify(encode_batch(cmal, batch))
+def cls_states(cmal: Cmal, batch: Batch) -> Tensor:
+    """The unified hidden states at [CLS] (B, D) of a batch, nothing masked or swapped."""
+    return cmal.unify_at_cls(encode_batch(cmal, batch))
+
+
+def region_states(cmal: Cmal, batch: Batch) -> Tensor:
+    """The unified hidden states of the regions (B, R, D) of a batch, nothing masked or swapped."""
+    wanted = torch.cat([torch.zeros_like(batch.token_mask), batch.region_mask], dim=1)
+    return cmal.unify(encode_batch(cmal, batch), wanted=wanted)[:, batch.token_mask.shape[1] :]
 
 
 def labelled_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from cmal.data.examples import ExampleBuilder
 from cmal.data.records import PairRecord
 from cmal.metrics import accuracy_and_consistency
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, hidden_states, labelled_loss
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
 
 
 class Nlvr2:
@@ -46,7 +46,7 @@ class Nlvr2:
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """(B, 2) logits."""
-        left, right = hidden_states(cmal, batch)[:, 0].chunk(2)
+        left, right = cls_states(cmal, batch).chunk(2)
         return head(torch.cat([left, right], dim=1))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

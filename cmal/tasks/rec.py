@@ -19,7 +19,7 @@ from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ReferringRecord
 from cmal.metrics import BOX_PROTOCOLS, iou_matrix, is_hit, oracle_recall, xywh_to_xyxy
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, hidden_states, labelled_loss
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, labelled_loss, region_states
 
 LEAST_OVERLAP = 0.5  # a training target is the best overlapping region, if it overlaps by this much
 
@@ -50,7 +50,7 @@ class ReferringExpressions:
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """(B, R) scores, -inf where there is no region."""
-        hidden = hidden_states(cmal, batch)[:, batch.token_mask.shape[1] :]  # (B, R, D)
+        hidden = region_states(cmal, batch)  # (B, R, D)
         return head(hidden).squeeze(-1).float().masked_fill(~batch.region_mask, float("-inf"))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -105,7 +105,7 @@ class Retrieval:
             for start in range(0, len(order), PAIR_BATCH):
                 tile = order[start : start + PAIR_BATCH]
                 states = _pair_states([texts[i] for i in tile], visual)
-                scores[row, tile] = head(cmal.unify(states)[:, 0]).float().cpu().numpy()
+                scores[row, tile] = head(cmal.unify_at_cls(states)).float().cpu().numpy()
             report(row + 1, len(mine))
         return scores
 
@@ -201,7 +201,7 @@ def hits_of_folds(scores: np.ndarray, owner: np.ndarray, folds: int) -> dict[str
 def score_pairs(cmal: Cmal, head: nn.Module, states: UniModal, text: Tensor, image: Tensor) -> Tensor:
     """(pairs,) logits of the pairs (text[i], image[i]) of a batch's uni-modal states."""
     paired = states.with_texts(text).with_images(image)
-    return head(cmal.unify(paired)[:, 0])
+    return head(cmal.unify_at_cls(paired))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from cmal.data.examples import ExampleBuilder
 from cmal.data.records import EntailmentRecord
 from cmal.metrics import accuracy, confusion_table, per_label_table
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, hidden_states, labelled_loss
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
 
 LABELS = ("contradiction", "entailment", "neutral")
 
@@ -45,7 +45,7 @@ class SnliVe:
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """(B, 3) logits."""
-        return head(hidden_states(cmal, batch)[:, 0])
+        return head(cls_states(cmal, batch))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return labelled_loss(output, batch.targets["label"])

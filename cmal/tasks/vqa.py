@@ -19,7 +19,7 @@ from cmal.data.examples import ExampleBuilder
 from cmal.data.records import VqaRecord
 from cmal.metrics import VQA_PROTOCOLS, soft_targets, vqa_accuracies, vqa_scores
 from cmal.model.cmal import Cmal
-from cmal.tasks.base import Answers, Mlp, Scores, hidden_states
+from cmal.tasks.base import Answers, Mlp, Scores, cls_states
 
 
 class Vqa:
@@ -54,7 +54,7 @@ class Vqa:
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """(B, answers) logits."""
-        return head(hidden_states(cmal, batch)[:, 0])
+        return head(cls_states(cmal, batch))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Binary cross-entropy, summed over the vocabulary and averaged over questions."""

@@ -22,6 +22,7 @@ from cmal.data.groups import Group
 from cmal.errors import CmalError
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place, any_place, mean_over_places
+from cmal.training.optim import clipped_step, gradient_norm
 
 MOST_SKIPPED_IN_A_ROW = 20
 
@@ -82,10 +83,10 @@ def fit(run: Fit) -> Progress:
     with stop_requested() as is_stopping:
         for step in range(run.progress.step + 1, run.steps + 1):
             losses, count = accumulate_gradients(run, batches)
-            grad_norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.clip_norm or float("inf"))
+            grad_norm = gradient_norm(run.model)
             is_finite = bool(torch.isfinite(grad_norm)) and all(torch.isfinite(v) for v in losses.values())
             if not any_place(not is_finite, run.place.device):
-                run.optimizer.step()
+                clipped_step(run.optimizer, grad_norm, run.clip_norm)
                 skipped_in_a_row = 0
             else:
                 skipped_in_a_row += 1

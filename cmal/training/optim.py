@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -38,6 +39,26 @@ def build_optimizer(
         for (is_head, is_matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     return torch.optim.AdamW(settings, lr=lr, betas=betas, fused=True)
+
+
+def gradient_norm(model: nn.Module) -> torch.Tensor:
+    """() the norm of all gradients together."""
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def clipped_step(optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor, clip_norm: float) -> None:
+    """One optimizer step with gradients scaled down to `clip_norm` (0: never).
+
+    Fused AdamW divides by `grad_scale` while it reads the gradients, which saves a pass over them.
+    """
+    factor = float(grad_norm) / clip_norm if clip_norm else 1.0
+    if factor > 1.0:
+        optimizer.grad_scale = torch.tensor(factor, device=grad_norm.device)
+    try:
+        optimizer.step()
+    finally:
+        optimizer.grad_scale = None
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int, done: int = 0) -> LambdaLR:

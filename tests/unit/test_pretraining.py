@@ -57,9 +57,9 @@ def calls(monkeypatch):
         for name in ("encode", "unify"):
             original = getattr(model.cmal, name)
 
-            def counted(*arguments, original=original, name=name):
+            def counted(*arguments, original=original, name=name, **named):
                 seen[name].append(arguments)
-                return original(*arguments)
+                return original(*arguments, **named)
 
             monkeypatch.setattr(model.cmal, name, counted)
         for name, head in model.heads.items():

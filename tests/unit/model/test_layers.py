@@ -50,8 +50,9 @@ def test_attention_weighs_values_by_the_scaled_dot_product():
     layer.qkv.bias.data[2:] = 0.0
     layer.qkv.weight.data[4, 1] = 1.0  # value from the second
     rows = torch.tensor([[0.0, 8.0], [1.0, 4.0]])
-    mixed = layer.attend(rows, Layout.of_mask(torch.ones(1, 2, dtype=torch.bool)))
-    torch.testing.assert_close(mixed[:, 0], torch.full((2,), 8 / 4 + 4 * 3 / 4))
+    query, key, value = layer.qkv(rows)[None].chunk(3, dim=-1)
+    mixed = layer.attend(query, key, value, Layout.of_mask(torch.ones(1, 2, dtype=torch.bool)))
+    torch.testing.assert_close(mixed[0, :, 0], torch.full((2,), 8 / 4 + 4 * 3 / 4))
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
@@ -148,3 +149,24 @@ def test_frozen_parameters_are_not_counted():
     assert trainable_parameters(head) == 4 * 4 + 4 + 4 + 4
     head[0].weight.requires_grad_(False)
     assert trainable_parameters(head) == 12
+
+
+def test_a_last_layer_asked_for_some_rows_gives_those_rows_and_their_gradients():
+    stack = TransformerStack(8, 2, 2, 16, 0.0)
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False], [True] * 2 + [False] * 3])
+    wanted = torch.tensor([[True, False, False, True, True], [False] * 5, [True, False, False, True, False]])
+    read = wanted & mask
+    whole, some = torch.randn(3, 5, 8), None
+    grads = []
+    for asked in (None, wanted):
+        padded = whole.clone().requires_grad_()
+        some = stack(padded, mask, asked)
+        stack.zero_grad()
+        (some[read] * torch.arange(4.0)[:, None]).square().sum().backward()
+        grads.append([padded.grad, *(p.grad.clone() for p in stack.parameters())])
+        if asked is None:
+            full = some.detach()
+    torch.testing.assert_close(some[read], full[read])
+    assert not some[~read].any() and full[~wanted & mask].abs().min() > 0
+    for one, other in zip(*grads):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ from toys import enlarge, regions, toy_builder, toy_cmal
 from cmal.data.batch import make_batch
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.tasks.base import hidden_states
+from cmal.tasks.base import encode_batch
 from cmal.tasks.retrieval import Retrieval, draw_mismatches
 
 IMAGES = {
@@ -52,7 +52,9 @@ def test_the_score_matrix_is_what_full_forwards_pair_by_pair_give(monkeypatch, t
     for row, image in enumerate(IMAGES):
         for column, record in enumerate(RECORDS):
             pair = make_batch([builder.build("x", image, record.caption)])
-            assert scores[row, column] == pytest.approx(head(hidden_states(cmal, pair)[:, 0]).item(), abs=1e-5)
+            assert scores[row, column] == pytest.approx(
+                head(cmal.unify(encode_batch(cmal, pair))[:, 0]).item(), abs=1e-5
+            )
     assert done[-1] == (4, 4)
 
 
