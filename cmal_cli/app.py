@@ -44,7 +44,20 @@ class CmalGroup(click.Group):
             sys.exit(130)
 
 
-@click.group(cls=CmalGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+EPILOG = """\b
+Examples:
+  cmal prepare scenes --images 60
+  cmal extract-regions --help
+
+Completion of commands and options, in bash (zsh and fish alike): eval "$(_CMAL_COMPLETE=bash_source cmal)"
+"""
+
+
+@click.group(
+    cls=CmalGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EPILOG,
+)
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 @click.version_option(package_name="cmal")
 def main(debug: bool) -> None:

@@ -1,4 +1,4 @@
-"""rich tables and progress: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+"""Tables and progress: rich on a terminal; elsewhere plain lines that can be searched."""
 
 from __future__ import annotations
 
@@ -7,28 +7,59 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import click
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
 
 
 def console() -> Console:
-    """The console all commands write to; NO_COLOR and pipes are respected by rich."""
-    return Console(highlight=False)
+    """The console all commands write to. NO_COLOR takes its colours; lines that are piped on are never wrapped."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=10_000)
+
+
+def is_quiet() -> bool:
+    """Whether the command that runs was given --quiet; False where no command runs."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.params.get("quiet"))
+
+
+def echo(text: str) -> None:
+    """A line of output, but not under --quiet."""
+    if not is_quiet():
+        click.echo(text)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; numbers are right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """A table with right-aligned numbers: framed on a terminal, columns of plain text elsewhere, none under --quiet."""
+    if is_quiet():
+        return
+    out = console()
+    style = {"box": box.ROUNDED} if out.is_terminal else {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    table = Table(header_style="bold", **style)
     rows = [[_text(cell) for cell in row] for row in rows]
     for place, column in enumerate(columns):
         is_number = bool(rows) and all(row[place].strip("%-.,0123456789 ") == "" for row in rows)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    out.print(Text(title, style="bold"))
+    out.print(table)
 
 
 def _text(cell: object) -> str:
@@ -39,54 +70,91 @@ def _text(cell: object) -> str:
     return escape(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell))
 
 
+class RateColumn(ProgressColumn):
+    """How many a second, e.g. "12.3 steps/s"; below one it is "4.2 s/step"."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(rate_text(task.finished_speed or task.speed, self.unit), style="cyan")
+
+
+def rate_text(rate: float | None, unit: str) -> str:
+    """A rate for people: "" where it is not known yet."""
+    if not rate:
+        return ""
+    return (
+        f"{rate:.1f} {unit}/s".replace(" /", "/")
+        if rate >= 1
+        else f"{1 / rate:.1f} s/{unit.removesuffix('s') or 'one'}"
+    )
+
+
 class ProgressDisplay:
-    """One line of progress: a rich bar on a terminal; elsewhere a line every ten seconds and at the end.
+    """Progress on a terminal as a bar with rate and ETA and a line of notes; elsewhere a line now and then and at the end.
 
     Use as a context manager; `update(done, total, note)` as often as wanted.
     """
 
-    def __init__(self, label: str, unit: str = "", quiet: bool = False):
-        self.label, self.unit, self.quiet = label, unit, quiet
-        self.is_terminal = sys.stdout.isatty() and not quiet
+    def __init__(self, label: str, unit: str = "", quiet: bool | None = None):
+        self.label, self.unit = label, unit
+        self.quiet = is_quiet() if quiet is None else quiet
+        self.is_terminal = sys.stdout.isatty() and not self.quiet
+        self._console = console()
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            RateColumn(unit),
             TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
-            console=console(),
-            disable=not self.is_terminal,
+            expand=True,
+            console=self._console,
         )
-        self._task = self._bar.add_task(label, total=None, note="")
-        self._started = self._told = time.monotonic()
+        self._task = self._bar.add_task(label, total=None)
+        self._live = Live(self._bar, console=self._console, refresh_per_second=8)
+        self._told = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when and how much was done at the first update
 
     def __enter__(self) -> ProgressDisplay:
-        self._bar.start()
+        if self.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self.is_terminal:
+            self._live.stop()
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows that `done` of `total` are done."""
+        if self._first is None:
+            self._first = (time.monotonic(), done)
         if self.is_terminal:
-            self._bar.update(self._task, completed=done, total=total, note=note)
+            self._bar.update(self._task, completed=done, total=total)
+            self._live.update(Group(self._bar, Text(note, style="dim")) if note else self._bar)
         elif not self.quiet and (time.monotonic() - self._told > PLAIN_EVERY_S or done == total):
             self._told = time.monotonic()
-            elapsed = self._told - self._started
-            left = elapsed / max(1, done) * (total - done)
             print(
-                f"{self.label} {done}/{total} {self.unit} {elapsed:.0f}s elapsed {left:.0f}s left {note}".strip(),
+                " ".join(filter(None, (self.label, f"{done}/{total}", self.unit, self._pace(done, total), note))),
                 flush=True,
             )
+
+    def _pace(self, done: int, total: int) -> str:
+        """Elapsed and left, from what was done since the first update: a run that goes on did not do the rest today."""
+        since, before = self._first
+        elapsed = time.monotonic() - since
+        left = f"{elapsed / (done - before) * (total - done):.0f}s left" if done > before else ""
+        return " ".join(filter(None, (f"{elapsed:.0f}s elapsed", left)))
 
     def say(self, text: str) -> None:
         """A line above the bar."""
         if not self.quiet:
-            self._bar.console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
 
 
 class StagesDisplay(ProgressDisplay):
@@ -95,7 +163,7 @@ class StagesDisplay(ProgressDisplay):
     def stage(self, what: str, done: int, total: int) -> None:
         """Shows that `done` of `total` are done of the stage `what`."""
         if what != self.unit:
-            self.unit, self._started = what, time.monotonic()
+            self.unit, self._first = what, None
             if self.is_terminal:
                 self._bar.reset(self._task, description=f"{self.label}: {what}")
         self.update(done, total)

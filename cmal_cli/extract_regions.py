@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cmal.errors import CmalError
-from cmal_cli.display import ProgressDisplay, show_table
+from cmal_cli.display import ProgressDisplay, echo, show_table
 
 EXAMPLES = """\b
 Examples:
@@ -64,6 +64,7 @@ Examples:
     "--inspect", "inspect_store", type=click.Path(path_type=Path), metavar="STORE", help="Print what a store holds."
 )
 @click.option("--preview", type=click.IntRange(1), metavar="N", help="Draw N images of IMAGES with boxes and tags.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
 def extract_regions(ctx: click.Context, images: Path | None, **options: Any) -> None:
     """Find the regions of IMAGES (a folder, or the RECORDS of a prepared set with --images DIR) and store them.
@@ -124,12 +125,12 @@ def _extract(images: Path, options: dict[str, Any]) -> None:
             report=lambda event: _show(progress, event),
         )
     rate = summary.images / summary.seconds if summary.seconds else 0.0
-    click.echo(
+    echo(
         f"{summary.images:,} images stored in {options['out']} in {summary.seconds:.1f} s ({rate:.1f} a second); "
         f"{summary.failed:,} failed, {summary.skipped:,} were there before"
     )
     if summary.failed:
-        click.echo(f"the reasons are in {options['out'] / 'failed.jsonl'}")
+        echo(f"the reasons are in {options['out'] / 'failed.jsonl'}")
 
 
 def _show(progress: ProgressDisplay, event: Any) -> None:
@@ -216,12 +217,12 @@ def _import(options: dict[str, Any]) -> None:
             sizes=options["sizes"],
             report=lambda event: _show(progress, event),
         )
-    click.echo(
+    echo(
         f"{summary.images:,} images with {summary.regions:,} regions ({summary.format}) imported into {options['out']} "
         f"in {summary.seconds:.1f} s; {summary.failed:,} failed, {summary.repeated:,} came again"
     )
     if summary.unknown_sizes:
-        click.echo(f"{summary.unknown_sizes:,} images of unknown size; tell their sizes with --sizes FILE")
+        echo(f"{summary.unknown_sizes:,} images of unknown size; tell their sizes with --sizes FILE")
 
 
 def _verify(out: Path, redo_follows: bool) -> None:
@@ -237,8 +238,8 @@ def _verify(out: Path, redo_follows: bool) -> None:
     with ProgressDisplay("verifying", "shards") as progress:
         damaged = verify_store(out, report=show)
     for name, fault in damaged:
-        click.echo(f"{name} {fault}")
-    click.echo(f"{total - len(damaged)} of {total} shards are whole")
+        echo(f"{name} {fault}")
+    echo(f"{total - len(damaged)} of {total} shards are whole")
     if damaged and not redo_follows:
         raise CmalError(
             f"the region store {out} had damaged shards",
@@ -254,7 +255,7 @@ def _merge(out: Path) -> None:
         file = merge_store(
             out, out.with_name(out.name + ".h5"), report=lambda done, total: progress.update(done, total)
         )
-    click.echo(f"one file: {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+    echo(f"one file: {file} ({file.stat().st_size / 1e6:,.1f} MB)")
 
 
 def _inspect(images: Path | None, options: dict[str, Any]) -> None:
@@ -270,7 +271,7 @@ def _inspect(images: Path | None, options: dict[str, Any]) -> None:
         pairs, _ = _named_images(images, options)
         folder = path.with_name(path.name + "-preview")
         written = preview_regions(RegionStore.open(path), pairs, folder, options["preview"])
-        click.echo(f"{len(written)} pictures in {folder}")
+        echo(f"{len(written)} pictures in {folder}")
 
 
 def _print_summary(summary: Any) -> None:

@@ -11,8 +11,11 @@ from cmal_cli.pretrain import run_training_command, training_options
 
 
 @click.command(
-    epilog="Examples:  cmal finetune recipes/finetune/scenes_vqa.yaml   |   "
-    "cmal finetune recipes/finetune/scenes_rec.yaml --set train.seed=1 --set out=runs/rec1"
+    epilog="""\b
+Examples:
+  cmal finetune recipes/finetune/scenes_vqa.yaml
+  cmal finetune recipes/finetune/scenes_ve.yaml --set train.seed=1 --set out=runs/ve1
+"""
 )
 @training_options
 def finetune(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:

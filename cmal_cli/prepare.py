@@ -44,6 +44,7 @@ Examples:
 @click.option("--split-by", type=click.Choice(["unc", "google", "umd"]), help="refcoco, refcocog: whose split.")
 @click.option("--allow-leakage", is_flag=True, help="Keep evaluation images in pre-training records; results say so.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="scenes: processes; 0 = one a core.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 def prepare(
     dataset: str,
     raw: Path | None,
@@ -58,6 +59,7 @@ def prepare(
     split_by: str | None,
     allow_leakage: bool,
     workers: int,
+    quiet: bool,
 ) -> None:
     """Turn the official files of DATASET into records: OUT/DATASET/<split>.jsonl and manifest.json.
 
@@ -77,7 +79,7 @@ def prepare(
         captions=captions,
         name=name,
     )
-    with _Progress() as progress:
+    with _Progress(quiet) as progress:
         prepared = prepare_dataset(
             dataset,
             raw,
@@ -89,7 +91,8 @@ def prepare(
             report=progress.line,
             progress=progress.step,
         )
-    _show(prepared)
+    if not quiet:
+        _show(prepared)
 
 
 def _count_or_folder(dataset: str, images: str | None) -> tuple[int | None, Path | None]:
@@ -110,11 +113,14 @@ class _Progress:
 
     LINE_EVERY_S = 10.0
 
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+
     def __enter__(self) -> _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=self.quiet)
         self._bars, self._tasks, self._last = None, {}, 0.0
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -143,21 +149,14 @@ class _Progress:
 
 def _show(prepared: Sequence[PreparedDataset]) -> None:
     """One table of records and images by split, then what was left out and why, and where it all is."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from cmal_cli.display import echo, show_table
 
-    console, table = Console(), Table()
-    for heading in ("data set", "split"):
-        table.add_column(heading)
-    for heading in ("records", "images"):
-        table.add_column(heading, justify="right")
-    lines = []
+    rows = [
+        (one.name, split, counts["records"], counts["images"])
+        for one in prepared
+        for split, counts in one.splits.items()
+    ]
+    show_table("prepared", ("data set", "split", "records", "images"), rows)
     for one in prepared:
-        for split, counts in one.splits.items():
-            table.add_row(Text(one.name), split, f"{counts['records']:,}", f"{counts['images']:,}")
-        lines += [f"{one.name}: {line}" for line in one.remarks()]
-        lines.append(f"{one.name}: written to {one.folder}")
-    console.print(table)
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for line in (*one.remarks(), f"written to {one.folder}"):
+            echo(f"{one.name}: {line}")

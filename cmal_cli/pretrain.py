@@ -35,7 +35,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(
-    epilog="Examples:  cmal pretrain recipes/scenes.yaml   |   cmal pretrain recipes/base.yaml --gpus 8 --dry-run"
+    epilog="""\b
+Examples:
+  cmal pretrain recipes/scenes.yaml
+  cmal pretrain recipes/scenes.yaml --set train.steps=100 --set out=runs/short --dry-run
+"""
 )
 @training_options
 def pretrain(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:

@@ -48,7 +48,7 @@ def probe_anchors(
     images: Path | None,
     examples: int,
     device: str | None,
-    quiet: bool,
+    quiet: bool,  # read by cmal_cli.display
 ) -> None:
     """Show where object tags meet words: how many anchors there are, how right they are, and what a model makes of them.
 
@@ -57,20 +57,18 @@ def probe_anchors(
     """
     from cmal.files import write_json
     from cmal.runs.probe import ProbeRequest, run_probe
-    from cmal_cli.display import StagesDisplay
+    from cmal_cli.display import StagesDisplay, echo
 
-    with StagesDisplay("probe-anchors", quiet=quiet) as display:
+    with StagesDisplay("probe-anchors") as display:
         probe = run_probe(ProbeRequest(records, regions, checkpoint, thesaurus), display.stage, device)
-    if not quiet:
-        _show(probe)
+    _show(probe)
     if json_file:
         write_json(json_file, probe.as_json())
     if html_file:
         from cmal.pages.anchors import write_anchors_page
 
         shown = write_anchors_page(html_file, probe, images, examples)
-        if not quiet:
-            click.echo(f"page of {shown.pairs} pairs and {shown.pictures} pictures: {html_file}")
+        echo(f"page of {shown.pairs} pairs and {shown.pictures} pictures: {html_file}")
 
 
 def _show(probe: Probe) -> None:
