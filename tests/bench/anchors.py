@@ -7,6 +7,7 @@ goal (DESIGN 2.1) is 50,000 pairs a second for `find_anchors`, words and tags ha
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -74,7 +75,7 @@ def main(count: int) -> None:
     concepts = [finder.region_concepts(regions) for regions in images]
     anchors = [finder.find_anchors(m, c) for m, c in zip(mentions, concepts)]
     report = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "pairs": count,
         "regions": REGIONS,

@@ -1,14 +1,15 @@
-"""How fast single images are read from a region store: `python tests/bench/store.py [IMAGES]` prints JSON.
+"""How fast single images are read from a region store: `python tests/bench/store.py [IMAGES [NUMBERS]]` prints JSON.
 
 Random single-image reads, page cache warm, all in one process and taking turns: a raw numpy memory map of the features
-alone (one copy an image), ours (nine arrays an image), and LMDB holding the same nine arrays as one packed value. Goals
-(issue 4): at least 60% of the memory map's rate, and at least LMDB's. Then four loader workers read the whole store in
+alone (one copy an image), ours (nine arrays an image), and LMDB holding the same nine arrays as one packed value. Goals: at
+least 60% of the memory map's rate, and at least LMDB's. Then four loader workers read the whole store in
 random order; the sum of the resident memory of all five processes should stay under 1.5 GB at 100,000 images.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -98,9 +99,7 @@ class Images:
         return len(self.names)
 
     def __getitem__(self, number: int) -> tuple[float, int, int]:
-        from os import getpid
-
-        return float(self.store[self.names[number]].features[0, 0]), getpid(), resident_bytes()
+        return float(self.store[self.names[number]].features[0, 0]), os.getpid(), resident_bytes()
 
 
 def resident_bytes() -> int:
@@ -122,17 +121,22 @@ def loading(folder: Path, count: int, features: int) -> dict[str, float]:
             peak[process] = max(peak.get(process, 0), size)
     seconds = time.perf_counter() - started
     total = sum(peak.values()) + resident_bytes()
-    return {"images": count, "images_a_second": round(count / seconds, 1), "resident_gb": round(total / 1e9, 3)}
+    return {
+        "images": count,
+        "numbers": features,
+        "images_a_second": round(count / seconds, 1),
+        "resident_gb": round(total / 1e9, 3),
+    }
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    count, features = (int(text) for text in (*sys.argv[1:3], *("100000", "256")[len(sys.argv[1:3]) :]))
     folder = Path(tempfile.mkdtemp())
     try:
         result = {
-            "machine": platform.processor() or platform.machine(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "random_reads_a_second": reading(folder, 2000),
-            "four_workers": loading(folder, count, 256),
+            "four_workers": loading(folder, count, features),
         }
     finally:
         shutil.rmtree(folder)

@@ -6,10 +6,12 @@ import functools
 import json
 import math
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from cmal.errors import CheckpointError, CmalError, DataError, ShapeError
 from cmal.regions.detectors import frcnn_vg
@@ -18,6 +20,8 @@ from cmal.regions.detectors.frcnn_vg_boxes import apply_deltas, choose_regions, 
 from cmal.regions.detectors.frcnn_vg_input import PIXEL_MEAN_BGR, make_input, resized_size
 from cmal.regions.detectors.frcnn_vg_model import AnchorGenerator, Bottleneck, BoxPredictor, FrcnnVg, RegionHeads, Stem
 from cmal.regions.detectors.vg_names import vg_attribute_names, vg_class_names
+from cmal.regions.store import RegionStore
+from cmal_cli.app import main
 
 CPU = torch.device("cpu")
 TINY = {
@@ -556,8 +560,21 @@ def test_an_unknown_precision_or_device_is_told_at_once():
 
 
 @pytest.mark.slow
-def test_the_full_size_network_gives_36_regions_of_2048_numbers():
+def test_a_weight_file_of_full_size_gives_36_regions_of_a_photograph_through_the_command(tmp_path, real_data):
+    """All 640 tensors, of the public file's names and shapes, with random values; a real photograph."""
     torch.manual_seed(0)
-    detector = FrcnnVgDetector(FrcnnVg(), vg_class_names(), vg_attribute_names(), device="cpu")
-    regions = detector.detect([photo(60, 80)])[0]
-    assert regions.features.shape == (36, 2048)
+    (tmp_path / "weights").mkdir()
+    torch.save(FrcnnVg().state_dict(), tmp_path / "weights" / "pytorch_model.bin")
+    photographs = tmp_path / "train2014"
+    photographs.mkdir()
+    original = real_data / "butd" / "images" / "train2014" / "COCO_train2014_000000207647.jpg"
+    shutil.copy(original, photographs)
+    options = ["--detector", "frcnn-vg", "--weights", str(tmp_path / "weights"), "--device", "cpu"]
+    result = CliRunner().invoke(main, ["extract-regions", str(photographs), "--out", str(tmp_path / "s"), *options])
+    assert result.exit_code == 0, result.output
+    store = RegionStore.open(tmp_path / "s")
+    regions = store["coco:207647"]
+    assert regions.features.shape == (36, 2048) and np.isfinite(regions.features).all()
+    assert (len(store.class_names), len(store.attribute_names), store.detector) == (1600, 400, "frcnn-vg")
+    width, height = regions.image_wh_px
+    assert (regions.boxes_xyxy_px <= [width, height, width, height]).all() and regions.boxes_xyxy_px.min() >= 0
