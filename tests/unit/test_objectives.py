@@ -91,8 +91,11 @@ def test_region_classes_are_scaled_to_one_and_rows_without_any_count_nothing():
     logits = torch.tensor([logs(0.25, 0.75), logs(0.5, 0.5)])
     whole = region_class_loss(logits[:1], ids[:1], torch.tensor([[0.75, 0.25]]))
     assert whole.item() == pytest.approx(0, abs=1e-6)
-    half = region_class_loss(logits, ids, torch.tensor([[0.375, 0.125], [0.0, 0.0]]))
+    half = region_class_loss(logits[:1], ids[:1], torch.tensor([[0.375, 0.125]]))
     assert half.item() == pytest.approx(0, abs=1e-6), "the top ten need not sum to one"
+    sure, none = [1.0, 0.0], [0.0, 0.0]
+    beside = region_class_loss(logits, ids, torch.tensor([sure, none]))
+    assert beside.item() == pytest.approx(-math.log(0.75), abs=1e-6), "one row, not half of it"
     none = region_class_loss(logits.requires_grad_(), ids, torch.zeros(2, 2))
     none.backward()
     assert none.item() == 0 and logits.grad.eq(0).all()

@@ -193,6 +193,10 @@ def test_matching_shows_each_image_the_caption_drawn_for_it():
     )
     inputs = (crossed.token_ids, crossed.token_mask, crossed.features, crossed.boxes_unit, crossed.region_mask)
     logits = model.heads["itm"](model.cmal.unify(model.cmal.encode(*inputs))[:, 0])
+    with torch.no_grad():
+        model.heads["itm"].score.bias -= logits.sort().values[0] / 2 + logits.sort().values[1] / 2  # one says no
+    logits = model.heads["itm"](model.cmal.unify(model.cmal.encode(*inputs))[:, 0])
+    assert (logits > 0).sum() == 3
     parts = model(batch).parts
     torch.testing.assert_close(parts["itm"], objectives.matching_loss(logits, batch.is_match))
     assert parts["itm_accuracy"].item() == pytest.approx(((logits > 0) == batch.is_match).float().mean().item())
@@ -215,7 +219,8 @@ def test_contrast_takes_captions_of_one_image_for_partners():
 
 def test_contrast_pools_real_regions_and_has_a_floor_for_its_temperature():
     head, states = ContrastiveHead(8), toy_cmal().encode(*inputs_of(group()))
-    _, visual = head(states)
+    text, visual = head(states)
+    torch.testing.assert_close(text[1], torch.nn.functional.normalize(head.text(states.text[1, 0]), dim=-1))
     alone = states.visual[1, states.region_mask[1]].mean(0)
     wanted = torch.nn.functional.normalize(head.visual(alone), dim=-1)
     torch.testing.assert_close(visual[1], wanted)

@@ -24,9 +24,13 @@ from toys import (
     toy_builder,
 )
 
+from cmal.anchors import AnchorFinder
 from cmal.data.draws import DrawRates, choose_anchors, draw, draw_matching
 from cmal.data.examples import Example
 from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
+from cmal.recipe import PretrainRecipe
+from cmal.runs.pretrain import draw_rates
+from cmal.thesaurus import Thesaurus
 
 CAPTION = "a red dog and two dogs is near the cat"
 PLAIN = DrawRates(word=0, region=0)
@@ -174,6 +178,24 @@ def test_twins_can_be_left_as_they_are():
     assert not drawn.twin_region_mask.any() and not drawn.twin_token_mask.any()
 
 
+def test_a_region_whose_tag_is_only_linked_to_a_chosen_word_is_a_twin():
+    """ "animal" swaps with the surest dog; the cat is an animal too, the tree is none."""
+    thesaurus = Thesaurus.from_text("dog\ncat\ntree\nanimal\nanimal > dog, cat")
+    builder = toy_builder({"toy:1": regions(["dog", "cat", "tree"], conf=[0.9, 0.5, 0.5])})
+    builder.finder = AnchorFinder(thesaurus, CLASSES[:3], ())
+    drawn = next(draws_of(builder.build("1", "toy:1", "an animal"), PLAIN))
+    assert drawn.anchor_regions.tolist() == [0]
+    assert np.flatnonzero(drawn.twin_region_mask).tolist() == [1]
+
+
+def test_of_several_attributes_of_a_region_each_has_its_turn():
+    one, seen = example("the red red dog"), Counter()
+    for drawn in draws_of(one, dataclasses.replace(PLAIN, objects=False)):
+        assert len(drawn.anchor_regions) == 1
+        seen[int(drawn.piece_position[0])] += 1
+    assert set(seen) == {2, 3} and min(seen.values()) > 60
+
+
 # masked words
 
 WORDS = DrawRates(anchor=0, region=0, word=0.5)
@@ -246,6 +268,17 @@ def test_a_masked_regions_overlapping_neighbours_are_zeroed_but_not_asked_for():
         assert zeroed == ([CAT, TREE] if asked in (CAT, TREE) else [asked])
         seen.add(asked)
     assert seen == {RED_DOG, WHITE_DOG, CAT, TREE}
+
+
+def test_a_masked_region_without_an_area_is_zeroed_though_it_overlaps_nothing():
+    one = example(tags=("dog",), colours=[""], conf=[0.9], boxes=[[5, 5, 5, 5]])
+    drawn = next(draws_of(one, REGIONS))
+    assert drawn.masked_regions.tolist() == [0] and drawn.zeroed_region_mask.tolist() == [True]
+
+
+def test_the_rates_that_hold_where_none_are_given_are_the_recipes():
+    told = draw_rates(PretrainRecipe())
+    assert told == DrawRates()
 
 
 def test_neighbours_below_the_limit_stay():

@@ -71,6 +71,13 @@ def test_devices_share_a_steps_groups_and_miss_none(world):
         assert {sum(g.step == step for g in share) for share in shares} == {4 // world}
 
 
+def test_groups_are_dealt_by_length_back_and_forth_so_that_devices_carry_alike():
+    """Eight groups of one example, of lengths 1 to 8, between two devices: 8 5 4 1 and 7 6 3 2, both 18."""
+    made = GroupPlan(np.arange(1, 9), 1, 8, 0)
+    shares = [[made.lengths[g.indices[0]] for g in GroupSequence(made, 1, 1, rank, 2)] for rank in (0, 1)]
+    assert shares == [[8, 5, 4, 1], [7, 6, 3, 2]]
+
+
 def test_a_sequence_may_begin_anywhere():
     whole = list(GroupSequence(plan(), 1, 6))
     assert list(GroupSequence(plan(), 4, 6)) == whole[6:]

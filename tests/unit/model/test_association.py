@@ -98,6 +98,8 @@ def test_within_an_example_candidates_are_all_its_real_regions_and_words():
     to_region, to_word = mapping().within_example(hidden, token_mask, region_mask, plan)
     close(to_region.logits, [[0.0, 1.0, -INF]])
     close(to_word.logits, [[1.0, 0.0, -INF]])
+    sharper, _ = mapping(0.25).within_example(hidden, token_mask, region_mask, plan)
+    close(sharper.logits, [[0.0, 4.0, -INF]])
     assert to_region.is_positive.tolist() == [[True, True, False]]
     assert to_word.is_positive.tolist() == [[True, False, False]]
 

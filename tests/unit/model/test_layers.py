@@ -138,7 +138,8 @@ def test_no_rows_is_a_zero_that_still_hangs_on_the_graph(rows):
 def test_the_start_is_berts_with_the_scale_kept_at_other_widths(width, std):
     torch.manual_seed(0)
     head = Transform(64)
-    torch.nn.init.ones_(head[0].bias)
+    for parameter in (head[0].bias, head[2].weight, head[2].bias):
+        torch.nn.init.constant_(parameter, 5.0)
     initialise(head, width)
     assert head[0].weight.std().item() == pytest.approx(std, rel=0.05)
     assert head[0].bias.eq(0).all() and head[2].weight.eq(1).all() and head[2].bias.eq(0).all()
