@@ -123,7 +123,7 @@ def _show_association(by: dict[str, Any]) -> None:
             rows.append((kind, name, *map(_percent, values)))
     show_table(
         f"associations at {by['all']['anchors']:,} swapped anchors, among {by['candidates']:.0f} candidates each",
-        ("anchors", "direction", "right", "chance", "context hidden", "guests shuffled"),
+        ("anchors", "direction", "right", "chance", "no context", "shuffled"),
         rows,
     )
 

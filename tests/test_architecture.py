@@ -25,7 +25,7 @@ FLOORS = (
     ("cmal.model", "cmal.objectives", "cmal.data"),
     ("cmal.pretraining", "cmal.probe", "cmal.association_probe", "cmal.tasks", "cmal.training", "cmal.results"),
     ("cmal.runs",),
-    ("cmal.pages",),
+    ("cmal.pages", "cmal.hub", "cmal.hub_card"),
     ("cmal_cli",),
 )
 # who may be asked for what, beside the floors

@@ -29,13 +29,24 @@ _LAYER = {
     "output_norm": "output.LayerNorm",
 }
 
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+_LEFT_OUT = (
+    "pooler.",
+    "cls.",
+    "encoder.layer.",
+)  # what a BERT has and we need not: deeper layers, pooler, its own heads
+
 
 @dataclass(frozen=True)
 class LoadingReport:
-    """Which tensors of a checkpoint were used, and which were left (a pooler, layers beyond those needed)."""
+    """Which tensors of a checkpoint were used, and which were left (a pooler, heads, layers beyond those needed)."""
 
+    source: str
     used: tuple[str, ...]
     left: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        return {"source": self.source, "used": list(self.used), "left": list(self.left)}
 
 
 def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingReport:
@@ -46,7 +57,8 @@ def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingRep
         source: where it comes from, for messages.
 
     Raises:
-        CheckpointError: a tensor that is needed is missing or of another shape; all such are named.
+        CheckpointError: a tensor that is needed is missing or of another shape, or one is there that no BERT has; all such
+            are named.
     """
     bert = {name.removeprefix("bert."): tensor for name, tensor in bert.items()}
     wanted = dict(_targets(cmal))
@@ -56,8 +68,10 @@ def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingRep
         for name, target in wanted.items()
         if name in bert and not _fits(name, bert[name], target)
     ]
-    if missing or shapes:
-        faults = [f"missing {name}" for name in missing] + shapes
+    left = tuple(name for name in bert if name not in wanted and name not in _BUFFERS)
+    unexpected = [f"unexpected {name}" for name in left if not name.startswith(_LEFT_OUT)]
+    if missing or shapes or unexpected:
+        faults = [f"missing {name}" for name in missing] + shapes + unexpected
         raise CheckpointError(
             f"cannot start the text encoder from {source}",
             "; ".join(faults[:6]) + (f"; and {len(faults) - 6} more" if len(faults) > 6 else ""),
@@ -67,8 +81,7 @@ def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingRep
         for name, target in wanted.items():
             target.copy_(bert[name][: len(target)])
         cmal.unified.positions.weight.copy_(cmal.textual.positions.weight)
-    used = tuple(wanted)
-    return LoadingReport(used, tuple(name for name in bert if name not in wanted and "position_ids" not in name))
+    return LoadingReport(source, tuple(wanted), left)
 
 
 def _fits(name: str, theirs: Tensor, ours: Tensor) -> bool:

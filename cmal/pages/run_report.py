@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cmal.errors import CheckpointError, DataError
+from cmal.files import read_json
 from cmal.pages.charts import Series, line_chart
-from cmal.pages.document import table, tag, text, write_page
+from cmal.pages.document import folded, table, tag, text, write_page
 from cmal.results import EvaluationResult, read_result
-from cmal.runs.folder import read_metrics
+from cmal.runs.folder import TEXT_ENCODER, read_metrics
 
 REPORT = "report.html"
 RESULTS = "results"  # folder of the results of `cmal eval`, one file a split and protocol
@@ -34,6 +35,7 @@ def write_run_report(run: Path) -> Path:
     steps, validations = [r for r in rows if "losses" in r], [r for r in rows if "validation" in r]
     body = [
         *_facts(run, steps),
+        *_text_encoder(run),
         *_scores(run),
         *_curves(steps, validations),
         *_recipe(run),
@@ -61,6 +63,13 @@ def _facts(run: Path, steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
         ],
     )
+
+
+def _text_encoder(run: Path) -> Iterator[str]:
+    if (run / TEXT_ENCODER).is_file():
+        said = read_json(run / TEXT_ENCODER)
+        used = f"Text encoder from {said['source']}: {len(said['used'])} tensors used, {len(said['left'])} left"
+        yield folded(used, table(("left",), [(name,) for name in said["left"]]))
 
 
 def _worked_s(times: Sequence[float]) -> float:

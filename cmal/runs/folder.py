@@ -3,6 +3,7 @@
 RUN/recipe.yaml        the resolved recipe
 RUN/environment.json   versions, git revision, hardware
 RUN/metrics.jsonl      one line a report
+RUN/text_encoder.json  which tensors of the text checkpoint were used, and which were left
 RUN/results/*.json     what `cmal eval` found, one file a split and protocol
 """
 
@@ -26,6 +27,7 @@ from cmal.files import write_json, write_text
 from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
 from cmal.training.checkpoint import newest_checkpoint
 
+TEXT_ENCODER = "text_encoder.json"
 # what may change between a run and its continuation: it changes no number
 FREE_KEYS = ("train.report_every", "train.save_every", "train.keep_checkpoints", "train.validate_every", "data.workers")
 

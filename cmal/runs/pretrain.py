@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from cmal.data.leakage import leakage_statement
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import WordPieces
 from cmal.errors import CmalError
-from cmal.model.pretrained import load_bert, read_bert
+from cmal.files import write_json
+from cmal.model.pretrained import LoadingReport, load_bert, read_bert
 from cmal.pretraining import CmalForPretraining
 from cmal.recipe import PretrainRecipe
 from cmal.regions.store import RegionStore
@@ -31,6 +31,7 @@ from cmal.runs.assembly import (
     load_word_pieces,
     model_sizes,
 )
+from cmal.runs.folder import TEXT_ENCODER
 from cmal.runs.train import Report, TrainingSummary, Work, mean_parts, run_training
 from cmal.training.distributed import Place
 
@@ -48,6 +49,7 @@ class Pretraining:
     model: CmalForPretraining
     data: PretrainingData
     validation: PretrainingData | None
+    loading: LoadingReport | None = None  # of the text checkpoint, where one was read
 
 
 def run_pretraining(
@@ -63,12 +65,23 @@ def run_pretraining(
         CmalError: whatever the user can put right.
     """
 
-    return run_training(recipe, partial(pretraining_work, recipe), report, start, device)
+    def make_work(checkpoint: Path | None, place: Place) -> Work:
+        made = assemble(recipe, checkpoint)
+        if made.loading and place.is_first:
+            write_json(Path(recipe.out) / TEXT_ENCODER, made.loading.as_json())
+        return work_of(made, place)
+
+    return run_training(recipe, make_work, report, start, device)
 
 
 def pretraining_work(recipe: PretrainRecipe, checkpoint: Path | None, place: Place) -> Work:
     """What this process trains, on what, going on from a checkpoint where there is one."""
-    made = assemble(recipe, checkpoint)
+    return work_of(assemble(recipe, checkpoint), place)
+
+
+def work_of(made: Pretraining, place: Place) -> Work:
+    """This process's part of an assembled pre-training."""
+    recipe = made.recipe
 
     def add_files(folder: Path) -> None:
         made.facts.write(folder)
@@ -108,9 +121,9 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
         leakage=" | ".join(dict.fromkeys(leakage_statement(Path(path).parent) for path in recipe.data.records)),
     )
     torch.manual_seed(recipe.train.seed)
-    model = build_pretraining_model(facts)
+    model, loading = build_pretraining_model(facts), None
     if recipe.model.text_checkpoint and checkpoint is None:
-        load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
+        loading = load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
     finder = anchor_finder(store, recipe.anchors.thesaurus)
     builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder)
     rates = draw_rates(recipe)
@@ -119,7 +132,7 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
         pairs = read_pairs([recipe.data.validation], store)
         validation = PretrainingData(pairs, builder, rates, recipe.train.seed)
     data = PretrainingData(records, builder, rates, recipe.train.seed)
-    return Pretraining(recipe, facts, word_pieces, model, data, validation)
+    return Pretraining(recipe, facts, word_pieces, model, data, validation, loading)
 
 
 def read_pairs(paths: Sequence[str], store: RegionStore) -> list[ImageTextRecord]:

@@ -84,6 +84,16 @@ def test_everything_that_does_not_fit_is_named_and_nothing_is_loaded():
     assert all(torch.equal(before[name], tensor) for name, tensor in cmal.state_dict().items())
 
 
+def test_a_tensor_that_no_bert_has_is_refused():
+    bert = bert_tensors() | {"adapter.down.weight": torch.zeros(2, WIDTH)}
+    with pytest.raises(CheckpointError, match=r"unexpected adapter\.down\.weight"):
+        load_bert(toy_cmal(), bert, "toy")
+    heads = {"cls.predictions.bias": torch.zeros(3), "embeddings.token_type_ids": torch.zeros(1, 20)}
+    report = load_bert(toy_cmal(), bert_tensors() | heads, "toy")
+    assert report.left == ("pooler.dense.weight", "cls.predictions.bias")
+    assert report.as_json()["source"] == "toy" and len(report.as_json()["used"]) == 5 + 32
+
+
 def test_the_visual_encoder_and_the_masks_stay_as_they_were():
     cmal = toy_cmal()
     before = {name: tensor.clone() for name, tensor in cmal.state_dict().items()}

@@ -79,3 +79,10 @@ def test_a_diverged_run_shows_gaps(run):
 def test_another_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"it has no recipe\.yaml"):
         write_run_report(tmp_path)
+
+
+def test_what_the_text_checkpoint_gave_is_told(run):
+    said = {"source": "a <bert>", "used": ["one", "two"], "left": ["pooler.dense.weight"]}
+    (run / "text_encoder.json").write_text(json.dumps(said))
+    page = write_run_report(run).read_text(encoding="utf-8")
+    assert "Text encoder from a &lt;bert&gt;: 2 tensors used, 1 left" in page and "pooler.dense.weight" in page
