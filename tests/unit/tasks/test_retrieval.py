@@ -13,7 +13,7 @@ from cmal.data.batch import make_batch
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
 from cmal.tasks.base import encode_batch
-from cmal.tasks.retrieval import Retrieval, draw_mismatches
+from cmal.tasks.retrieval import Retrieval, draw_mismatches, hardest
 
 IMAGES = {
     "toy:1": regions(["dog", "cat", "tree"]),
@@ -110,6 +110,51 @@ def test_score_in_numbers():
     assert scores.metrics["text_retrieval_r1"] == 0.0 and scores.metrics["text_retrieval_r5"] == 1.0
     assert scores.chance == 0.5 and scores.counts == {"images": 2, "captions": 3}
     assert scores.values.tolist() == [1, 0, 1]
+
+
+def test_hard_mismatches_are_the_likeliest_of_those_drawn_and_never_of_the_same_image():
+    task = Retrieval("flickr30k", hard_negatives=3)
+    batch = task.make_batch(RECORDS, toy_builder(IMAGES, anchors=False), np.random.default_rng(0))
+    text, image, count = batch.targets["text"], batch.targets["image"], len(RECORDS)
+    assert text.shape == image.shape == (18, 3)
+    owner = [r.image_id for r in RECORDS]
+    for row in range(count, 18):
+        assert all(owner[t] != owner[i] for t, i in zip(text[row].tolist(), image[row].tolist()))
+    cmal, head = toy_cmal(), head_of(task)
+    states = encode_batch(cmal, batch)
+    hard_text, hard_image = hardest(cmal, head, states, text, image, count)
+    assert hard_text[:count].tolist() == hard_image[:count].tolist() == list(range(count)), "true pairs stay"
+    for row in range(count, 18):
+        pairs = [(int(t), int(i)) for t, i in zip(text[row], image[row])]
+        crossed = [states.with_texts(torch.tensor([t])).with_images(torch.tensor([i])) for t, i in pairs]
+        likeliest = pairs[int(np.argmax([head(cmal.unify(one)[:, 0]).item() for one in crossed]))]
+        assert (int(hard_text[row]), int(hard_image[row])) == likeliest
+    assert task.forward(cmal, head, batch).shape == (18,)
+
+
+def test_the_1k_protocol_ranks_within_each_fold():
+    """Ten images of a caption each, all scores equal but a caption's own: best of its fold. One is beaten in its fold,
+    another by an image of another fold, which counts in `full` alone."""
+    records = [ImageTextRecord(str(n), f"image{n}", "") for n in range(10)]
+    scores = np.eye(10)
+    scores[1, 0] = 2.0  # images 0 and 1 are one fold of two
+    scores[9, 5] = 2.0  # images 4 and 5 are another
+    task = Retrieval("coco-retrieval")
+    full, folded = (task.score({"scores": scores}, records, name) for name in ("full", "1k"))
+    assert full.metrics["image_retrieval_r1"] == pytest.approx(0.8)
+    assert folded.metrics["image_retrieval_r1"] == pytest.approx(0.9)
+    assert folded.values.mean() == pytest.approx(0.9) and (full.chance, folded.chance) == (0.1, 0.5)
+
+
+def test_processes_share_the_images_of_the_matrix():
+    task, cmal, builder = Retrieval("flickr30k"), toy_cmal(), toy_builder(IMAGES, anchors=False)
+    with torch.no_grad():
+        whole, even, odd = (
+            task.score_matrix(cmal, head_of(task), RECORDS, builder, CPU, place=place)
+            for place in ((0, 1), (0, 2), (1, 2))
+        )
+    np.testing.assert_allclose(even, whole[0::2], atol=1e-6)
+    np.testing.assert_allclose(odd, whole[1::2], atol=1e-6)
 
 
 def test_one_image_is_nothing_to_choose_from():
