@@ -105,3 +105,12 @@ def test_completion_knows_commands_and_options():
     ]
     environment |= {"COMP_WORDS": "cmal pretrain --res", "COMP_CWORD": "2"}
     assert "plain,--resume" in CliRunner().invoke(main, prog_name="cmal", env=environment).output
+
+
+def test_importing_the_command_takes_less_than_a_quarter_of_a_second():
+    """Of processor time, the best of three, the interpreter's own start left out."""
+    code = "import time; t = time.process_time(); import cmal_cli.app; print(time.process_time() - t)"
+    tries_s = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout) for _ in "123"
+    ]
+    assert 0 < min(tries_s) < 0.25
