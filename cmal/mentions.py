@@ -8,6 +8,9 @@ Rules for words with two uses [ours]:
   that names a colour is an attribute before "and white" too ("orange and white cat");
 - a word that is also a verb is no mention right after a word for a person or animal, or after "to", "who", "they" ...
 
+What an attribute modifies [ours]: the thing that follows it ("a red dog"); else, after "wearing" or "in", the person just
+before ("a man in red"); else, after "is", the first thing of its clause ("the dog beside the tree is red").
+
 Legend: W words, S mentions. All arrays are int64 unless stated.
 
 Source: CMAL (arXiv:2410.12595) maps words to concepts by a synonym dictionary. Ours: names of up to three words, attributes,
@@ -29,6 +32,10 @@ LONGEST_NAME = 3  # words, punctuation marks not counted
 ATTRIBUTE_REACH = 2  # words before the thing that an attribute may stand
 _BEFORE_VERBS = frozenset("to who that which they he she it we you can will is are was were as while not".split())
 _BETWEEN_ATTRIBUTES = frozenset(("and", ",", "-", "or"))
+_CLOTHES_WORDS = frozenset(("wearing", "in"))
+_COPULAS = frozenset(("is", "are", "was", "were"))
+_CLAUSE_ENDS = frozenset(", . ; and but while".split())
+_MOST_WORDS_TO_CLOTHES = 3  # from a person to "wearing" or "in": "a man who is wearing red"
 _COLOUR_THINGS = frozenset("orange gold silver chocolate olive lime rose peach tan".split())
 
 
@@ -50,6 +57,9 @@ class Mentions:
 
     def __len__(self) -> int:
         return len(self.concepts)
+
+
+_Found = tuple[int, int, int, bool]  # first word, one past the last, concept, is an attribute
 
 
 class _Candidate(NamedTuple):
@@ -74,7 +84,7 @@ class MentionFinder:
 
     def find(self, words: Sequence[str]) -> Mentions:
         """Mentions in the lower-case words of a caption, as `WordPieces.encode` gives them. About 20 µs; keep the result."""
-        found: list[tuple[int, int, int, bool]] = []
+        found: list[_Found] = []
         candidates = self._candidates(words)
         for index, candidate in enumerate(candidates):
             before = found[-1] if found else None
@@ -87,8 +97,31 @@ class MentionFinder:
             spans=np.array([m[:2] for m in found], dtype=np.int64).reshape(count, 2),
             concepts=np.array([m[2] for m in found], dtype=np.int64),
             is_attribute=np.array([m[3] for m in found], dtype=bool),
-            modifies=np.array(_modified(found), dtype=np.int64),
+            modifies=np.array(self._modified(words, found), dtype=np.int64),
         )
+
+    def _modified(self, words: Sequence[str], found: list[_Found]) -> list[int]:
+        """For each mention the index of the thing it modifies, -1 for none; see the module's docstring."""
+        modifies = [NO_MENTION] * len(found)
+        thing = NO_MENTION
+        for index in range(len(found) - 1, -1, -1):
+            start, end, _, is_attribute = found[index]
+            if not is_attribute:
+                thing = index
+            elif thing != NO_MENTION and found[thing][0] - (end - 1) <= ATTRIBUTE_REACH:
+                modifies[index] = thing
+            elif start and words[start - 1] in _CLOTHES_WORDS:
+                modifies[index] = self._wearer(found, index)
+            elif start and words[start - 1] in _COPULAS:
+                modifies[index] = _subject(words, found, index)
+        return modifies
+
+    def _wearer(self, found: list[_Found], attribute: int) -> int:
+        """The person just before an attribute that follows "wearing" or "in"; -1 where it is somebody or something else."""
+        start = found[attribute][0]
+        things = [i for i in range(attribute) if not found[i][3]]
+        near = bool(things) and start - found[things[-1]][1] <= _MOST_WORDS_TO_CLOTHES
+        return things[-1] if near and found[things[-1]][2] in self._people else NO_MENTION
 
     def _candidates(self, words: Sequence[str]) -> list[_Candidate]:
         """Longest names, left to right."""
@@ -129,14 +162,16 @@ class MentionFinder:
         words: Sequence[str],
         candidates: list[_Candidate],
         index: int,
-        before: tuple[int, int, int, bool] | None,
+        before: _Found | None,
     ) -> bool | None:
-        """True: an attribute; False: a thing; None: neither. The four rules of the module's docstring."""
+        """True: an attribute; False: a thing; None: neither. The rules of the module's docstring."""
         it = candidates[index]
         if it.thing == NO_CONCEPT:
             return True
         next_one = candidates[index + 1] if index + 1 < len(candidates) else None
-        if it.attribute != NO_CONCEPT and self._describes_what_follows(words, candidates, index):
+        if it.attribute != NO_CONCEPT and (
+            self._describes_what_follows(words, candidates, index) or self._describes_what_came(words, it, before)
+        ):
             return True
         last = words[it.end - 1]
         if it.end == it.start + 1 and (last in self.thesaurus.verbs or self._singular_of(last) in self.thesaurus.verbs):
@@ -171,6 +206,13 @@ class MentionFinder:
         joined = all(word in _BETWEEN_ATTRIBUTES for word in words[end : first.start])
         return is_colour and joined and first.thing == NO_CONCEPT
 
+    def _describes_what_came(self, words: Sequence[str], it: _Candidate, before: _Found | None) -> bool:
+        """Whether a colour that is also a thing describes what came: "the car is orange", "a man in orange"."""
+        if not it.start or before is None or words[it.end - 1] not in _COLOUR_THINGS:
+            return False
+        word = words[it.start - 1]
+        return word in _COPULAS or word == "wearing" or (word == "in" and before[2] in self._people)
+
     def _is_verb(self, words: Sequence[str]) -> bool:
         return len(words) == 1 and self._singular_of(words[0]) in self.thesaurus.verbs
 
@@ -186,14 +228,8 @@ def _longest_by_first_word(thesaurus: Thesaurus) -> dict[str, int]:
     return longest
 
 
-def _modified(found: list[tuple[int, int, int, bool]]) -> list[int]:
-    """For each mention the index of the thing it modifies: the next one, if it starts at most two words on."""
-    modifies = [NO_MENTION] * len(found)
-    thing = NO_MENTION
-    for index in range(len(found) - 1, -1, -1):
-        _, end, _, is_attribute = found[index]
-        if not is_attribute:
-            thing = index
-        elif thing != NO_MENTION and found[thing][0] - (end - 1) <= ATTRIBUTE_REACH:
-            modifies[index] = thing
-    return modifies
+def _subject(words: Sequence[str], found: list[_Found], attribute: int) -> int:
+    """The first thing of the clause that ends in the attribute after "is"; -1 where it names none."""
+    start = found[attribute][0]
+    clause = next((i + 1 for i in range(start - 1, -1, -1) if words[i] in _CLAUSE_ENDS), 0)
+    return next((i for i in range(attribute) if found[i][0] >= clause and not found[i][3]), NO_MENTION)
