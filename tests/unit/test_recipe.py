@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import yaml
 
+import cmal
 from cmal.errors import RecipeError
 from cmal.recipe import (
     FinetuneRecipe,
@@ -253,3 +257,20 @@ def test_a_recipe_that_is_not_there(tmp_path):
 
 def test_an_empty_recipe_is_all_defaults(write):
     assert load_recipe(ToyRecipe, write("# nothing\n")) == ToyRecipe()
+
+
+def keys_of(kind: type) -> list[str]:
+    """Names of all fields that are no sections, within sections too."""
+    hints = typing.get_type_hints(kind)
+    keys = []
+    for one in dataclasses.fields(kind):
+        keys += keys_of(hints[one.name]) if dataclasses.is_dataclass(hints[one.name]) else [one.name]
+    return keys
+
+
+@pytest.mark.parametrize("kind", [PretrainRecipe, FinetuneRecipe])
+def test_no_key_is_taken_and_then_ignored(kind):
+    """Each is read somewhere in the library: `recipe.train.steps`, or by its name."""
+    files = [path for path in Path(cmal.__file__).parent.rglob("*.py") if path.name != "recipe.py"]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    assert [key for key in keys_of(kind) if not re.search(rf"\.{key}\b|\"{key}\"", source)] == []
