@@ -164,7 +164,7 @@ def test_the_text_encoder_starts_as_minilm_and_the_unified_one_goes_on_from_it(r
     from safetensors.numpy import load_file
 
     cmal, published = assemble(recipe).model.cmal, load_file(weights[1] / "model.safetensors")
-    for ours, layer in ((cmal.textual.layers[2], 2), (cmal.unified.layers[0], 3)):
+    for ours, layer in ((cmal.textual.stack.layers[2], 2), (cmal.unified.stack.layers[0], 3)):
         theirs = published[f"encoder.layer.{layer}.output.dense.weight"]
         assert np.array_equal(ours.contract.weight.detach().numpy(), theirs)
 
