@@ -23,13 +23,19 @@ cmal pretrain recipes/scenes.yaml
 
 step "4/6 fine-tune on four tasks, with and without pre-training: same data, same steps"
 step "5/6 and score them"
+tune_and_score() {  # TASK SPLIT INIT
+  cmal finetune "recipes/finetune/scenes_$1.yaml" --set "init=$3" --set "out=$results/$1-$3"
+  cmal eval "scenes-$1" --split "$2" --checkpoint "$results/$1-$3" --json "$results/$1-$3.json"
+}
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for task in vqa ve rec retrieval; do
   split=test
   [ "$task" = rec ] && split=testA
-  for init in pretrained random; do
-    cmal finetune "recipes/finetune/scenes_$task.yaml" --set init=$init --set "out=runs/quickstart/$task-$init"
-    cmal eval "scenes-$task" --split $split --checkpoint "runs/quickstart/$task-$init" --json "$results/$task-$init.json"
-  done
+  # the two runs of a task side by side, one thread each; the second one's lines go to a file
+  OMP_NUM_THREADS=1 tune_and_score "$task" "$split" random > "$results/$task-random.log" 2>&1 & without=$!
+  OMP_NUM_THREADS=1 tune_and_score "$task" "$split" pretrained & with=$!
+  wait "$with"
+  wait "$without" || { cat "$results/$task-random.log"; exit 1; }
 done
 
 step "6/6 probe the anchors"
