@@ -1,0 +1,139 @@
+"""Runs what `compare_plan.py` lists, by the ordinary commands, and keeps every result in one JSON file.
+
+Each run is one process with one thread; as many work side by side as there are cores. A run that is done is never done again
+and one that was stopped goes on from its last checkpoint: start the comparison again after any stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from compare_plan import TASKS, WITHOUT, Run, full_plan, quick_plan
+from compare_report import write_report
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "recipes" / "results"
+WORK = Path("runs/compare")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed, two shares, a tenth of the steps")
+    parser.add_argument("--report", action="store_true", help="only write the report from the results there are")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
+    options = parser.parse_args()
+    results = WORK / "quick" / "compare.json" if options.quick else RESULTS / "compare.json"
+    if not options.report:
+        prepare_data()
+        run_all(quick_plan() if options.quick else full_plan(), results, options.jobs)
+    print(write_report(results, results.parent))
+
+
+def prepare_data() -> None:
+    """Draws the world and extracts both stores, where they are not there yet."""
+    if not Path("data/scenes/manifest.json").is_file():
+        cmal("prepare", "scenes")
+    cmal("extract-regions", "data/scenes/images", "--out", "data/scenes/regions", "--detector", "scenes")
+    boxes = ("--detector", "boxes:data/scenes/official/instances.json", "--features", "scenes")
+    cmal("extract-regions", "data/scenes/images", "--out", "data/scenes/regions-gt", *boxes)
+
+
+def run_all(plan: list[Run], results: Path, jobs: int) -> None:
+    """Measures every run that has no result yet; each result is written as it comes."""
+    rows = read_rows(results)
+    waiting = [run for run in plan if not any(is_of(row, run) for row in rows)]
+    print(f"{len(plan) - len(waiting)} of {len(plan)} runs are there already")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=one_thread) as pool:
+        futures = [pool.submit(measure, run) for run in waiting]
+        for done, future in enumerate(as_completed(futures), start=1):
+            rows = [*rows, future.result()]
+            write_rows(results, rows)
+            print(f"{done}/{len(waiting)} {json.dumps(rows[-1])}", flush=True)
+
+
+def read_rows(results: Path) -> list[dict[str, Any]]:
+    return json.loads(results.read_text())["runs"] if results.is_file() else []
+
+
+def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
+    """One run a line, in a fixed order, so that a change of the file shows what was added."""
+    lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    temporary = results.with_suffix(".tmp")
+    temporary.write_text('{"runs": [\n' + ",\n".join(lines) + "\n]}\n")
+    os.replace(temporary, results)
+
+
+def is_of(row: dict[str, Any], run: Run) -> bool:
+    key = (run.variant, run.share, run.seed, run.budget.pretrain_steps)
+    return (row["variant"], row["share"], row["seed"], row["steps"]) == key
+
+
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def cmal(*arguments: str) -> None:
+    """One command, in this process: torch is imported once a run, not once a command."""
+    from cmal_cli.app import main as command
+
+    command.main(list(arguments), standalone_mode=False)
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """One run, start to end: pre-training, the probe, and every task fine-tuned on few and on all records."""
+    folder, started = WORK / run.name, time.monotonic()
+    steps = 1 if run.variant == WITHOUT else run.budget.pretrain_steps  # one step writes sizes and word pieces
+    settings = [f"out={folder}/pretrain", f"data.pairs_share={run.share}", f"train.seed={run.seed}", *run.overrides]
+    settings += [f"train.steps={steps}", "train.keep_checkpoints=1"]
+    cmal("pretrain", "recipes/scenes.yaml", "--quiet", *with_set(settings))
+    row = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": run.budget.pretrain_steps}
+    for name, count, tuning_steps in (
+        ("scores", 0, run.budget.full_steps),
+        ("few_shot", run.budget.few_records, run.budget.few_steps),
+    ):
+        row[name] = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in TASKS}
+    if run.variant != WITHOUT and "objectives.amc=0" not in run.overrides:
+        row["association"] = probe(folder)
+    shutil.rmtree(folder)
+    return row | {"minutes": round((time.monotonic() - started) / 60, 2)}
+
+
+def score(run: Run, folder: Path, task: str, records: int, steps: int) -> float:
+    """The main metric of a task after fine-tuning on `records` records (0: all)."""
+    out, init = folder / f"{task}-{records}", "random" if run.variant == WITHOUT else "pretrained"
+    settings = [f"out={out}", f"init={init}", f"init_from={folder}/pretrain/last", f"train.seed={run.seed}"]
+    settings += [f"data.max_records={records}", f"train.steps={steps}", f"optimizer.warmup_steps={steps // 10}"]
+    cmal("finetune", f"recipes/finetune/scenes_{task}.yaml", "--quiet", *with_set(settings))
+    result = out.with_suffix(".json")
+    cmal("eval", f"scenes-{task}", "--split", TASKS[task], "--checkpoint", str(out), "--json", str(result), "--quiet")
+    found = json.loads(result.read_text())
+    return round(found["metrics"][found["main"]]["value"], 5)
+
+
+def probe(folder: Path) -> dict[str, Any]:
+    """Association accuracy at swapped anchors of the test images, and its controls."""
+    result = folder / "anchors.json"
+    data = ("--records", "data/scenes/test.jsonl", "--regions", "data/scenes/regions")
+    cmal("probe-anchors", *data, "--checkpoint", f"{folder}/pretrain", "--json", str(result), "--quiet")
+    found = json.loads(result.read_text())
+    return {key: found[key] for key in ("association_t2v", "association_v2t")}
+
+
+def with_set(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+if __name__ == "__main__":
+    main()

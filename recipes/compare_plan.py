@@ -1,0 +1,78 @@
+"""What the comparison runs: variants of pre-training, shares of the pairs, seeds, and one budget for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TASKS = {"rec": "testA", "ve": "test", "vqa": "test", "retrieval": "test"}  # scenes-NAME -> the split it is scored on
+SHARES = (0.1, 0.25, 0.5, 1.0)
+SEEDS = (0, 1, 2)
+WITHOUT = "none"  # fine-tuned from fresh weights
+CMAL, CMCL, PLAIN, BOTH = "cmal", "cmcl", "mlm+mrm+itm", "cmal+cmcl"
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    PLAIN: ("objectives.amc=0",),
+    CMCL: ("objectives.amc=0", "objectives.itc=1"),
+    CMAL: (),
+    BOTH: ("objectives.itc=1",),
+}
+ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
+    "mask, no swap": ("fill.swap=0", "fill.mask=0.9", "fill.keep=0.1"),
+    "swap always": ("fill.swap=1", "fill.mask=0", "fill.keep=0"),
+    "half swapped, rest kept": ("fill.swap=0.5", "fill.mask=0.1", "fill.keep=0.4"),
+    "candidates of the example": ("objectives.candidates=example",),
+    "object anchors alone": ("anchors.attributes=false",),
+    "groups of 16": ("train.group_size=16",),
+    "twins left in sight": ("prompt.mask_twins=false",),
+    "anchor rate 0.25": ("prompt.anchor_rate=0.25",),
+    "anchor rate 1": ("prompt.anchor_rate=1",),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score."""
+
+    pretrain_steps: int = 1000
+    full_steps: int = 300
+    few_records: int = 500
+    few_steps: int = 150
+
+
+QUICK = Budget(pretrain_steps=100, full_steps=30, few_records=100, few_steps=15)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pre-training (or none) and everything that is scored of it."""
+
+    variant: str
+    share: float
+    seed: int
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def name(self) -> str:
+        """As a folder name."""
+        plain = "".join(c if c.isalnum() else "-" for c in self.variant)
+        return f"{plain}-share{round(100 * self.share)}-seed{self.seed}-steps{self.budget.pretrain_steps}"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What the variant changes in recipes/scenes.yaml."""
+        return (VARIANTS | ABLATIONS | {WITHOUT: ()})[self.variant]
+
+
+def full_plan() -> list[Run]:
+    """Seed after seed, so that a plan cut short is even; ablations last."""
+    runs = []
+    for seed in SEEDS:
+        runs.append(Run(WITHOUT, 1.0, seed))
+        runs += [Run(variant, share, seed) for share in reversed(SHARES) for variant in VARIANTS]
+    return runs + [Run(variant, 1.0, seed) for seed in SEEDS for variant in ABLATIONS]
+
+
+def quick_plan() -> list[Run]:
+    """One seed, two shares."""
+    variants = [(variant, share) for share in (1.0, 0.5) for variant in (CMCL, CMAL)]
+    return [Run(WITHOUT, 1.0, 0, QUICK)] + [Run(variant, share, 0, QUICK) for variant, share in variants]

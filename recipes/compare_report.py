@@ -1,0 +1,154 @@
+"""The comparison's report from its results alone: a table, a curve, and sentences that are worked out from the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, VARIANTS, WITHOUT
+
+Row = dict[str, Any]
+Score = Callable[[Row], float]
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided Student
+
+
+def mean_score(row: Row) -> float:
+    """Mean of the four tasks' main metrics, fine-tuned on all records."""
+    return statistics.fmean(row["scores"].values())
+
+
+def few_shot_score(row: Row) -> float:
+    return statistics.fmean(row["few_shot"].values())
+
+
+def task_score(task: str) -> Score:
+    return lambda row: row["scores"][task]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its 95% interval by Student's t; None for fewer than two values."""
+    if len(values) < 2:
+        return statistics.fmean(values), None
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), T_95[min(len(values) - 1, max(T_95))] * error
+
+
+def of(rows: Sequence[Row], variant: str, share: float) -> dict[int, Row]:
+    """seed -> row."""
+    return {row["seed"]: row for row in rows if row["variant"] == variant and row["share"] == share}
+
+
+def difference(first: dict[int, Row], second: dict[int, Row], score: Score) -> tuple[float, float | None, int] | None:
+    """first - second, paired by seed: mean, half width of the 95% interval, number of pairs; None without a pair."""
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    mean, half = interval([score(first[s]) - score(second[s]) for s in seeds])
+    return mean, half, len(seeds)
+
+
+def cell(rows: dict[int, Row], score: Score) -> str:
+    if not rows:
+        return "-"
+    mean, half = interval([score(row) for row in rows.values()])
+    return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Markdown: a line a variant and share."""
+    tasks = sorted(rows[0]["scores"])
+    lines = ["| variant | share of pairs | " + " | ".join(tasks) + " | mean | mean, few-shot | seeds |"]
+    lines.append("|---" * (len(tasks) + 5) + "|")
+    listed = [(WITHOUT, 1.0)] + [(v, s) for v in VARIANTS for s in SHARES] + [(a, 1.0) for a in ABLATIONS]
+    for variant, share in listed:
+        found = of(rows, variant, share)
+        if found:
+            scores = [cell(found, task_score(task)) for task in tasks]
+            scores += [cell(found, mean_score), cell(found, few_shot_score)]
+            lines.append(f"| {variant} | {share:.0%} | " + " | ".join(scores) + f" | {len(found)} |")
+    return lines
+
+
+def told(name: str, found: tuple[float, float | None, int] | None) -> str:
+    if found is None:
+        return f"- {name}: not measured yet."
+    mean, half, seeds = found
+    bounds = f", 95% interval {100 * (mean - half):+.1f} to {100 * (mean + half):+.1f}" if half is not None else ""
+    return f"- {name}: {100 * mean:+.1f} points{bounds} (paired over {seeds} seed{'s' if seeds > 1 else ''})."
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """The claims, each with its difference."""
+    whole = {variant: of(rows, variant, 1.0) for variant in (*VARIANTS, WITHOUT, *ABLATIONS)}
+    half = of(rows, CMAL, 0.5)
+    lines = [
+        told("CMAL with half of the pairs minus CMCL with all of them", difference(half, whole[CMCL], mean_score)),
+        told("CMAL minus CMCL, all pairs", difference(whole[CMAL], whole[CMCL], mean_score)),
+        told("CMAL minus mlm+mrm+itm, all pairs", difference(whole[CMAL], whole[PLAIN], mean_score)),
+        told("CMAL minus no pre-training", difference(whole[CMAL], whole[WITHOUT], mean_score)),
+        told("Both together minus CMAL", difference(whole[BOTH], whole[CMAL], mean_score)),
+    ]
+    for task in sorted(rows[0]["scores"]):
+        name = f"CMAL minus mlm+mrm+itm on {task}"
+        lines.append(told(name, difference(whole[CMAL], whole[PLAIN], task_score(task))))
+    for name in ABLATIONS:
+        if whole[name]:
+            lines.append(told(f"{name} minus CMAL", difference(whole[name], whole[CMAL], mean_score)))
+    return lines
+
+
+def draw_curve(rows: Sequence[Row], path: Path) -> None:
+    """Mean score against the share of the pairs, a line a variant."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for variant in VARIANTS:
+        points = [(share, interval([mean_score(r) for r in of(rows, variant, share).values()]))
+                  for share in SHARES if of(rows, variant, share)]  # fmt: skip
+        if points:
+            shares, intervals = zip(*points)
+            errors = [half or 0.0 for _, half in intervals]
+            means = [100 * mean for mean, _ in intervals]
+            axes.errorbar(
+                [100 * s for s in shares], means, [100 * e for e in errors], label=variant, marker="o", capsize=3
+            )
+    without = of(rows, WITHOUT, 1.0)
+    if without:
+        level = 100 * interval([mean_score(r) for r in without.values()])[0]
+        axes.axhline(level, label="no pre-training", linestyle=":", color="grey")
+    axes.set(xlabel="share of the pairs (%)", ylabel="mean of the four tasks (%)", xscale="log")
+    axes.set_xticks([100 * s for s in SHARES], [f"{100 * s:g}" for s in SHARES])
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_report(results: Path, folder: Path) -> str:
+    """Writes compare.md and compare.png beside the results; returns the report's text."""
+    rows = json.loads(results.read_text())["runs"]
+    draw_curve(rows, folder / "compare.png")
+    steps = sorted({row["steps"] for row in rows})
+    text = "\n".join(
+        [
+            "# CMAL beside contrastive pre-training, on scenes",
+            "",
+            f"{len(rows)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and rates "
+            "for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds.",
+            "",
+            *table(rows),
+            "",
+            *sentences(rows),
+            "",
+            "![mean score against share of pairs](compare.png)",
+            "",
+        ]
+    )
+    (folder / "compare.md").write_text(text)
+    return text
