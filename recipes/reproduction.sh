@@ -1,0 +1,48 @@
+# Sourced by the reproduce_*.sh scripts: what they share. Variables: RAW (default downloads), GPUS (default 1).
+#   --dry-run   prints every command and every raw file that is missing, and runs nothing
+# Each command goes on where it was stopped, so a script that was interrupted is simply run again.
+set -euo pipefail
+dry_run=false
+for argument in "$@"; do
+  case "$argument" in
+    --dry-run) dry_run=true ;;
+    *) echo "usage: bash $0 [--dry-run]" >&2; exit 2 ;;
+  esac
+done
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+RAW="${RAW:-downloads}"
+GPUS="${GPUS:-1}"
+missing=0
+
+# need PATH WHERE_FROM: a raw file or folder that people download themselves
+need() {
+  [ -e "$1" ] || { echo "missing: $1   from $2" >&2; missing=$((missing + 1)); }
+}
+
+# all_here: stops when something that was needed is missing, else enters the environment; a dry run does neither
+all_here() {
+  $dry_run && return
+  if [ "$missing" -gt 0 ]; then
+    echo "$missing raw files are missing; put them there and run this again" >&2
+    exit 1
+  fi
+  . recipes/environment.sh
+}
+
+# run COMMAND...: prints the command, and runs it
+run() {
+  printf '+'; printf ' %q' "$@"; printf '\n'
+  $dry_run || "$@"
+}
+
+# prepare DATASET OPTIONS...: unless it was prepared before
+prepare() {
+  if $dry_run || [ ! -f "data/$1/manifest.json" ]; then run cmal prepare "$@"; fi
+}
+
+# extract IMAGES STORE OPTIONS...: regions of the paper's detector
+extract() {
+  local images="$1" store="$2"
+  shift 2
+  run cmal extract-regions "$images" --out "$store" "$@" --gpus "$GPUS"
+}
