@@ -175,11 +175,11 @@ def read_split(task: Task, root: Path, split: str) -> list[Record]:
     """
     path = root / f"{split}.jsonl"
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in root.glob("*.jsonl"))) or "nothing"
+        there = ", ".join(sorted(p.stem for p in root.glob("*.jsonl")))
         raise DataError(
             f'cannot read split "{split}" of {task.name}',
-            f"{root} holds {there}",
-            f"make it: {how_to_prepare(task.name)}",
+            f"{root} holds {there or 'nothing'}",
+            ("take one of these, or " if there else "") + f"make it: {how_to_prepare(task.name)}",
         )
     return read_records(path, task.record_kind)
 

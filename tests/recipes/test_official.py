@@ -45,7 +45,9 @@ def write_downloads(folder: Path) -> None:
             pixels[int(y) : int(y + h), int(x) : int(x + w)] = rgb
             annotation = {"id": number * 10 + place, "image_id": number, "category_id": 1, "bbox": [x, y, w, h]}
             annotations.append(annotation | {"area": w * h, "iscrowd": 0, "segmentation": []})
-            detections.append({"box": [x + 2, y, w, h], "image_id": number, "category_id": 1, "score": 0.9 - place / 10})
+            detections.append(
+                {"box": [x + 2, y, w, h], "image_id": number, "category_id": 1, "score": 0.9 - place / 10}
+            )
             sentence = {"tokens": ["the", colour, "one"], "raw": f"the {colour} one", "sent": f"the {colour} one"}
             refs.append(
                 {
@@ -83,12 +85,27 @@ def succeed(*arguments: object) -> str:
 
 def boxes_store(name: str, boxes: str) -> tuple[object, ...]:
     photos = "downloads/coco/images/train2014"
-    return "extract-regions", photos, "--out", f"data/refcoco/{name}", "--detector", f"boxes:{boxes}", "--features", "scenes"
+    return (
+        "extract-regions",
+        photos,
+        "--out",
+        f"data/refcoco/{name}",
+        "--detector",
+        f"boxes:{boxes}",
+        "--features",
+        "scenes",
+    )
 
 
 def pretrain(out: str) -> tuple[object, ...]:
     changes = (f"out={out}", "data.records=[data/coco-captions/train.jsonl]", "data.regions=data/regions")
-    quick = ("data.validation=", "train.steps=2", "train.batch_size=4", "train.group_size=4", "optimizer.warmup_steps=1")
+    quick = (
+        "data.validation=",
+        "train.steps=2",
+        "train.batch_size=4",
+        "train.group_size=4",
+        "optimizer.warmup_steps=1",
+    )
     return "pretrain", ROOT / "recipes/scenes.yaml", "--device", "cpu", *sets(*TINY, *changes, *quick)
 
 
@@ -187,7 +204,9 @@ def test_allowed_leakage_shows_in_every_result_made_from_it(here, tmp_path):
 def test_weights_that_were_never_pre_trained_leaked_nothing(here, tmp_path):
     succeed(*FINETUNE, *sets(*QUICK, "init=random", f"out={tmp_path}/run", "data.workers=0"))
     succeed("eval", "refcoco", "--split", "val", "--checkpoint", tmp_path / "run", "--json", tmp_path / "s.json")
-    assert json.loads((tmp_path / "s.json").read_text())["leakage"].startswith("pre-training: none, the weights were drawn")
+    assert json.loads((tmp_path / "s.json").read_text())["leakage"].startswith(
+        "pre-training: none, the weights were drawn"
+    )
 
 
 def test_without_the_flag_the_images_are_excluded_and_the_result_says_so(here, tmp_path):
