@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_expressions_are_scored_on_given_and_on_detected_boxes(cmal, given_boxes
 
 
 def test_retrieval_without_fine_tuning_uses_the_pre_trained_head(cmal, tmp_path):
-    scenes = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", "runs/tiny")
+    run = shutil.copytree("runs/tiny", tmp_path / "tiny", symlinks=True)  # a result is kept in the run's folder
+    scenes = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run)
     result = cmal("eval", "scenes-retrieval", "--split", "val", *scenes, "--zero-shot", "--json", tmp_path / "s.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "s.json").read_text())["counts"]["images"] == 2

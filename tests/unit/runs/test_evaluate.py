@@ -164,15 +164,8 @@ def test_the_albef_protocol_is_named_in_the_result(cmal, vqa_run, tmp_path):
 
 
 def test_retrieval_rankings_put_every_item_in_the_order_of_its_score(cmal, tmp_path, tiny_world):
-    places = (
-        "--records",
-        "data/scenes",
-        "--regions",
-        "data/scenes/regions",
-        "--checkpoint",
-        "runs/tiny",
-        "--zero-shot",
-    )
+    run = shutil.copytree("runs/tiny", tmp_path / "tiny", symlinks=True)  # a result is kept in the run's folder
+    places = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
     file = tmp_path / "p.json"
     assert cmal("eval", "scenes-retrieval", "--split", "test", *places, "--predictions", file).exit_code == 0
     rankings = json.loads(file.read_text())
