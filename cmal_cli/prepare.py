@@ -133,7 +133,7 @@ class _Progress:
             self._bars.stop()
 
     def line(self, text: str) -> None:
-        (self._bars.console if self._bars else self._console).print(text, markup=False, highlight=False)
+        (self._bars.console if self._bars else self._console).print(text, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, what: str, done: int, wanted: int) -> None:
         """`wanted` is 0 where it is not known."""
