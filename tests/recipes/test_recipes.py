@@ -63,6 +63,8 @@ def test_a_finetuning_recipe_names_a_task_and_the_run_that_eval_looks_for(path):
 def test_a_script_is_sound_bash_that_stops_at_the_first_error(path):
     assert subprocess.run(["bash", "-n", str(path)], capture_output=True).returncode == 0
     text = path.read_text(encoding="utf-8")
+    for common in re.findall(r'^\. "\$\(dirname "\$0"\)/(reproduction\.sh)"', text, re.MULTILINE):
+        text += (path.parent / common).read_text(encoding="utf-8")
     assert "set -euo pipefail" in text or "Sourced by" in text
 
 

@@ -153,11 +153,12 @@ def test_frozen_parameters_are_not_counted():
 
 
 def test_a_last_layer_asked_for_some_rows_gives_those_rows_and_their_gradients():
-    stack = TransformerStack(8, 2, 2, 16, 0.0)
+    torch.manual_seed(0)
+    stack = TransformerStack(8, 2, 2, 16, 0.0).double()  # so that sums in another order agree to many places
     mask = torch.tensor([[True] * 5, [True, True, True, False, False], [True] * 2 + [False] * 3])
     wanted = torch.tensor([[True, False, False, True, True], [False] * 5, [True, False, False, True, False]])
     read = wanted & mask
-    whole, some = torch.randn(3, 5, 8), None
+    whole, some = torch.randn(3, 5, 8, dtype=torch.float64), None
     grads = []
     for asked in (None, wanted):
         padded = whole.clone().requires_grad_()
@@ -170,4 +171,4 @@ def test_a_last_layer_asked_for_some_rows_gives_those_rows_and_their_gradients()
     torch.testing.assert_close(some[read], full[read])
     assert not some[~read].any() and full[~wanted & mask].abs().min() > 0
     for one, other in zip(*grads):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, other)

@@ -435,7 +435,7 @@ def test_describe_answers_box_by_box_in_their_order():
     both = detector.describe([image, image], [boxes, np.zeros((0, 4), np.float32)])
     swapped = detector.describe([image], [boxes[::-1]])[0]
     assert np.array_equal(both[0].boxes_xyxy_px, boxes)
-    np.testing.assert_allclose(both[0].features, swapped.features[::-1], rtol=1e-5)
+    np.testing.assert_allclose(both[0].features, swapped.features[::-1], rtol=1e-5, atol=1e-6)
     assert len(both[1]) == 0 and both[1].features.shape == (0, 64)
 
 
