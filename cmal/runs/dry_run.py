@@ -33,6 +33,7 @@ from cmal.runs.train import Work, group_plan, make_fit
 from cmal.training.checkpoint import load_progress, save_checkpoint
 from cmal.training.distributed import Place, joined
 from cmal.training.loop import Fit, StepReport, fit
+from cmal.training.sharding import whole
 
 UNTIMED_STEPS = 2  # of each round: processor caches and loader processes warm up
 TIMED_STEPS, MOST_ROUNDS = 8, 10
@@ -118,8 +119,9 @@ def _estimate(work: Work, place: Place, checkpoint: Path | None, start_s: float)
     step_s = float(np.mean(seconds))
 
     free, checkpoint_bytes, save_s = trial_checkpoint(work, made, place)
-    validate_s = _seconds_of(lambda: work.validate(0)) if place.is_first else 0.0
-    saves, validations = _times(left, work.train.save_every), _times(left, work.train.validate_every)
+    validate_s = _seconds_of(lambda: work.validate(0))
+    validations = _times(left, work.train.validate_every)
+    saves = max(_times(left, work.train.save_every), validations)
     kept = min(saves, work.train.keep_checkpoints) * checkpoint_bytes
     most = min(saves, work.train.keep_checkpoints + 1) * checkpoint_bytes
     _check_disk(work.run, most, free)
@@ -226,13 +228,12 @@ def trial_checkpoint(work: Work, made: Fit, place: Place) -> tuple[int, int, flo
     """Writes one checkpoint beside the run folder and removes it: free bytes before, its bytes, its seconds."""
     there = next(folder for folder in (work.run, *work.run.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
+    states = whole(work.model.state_dict()), whole(made.optimizer.state_dict())
     if not place.is_first:
         return free, 0, 0.0
     with tempfile.TemporaryDirectory(prefix=".cmal-dry-run-", dir=there) as folder:
         trial = Path(folder)
-        seconds = _seconds_of(
-            lambda: save_checkpoint(trial, made.progress, work.model, made.optimizer, work.add_files, keep=1)
-        )
+        seconds = _seconds_of(lambda: save_checkpoint(trial, made.progress, *states, work.add_files, keep=1))
         size = sum(file.stat().st_size for file in trial.glob("checkpoints/*/*"))
     return free, size, seconds
 

@@ -28,13 +28,12 @@ from cmal.runs.assembly import (
     check_store,
     load_word_pieces,
 )
-from cmal.runs.folder import read_metrics
 from cmal.runs.pieces import how_to_prepare
 from cmal.runs.train import Report, TrainingSummary, Work, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
 from cmal.tasks.base import Task
 from cmal.tasks.retrieval import Retrieval
-from cmal.training.checkpoint import checkpoint_folder, fit_weights, load_weights, point_at
+from cmal.training.checkpoint import fit_weights, load_weights
 from cmal.training.distributed import Place
 
 NO_PRETRAINING = "none, the weights were drawn anew"
@@ -77,7 +76,7 @@ def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Plac
 
 
 def validation_of(recipe: FinetuneRecipe, made: TaskRun, place: Place) -> Callable[[int], Mapping[str, float]]:
-    """What scores the validation split at a step and keeps the best checkpoint as RUN/best; nothing with validate_every 0.
+    """What scores the validation split at a step, by the task's main measure; nothing with validate_every 0.
 
     Raises:
         DataError: there is no such split, or the store lacks its images.
@@ -91,23 +90,14 @@ def validation_of(recipe: FinetuneRecipe, made: TaskRun, place: Place) -> Callab
         records = made.task.evaluation_records(records)
     check_images(records, store, recipe.data.root)
     builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
-    alone = Place(device=place.device)  # the first process validates, the others wait
 
     def validate(step: int) -> Mapping[str, float]:
         made.model.eval()
-        answers = shared_answers(made, records, builder, alone)
+        answers = shared_answers(made, records, builder, place)
         scores = made.task.score(answers, records, made.task.main_protocol)
-        keep_best(Path(recipe.out), step, scores.metrics[scores.main])
         return {name: float(value) for name, value in scores.metrics.items()} | {"main": scores.metrics[scores.main]}
 
     return validate
-
-
-def keep_best(run: Path, step: int, value: float) -> None:
-    """Points RUN/best at this step's checkpoint where no earlier validation was as good."""
-    rows = [row for row in read_metrics(run / "metrics.jsonl") if "validation" in row and row["step"] < step]
-    if all(value > row["validation"]["main"] for row in rows):
-        point_at(run / "best", checkpoint_folder(run, step))
 
 
 def text_limit(recipe: FinetuneRecipe, facts: ModelFacts) -> int:

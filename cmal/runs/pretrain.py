@@ -187,4 +187,5 @@ def validation_losses(made: Pretraining, device: torch.device) -> dict[str, floa
         return {}
     plan = GroupPlan(made.validation.lengths(), made.recipe.train.group_size, 1, made.recipe.train.seed)
     groups = GroupSequence(plan, 1, min(VALIDATION_GROUPS, plan.groups_per_epoch))
-    return mean_parts(made.model, load_groups(made.validation, groups, 0), device)
+    measures = mean_parts(made.model, load_groups(made.validation, groups, 0), device)
+    return measures | {"main": -measures["loss"]}

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from cmal.data.datasets import PretrainingData, TaskData
 from cmal.data.groups import GroupPlan, GroupSequence, load_groups
@@ -20,18 +19,22 @@ from cmal.recipe import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainS
 from cmal.runs.folder import MetricsFile, open_run
 from cmal.training.checkpoint import (
     Progress,
+    checkpoint_folder,
     fit_weights,
+    keep_best,
     load_optimizer,
     load_progress,
     load_weights,
     newest_checkpoint,
     run_lock,
     save_checkpoint,
+    validation_at,
 )
-from cmal.training.distributed import Place, joined, wait_for_all
+from cmal.training.distributed import Place, any_place, joined, wait_for_all
 from cmal.training.loop import Fit, StepReport, fit
 from cmal.training.memory import keep_freed_memory
 from cmal.training.optim import build_optimizer, build_schedule
+from cmal.training.sharding import copy_to_all, shard, tune, whole
 
 Report = Callable[[StepReport], None]
 
@@ -42,7 +45,8 @@ class Work:
 
     Attributes:
         add_files: puts into a checkpoint folder what it needs beside the weights.
-        validate: called with the step, gives measures to write down.
+        validate: called with the step in every process, gives measures to write down, the same in each; the checkpoint
+            with the highest "main" becomes `best`.
         head_names: prefixes of parameters that learn at `head_lr_factor`.
     """
 
@@ -103,12 +107,17 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> 
             report(step)
 
     def save(at: Progress) -> None:
+        states = whole(work.model.state_dict()), whole(run.optimizer.state_dict())
         if place.is_first:
-            save_checkpoint(work.run, at, work.model, run.optimizer, work.add_files, work.train.keep_checkpoints)
+            save_checkpoint(work.run, at, *states, work.add_files, work.train.keep_checkpoints)
 
     def validate(step: int) -> None:
-        if metrics and (measures := work.validate(step)):
+        if not any_place(place.is_first and validation_at(checkpoint_folder(work.run, step)) is None, place.device):
+            return
+        measures = work.validate(step)
+        if metrics and measures:
             metrics.write({"step": step, "validation": dict(measures)})
+            keep_best(work.run, step, measures)
 
     return fit(replace(run, report=write_report, save=save, validate=validate))
 
@@ -124,6 +133,12 @@ def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
     groups_per_step = section.batch_size // section.group_size
     check_even(groups_per_step, place.world, section)
     model = work.model.to(place.device)
+    if checkpoint is not None:
+        fit_weights(model, load_weights(checkpoint), checkpoint)
+    tune(model, section.compile, section.checkpoint_activations)
+    is_sharded = section.strategy == "fsdp" and place.world > 1
+    if is_sharded:
+        shard(model, place)
     optimizer = build_optimizer(
         model,
         lr=settings.lr,
@@ -134,12 +149,11 @@ def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
     )
     progress = Progress()
     if checkpoint is not None:
-        fit_weights(model, load_weights(checkpoint), checkpoint)
         load_optimizer(checkpoint, optimizer)
         progress = load_progress(checkpoint)
     sequence = GroupSequence(group_plan(work), progress.step + 1, section.steps, place.rank, place.world)
     return Fit(
-        model=_shared(model, place),
+        model=model if is_sharded else copy_to_all(model, place),
         optimizer=optimizer,
         scheduler=build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step),
         groups=load_groups(work.data, sequence, work.workers),
@@ -170,13 +184,6 @@ def check_even(groups_per_step: int, world: int, section: TrainSection) -> None:
             f"train.batch_size {section.batch_size} makes {groups_per_step} groups of {section.group_size} a step",
             f"choose a batch_size and group_size whose quotient is a multiple of {world}",
         )
-
-
-def _shared(model: nn.Module, place: Place) -> nn.Module:
-    if place.world == 1:
-        return model
-    devices = [place.device] if place.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
 @torch.no_grad()

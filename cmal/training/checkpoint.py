@@ -12,9 +12,10 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +24,10 @@ from torch import nn
 
 from cmal.errors import CheckpointError, CmalError
 from cmal.files import write_json
+from cmal.training.sharding import shard_like_parameters
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
+VALIDATION = "validation.json"
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,15 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, torch.Tensor],
+    optimizer_state: Mapping[str, Any],
     add_files: Callable[[Path], None],
     keep: int,
 ) -> Path:
     """Writes a checkpoint, points `last` at it, and removes all but the newest `keep` and the best.
 
     Args:
+        weights, optimizer_state: state dictionaries of whole tensors.
         add_files: called with the folder, to put beside the weights what they need to be used.
 
     Raises:
@@ -60,8 +64,8 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, temporary / WEIGHTS)
-        torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+        save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
+        torch.save(optimizer_state, temporary / OPTIMIZER)
         write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped})
         add_files(temporary)
         for file in temporary.iterdir():
@@ -95,6 +99,21 @@ def _remove_old(run: Path, keep: int) -> None:
     for folder in folders[:-keep]:
         if folder.resolve() not in wanted:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_best(run: Path, step: int, measures: Mapping[str, float]) -> None:
+    """Notes what validation measured at a checkpoint, and points `best` at it where none before was as good by "main"."""
+    folder = checkpoint_folder(run, step)
+    write_json(folder / VALIDATION, dict(measures))
+    best = validation_at(run / "best")
+    if "main" in measures and (best is None or measures["main"] > best.get("main", float("-inf"))):
+        point_at(run / "best", folder)
+
+
+def validation_at(folder: Path) -> dict[str, float] | None:
+    """What validation measured at a checkpoint; None where it has not been run."""
+    path = folder / VALIDATION
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -134,7 +153,8 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Puts the saved state into the optimizer. Raises CheckpointError when it is missing, damaged or of another model."""
     try:
-        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
+        state = torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(shard_like_parameters(optimizer, state))
     except Exception as error:
         raise damaged(folder, error) from error
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from cmal.data.groups import Group
@@ -23,6 +22,7 @@ from cmal.errors import CmalError
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place, any_place, mean_over_places
 from cmal.training.optim import clipped_step, gradient_norm
+from cmal.training.sharding import without_sync
 
 MOST_SKIPPED_IN_A_ROW = 20
 
@@ -79,6 +79,8 @@ def fit(run: Fit) -> Progress:
     """
     batches, progress, skipped_in_a_row = iter(run.groups), run.progress, 0
     started, examples = time.perf_counter(), 0
+    if run.progress.step and is_validated(run, run.progress.step):
+        run.validate(run.progress.step)  # where the run was killed between a checkpoint and its validation
     run.model.train()
     with stop_requested() as is_stopping:
         for step in range(run.progress.step + 1, run.steps + 1):
@@ -100,9 +102,10 @@ def fit(run: Fit) -> Progress:
                 lr = run.scheduler.get_last_lr()[0]
                 run.report(StepReport(step, run.steps, means, float(grad_norm), lr, rate, progress.skipped))
             stop = any_place(is_stopping(), run.place.device)
-            if step % run.save_every == 0 or step == run.steps or stop:
+            validates = is_validated(run, step)
+            if step % run.save_every == 0 or validates or stop:
                 run.save(progress)
-            if step == run.steps or (run.validate_every and step % run.validate_every == 0):
+            if validates:
                 run.validate(step)
                 run.model.train()
             if stop and step < run.steps:
@@ -118,6 +121,11 @@ def fit(run: Fit) -> Progress:
                     "the last checkpoint is good; lower optimizer.lr and run again",
                 )
     return progress
+
+
+def is_validated(run: Fit, step: int) -> bool:
+    """Validation follows the last step and every `validate_every`; a checkpoint is written before it."""
+    return step == run.steps or bool(run.validate_every and step % run.validate_every == 0)
 
 
 def accumulate_gradients(run: Fit, batches: Iterator[tuple[Group, object]]) -> tuple[dict[str, Tensor], int]:
@@ -155,11 +163,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """bfloat16 autocast where it is wanted; on a CPU only when asked for by name (it is two hundred times slower)."""
     wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-def without_sync(model: nn.Module, unless: bool) -> contextlib.AbstractContextManager:
-    """Leaves gradients unshared between processes until the last group of a step."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
