@@ -117,7 +117,7 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> 
         measures = work.validate(step)
         if metrics and measures:
             metrics.write({"step": step, "validation": dict(measures)})
-            keep_best(work.run, step, measures)
+            keep_best(work.run, step, measures, work.train.keep_checkpoints)
 
     return fit(replace(run, report=write_report, save=save, validate=validate))
 

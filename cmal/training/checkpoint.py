@@ -101,13 +101,14 @@ def _remove_old(run: Path, keep: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def keep_best(run: Path, step: int, measures: Mapping[str, float]) -> None:
+def keep_best(run: Path, step: int, measures: Mapping[str, float], keep: int) -> None:
     """Notes what validation measured at a checkpoint, and points `best` at it where none before was as good by "main"."""
     folder = checkpoint_folder(run, step)
     write_json(folder / VALIDATION, dict(measures))
     best = validation_at(run / "best")
     if "main" in measures and (best is None or measures["main"] > best.get("main", float("-inf"))):
         point_at(run / "best", folder)
+        _remove_old(run, keep)
 
 
 def validation_at(folder: Path) -> dict[str, float] | None:
