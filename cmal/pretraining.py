@@ -59,11 +59,11 @@ class ContrastiveHead(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.text, self.visual = nn.Linear(width, width), nn.Linear(width, width)
-        self.log_temperature = nn.Parameter(torch.tensor(INITIAL_TEMPERATURE).log())
+        self.log_temperature = nn.Parameter(torch.tensor([INITIAL_TEMPERATURE]).log())
 
     @property
     def temperature(self) -> Tensor:
-        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
+        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
 
     def forward(self, states: UniModal) -> tuple[Tensor, Tensor]:
         """-> (B, D) text and (B, D) visual unit vectors."""

@@ -135,6 +135,9 @@ class TrainSection:
     keep_checkpoints: int = number(2, 1)
     validate_every: int = number(0, 0)  # steps; 0 = at the end only
     precision: str = choice("auto", "auto", "float32", "bfloat16")  # auto: bfloat16 autocast on CUDA, else float32
+    strategy: str = choice(
+        "ddp", "ddp", "fsdp"
+    )  # fsdp: parameters and optimizer state are shared out among the devices
     compile: bool = False
     checkpoint_activations: bool = False
 

@@ -43,11 +43,13 @@ class AssociativeMapping(nn.Module):
         super().__init__()
         self.text = nn.Linear(width, width)
         self.region = nn.Linear(width, width)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(INITIAL_TEMPERATURE)))
+        self.log_temperature = nn.Parameter(
+            torch.tensor([math.log(INITIAL_TEMPERATURE)])
+        )  # (1,): FSDP shards no scalars
 
     @property
     def temperature(self) -> Tensor:
-        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
+        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
 
     def among_group(self, hidden: Tensor, tokens: int, plan: PromptPlan) -> tuple[Association, Association]:
         """Candidates are all chosen anchor slots of the other modality in the group; positives share the concept.
