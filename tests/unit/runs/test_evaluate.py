@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from cmal.errors import DataError
 from cmal.recipe import FinetuneRecipe, load_recipe
 from cmal.runs.evaluate import EvaluationRequest, run_evaluation
-from cmal.runs.finetune import keep_best, run_finetuning
+from cmal.runs.finetune import run_finetuning
+from cmal.training.checkpoint import keep_best
 from cmal_cli.app import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -203,9 +204,7 @@ def test_the_first_of_equally_good_checkpoints_is_the_best(tmp_path):
     values = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.1}
     for step, value in values.items():
         (tmp_path / f"checkpoints/step-{step:08d}").mkdir(parents=True)
-        keep_best(tmp_path, step, value)
-        with (tmp_path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "validation": {"main": value}}) + "\n")
+        keep_best(tmp_path, step, {"main": value}, keep=4)
     assert (tmp_path / "best").readlink().name.endswith("2")
 
 
