@@ -47,7 +47,7 @@ def test_json_has_the_headline_numbers_and_everything_behind_them(request_of, ti
     assert whole["anchors"] == found["statistics"]["anchors"]
     assert sum(row["anchors"] for row in found["association"]["concepts"].values()) == whole["anchors"]
     assert found["association"]["object"]["anchors"] + found["association"]["attribute"]["anchors"] == whole["anchors"]
-    assert found["checkpoint"]["path"].endswith("runs/tiny/last") and len(found["checkpoint"]["sha256"]) == 64
+    assert found["checkpoint"]["path"].endswith("runs/tiny/best") and len(found["checkpoint"]["sha256"]) == 64
     assert told[19] == ("anchors", 20, 20) and told[-1] == ("associations", whole["anchors"], whole["anchors"])
 
 
