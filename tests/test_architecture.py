@@ -33,7 +33,13 @@ ONLY = {
     "cmal.model": ("cmal.model", "cmal.errors"),  # tensors alone
     "cmal.objectives": ("cmal.model", "cmal.errors"),
     "cmal.metrics": ("cmal.metrics", "cmal.errors"),
-    "cmal.training": ("cmal.training", "cmal.data.groups", "cmal.files", "cmal.errors"),  # something with a loss
+    "cmal.training": (
+        "cmal.training",
+        "cmal.data.groups",
+        "cmal.files",
+        "cmal.errors",
+        "cmal.model.layers",
+    ),  # something with a loss
     "cmal.recipe": ("cmal.errors",),
 }
 TASKS = ("vqa", "snli_ve", "rec", "retrieval", "nlvr2")

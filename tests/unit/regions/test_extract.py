@@ -238,7 +238,7 @@ def test_kill_9_at_any_moment_leaves_the_bytes_of_an_undisturbed_run(pictures, t
     (tmp_path / "images" / "4.png").write_bytes(b"no picture")
     _slow_extraction(pictures, tmp_path / "whole")
     generator, killed, stores = np.random.default_rng(0), 0, 0
-    while killed < kills and stores < kills:
+    while killed < kills and stores < 4 * kills:  # how many hit depends on how busy the machine is
         shutil.rmtree(tmp_path / "cut", ignore_errors=True)
         killed += _kill_and_finish(pictures, tmp_path / "cut", generator, most=3)  # more would find it finished
         stores += 1
