@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cmal.anchors import AnchorFinder, Anchors, Mentions
+from cmal.metrics import iou_matrix
 from cmal.regions.types import Regions
 
 ROLES = ("object", "attribute")
@@ -164,19 +165,10 @@ def judge_anchors(
         role = ROLES[int(anchors.is_attribute[index])]
         for span, gold_boxes in gold.items():
             overlaps = span[0] == role and span[1] < end and start < span[2]
-            if overlaps and box_iou(boxes_xyxy_px[region], gold_boxes).max() >= GOLD_IOU:
+            if overlaps and iou_matrix(boxes_xyxy_px[[region]], gold_boxes).max() >= GOLD_IOU:
                 right[index] = True
                 met.add(span)
     return right, met
-
-
-def box_iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box (4,) with boxes (N, 4), x1 y1 x2 y2, continuous; (N,), 0 for empty boxes."""
-    box, boxes = np.asarray(box, dtype=np.float64), np.asarray(boxes, dtype=np.float64)
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])  # (N, 2)
-    overlap = sides.clip(min=0).prod(axis=1)
-    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
 def _kind(finder: AnchorFinder, concept: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,3 +91,17 @@ def tiny_tasks(tiny_world: Path) -> dict[str, Path]:
         recipe = load_recipe(FinetuneRecipe, ROOT / "recipes" / "finetune" / f"scenes_{name}.yaml", overrides)
         run_finetuning(recipe, report=lambda step: None, start="fresh", device="cpu")
     return runs
+
+
+@pytest.fixture
+def command_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[..., Any]]:
+    """command_in(FOLDER)("eval", "scenes-vqa", ...) runs a command in a folder -> click's Result."""
+    from click.testing import CliRunner
+
+    from cmal_cli.app import main
+
+    def in_folder(folder: Path) -> Callable[..., Any]:
+        monkeypatch.chdir(folder)
+        return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return in_folder

@@ -43,9 +43,7 @@ class AssociativeMapping(nn.Module):
         super().__init__()
         self.text = nn.Linear(width, width)
         self.region = nn.Linear(width, width)
-        self.log_temperature = nn.Parameter(
-            torch.tensor([math.log(INITIAL_TEMPERATURE)])
-        )  # (1,): FSDP shards no scalars
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(INITIAL_TEMPERATURE)]))  # no scalar: FSDP has none
 
     @property
     def temperature(self) -> Tensor:

@@ -30,11 +30,8 @@ _LAYER = {
 }
 
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-_LEFT_OUT = (
-    "pooler.",
-    "cls.",
-    "encoder.layer.",
-)  # what a BERT has and we need not: deeper layers, pooler, its own heads
+# what a BERT has and we need not: its pooler, its own heads, deeper layers
+_LEFT_OUT = ("pooler.", "cls.", "encoder.layer.")
 
 
 @dataclass(frozen=True)

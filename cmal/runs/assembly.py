@@ -76,6 +76,25 @@ class ModelFacts:
             ) from error
 
 
+def read_pretraining_facts(folder: Path, purpose: str) -> ModelFacts:
+    """What a pre-trained checkpoint says of itself.
+
+    Args:
+        purpose: what it is wanted for, as the message has it ("fine-tune from").
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, or one of a task.
+    """
+    facts = ModelFacts.read(folder)
+    if facts.kind != "pretraining":
+        raise CheckpointError(
+            f"cannot {purpose} {folder}",
+            f'it is a checkpoint of the task "{facts.task}"',
+            "give a folder written by: cmal pretrain RECIPE",
+        )
+    return facts
+
+
 def model_sizes(model: ModelSection, vocabulary: int, region_features: int) -> dict[str, Any]:
     """Arguments of `build_cmal` for a recipe."""
     names = ("width", "heads", "inner", "text_layers", "visual_layers", "unified_layers", "dropout", "max_tokens")
@@ -93,6 +112,12 @@ def anchor_finder(store: RegionStore, thesaurus_files: Sequence[str]) -> AnchorF
     """The finder for a store's tags."""
     thesaurus = Thesaurus.load(*(Path(f) for f in thesaurus_files))
     return AnchorFinder(thesaurus, store.class_names, store.attribute_names)
+
+
+def write_beside_weights(folder: Path, facts: ModelFacts, word_pieces: WordPieces) -> None:
+    """Puts into a checkpoint folder what its weights need to be used."""
+    facts.write(folder)
+    word_pieces.save(folder / VOCABULARY)
 
 
 def load_word_pieces(folder: Path) -> WordPieces:

@@ -14,19 +14,20 @@ import torch
 from cmal.data.datasets import TaskData
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import Record, read_records
-from cmal.errors import CheckpointError, DataError
+from cmal.errors import DataError
 from cmal.model.cmal import build_cmal
 from cmal.model.layers import initialise
 from cmal.recipe import FinetuneRecipe
 from cmal.regions.store import RegionStore
 from cmal.runs.answers import TaskModel, TaskRun, shared_answers
 from cmal.runs.assembly import (
-    VOCABULARY,
     ModelFacts,
     build_pretraining_model,
     check_images,
     check_store,
     load_word_pieces,
+    read_pretraining_facts,
+    write_beside_weights,
 )
 from cmal.runs.pieces import how_to_prepare
 from cmal.runs.train import Report, TrainingSummary, Work, run_training
@@ -58,10 +59,6 @@ def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Plac
     records = take_few(records, recipe.data.max_records, recipe.train.seed)
     builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
 
-    def add_files(folder: Path) -> None:
-        made.facts.write(folder)
-        made.word_pieces.save(folder / VOCABULARY)
-
     return Work(
         run=Path(recipe.out),
         model=made.model,
@@ -69,7 +66,7 @@ def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Plac
         train=recipe.train,
         optimizer=recipe.optimizer,
         workers=recipe.data.workers,
-        add_files=add_files,
+        add_files=lambda folder: write_beside_weights(folder, made.facts, made.word_pieces),
         validate=validation_of(recipe, made, place),
         head_names=("head.",),
     )
@@ -112,13 +109,7 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
         CheckpointError: there is no pre-trained checkpoint, or it does not fit.
     """
     folder = Path(recipe.init_from)
-    source = ModelFacts.read(folder)
-    if source.kind != "pretraining":
-        raise CheckpointError(
-            f"cannot fine-tune from {folder}",
-            f'it is a checkpoint of the task "{source.task}"',
-            "give init_from a folder written by: cmal pretrain RECIPE",
-        )
+    source = read_pretraining_facts(folder, "fine-tune from")
     data = recipe.data
     options = TaskOptions(read_answers(recipe), data.retrieval_images, data.captions_per_image, data.hard_negatives)
     task = build_task(recipe.task, options)

@@ -23,13 +23,13 @@ from cmal.pretraining import CmalForPretraining
 from cmal.recipe import PretrainRecipe
 from cmal.regions.store import RegionStore
 from cmal.runs.assembly import (
-    VOCABULARY,
     ModelFacts,
     anchor_finder,
     build_pretraining_model,
     check_images,
     load_word_pieces,
     model_sizes,
+    write_beside_weights,
 )
 from cmal.runs.folder import TEXT_ENCODER
 from cmal.runs.train import Report, TrainingSummary, Work, mean_parts, run_training
@@ -83,10 +83,6 @@ def work_of(made: Pretraining, place: Place) -> Work:
     """This process's part of an assembled pre-training."""
     recipe = made.recipe
 
-    def add_files(folder: Path) -> None:
-        made.facts.write(folder)
-        made.word_pieces.save(folder / VOCABULARY)
-
     return Work(
         run=Path(recipe.out),
         model=made.model,
@@ -94,7 +90,7 @@ def work_of(made: Pretraining, place: Place) -> Work:
         train=recipe.train,
         optimizer=recipe.optimizer,
         workers=recipe.data.workers,
-        add_files=add_files,
+        add_files=lambda folder: write_beside_weights(folder, made.facts, made.word_pieces),
         validate=lambda step: validation_losses(made, place.device),
     )
 

@@ -18,19 +18,19 @@ from cmal.association_probe import AssociationProbe, probe_association
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import split_words, word_spans
-from cmal.errors import CheckpointError, DataError, RecipeError
+from cmal.errors import DataError, RecipeError
 from cmal.files import sha256_of
 from cmal.probe import ROLES, ProbeItem, anchor_statistics
 from cmal.recipe import PretrainRecipe, load_recipe
 from cmal.regions.store import RegionStore
 from cmal.results import package_versions
 from cmal.runs.assembly import (
-    ModelFacts,
     anchor_finder,
     build_pretraining_model,
     check_images,
     check_store,
     load_word_pieces,
+    read_pretraining_facts,
 )
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 from cmal.training.distributed import joined
@@ -210,13 +210,7 @@ def ask(
         CheckpointError: not a pre-trained checkpoint, or one without the head that associates.
         DataError: the store's features are not of the model's size, or there are too few anchors.
     """
-    facts = ModelFacts.read(checkpoint)
-    if facts.kind != "pretraining":
-        raise CheckpointError(
-            f"cannot probe the associations of {checkpoint}",
-            f'it is a checkpoint of the task "{facts.task}", whose head knows no anchors',
-            "give a folder written by: cmal pretrain RECIPE",
-        )
+    facts = read_pretraining_facts(checkpoint, "probe the associations of")
     check_store(store, facts.sizes["region_features"], str(checkpoint))
     model = build_pretraining_model(facts)
     fit_weights(model, load_weights(checkpoint), checkpoint)

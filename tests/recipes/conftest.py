@@ -6,10 +6,10 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from toys import ATTRIBUTES, CLASSES, HEADER, regions, write_store
 
 from cmal.data.records import (
@@ -22,7 +22,6 @@ from cmal.data.records import (
     record_line,
 )
 from cmal.regions.types import Regions
-from cmal_cli.app import main
 
 IMAGES, SIDE_PX, FEATURES = 24, 100, 8
 LABELS = ("entailment", "neutral", "contradiction")
@@ -122,14 +121,9 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cmal(toy_world: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def cmal(command_in: Callable[..., Any], toy_world: Path) -> Callable[..., Any]:
     """Runs a command in the toy world: `cmal("pretrain", "pretrain.yaml")`."""
-    monkeypatch.chdir(toy_world)
-
-    def run(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-    return run
+    return command_in(toy_world)
 
 
 def changes(values: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from cmal.regions.store import RegionStore
 from cmal_cli.app import main
@@ -17,13 +17,8 @@ QUICK = ("train.steps=2", "train.batch_size=8", "train.group_size=8", "init_from
 
 
 @pytest.fixture
-def cmal(tiny_world, monkeypatch):
-    monkeypatch.chdir(tiny_world)
-
-    def run(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-    return run
+def cmal(command_in, tiny_world):
+    return command_in(tiny_world)
 
 
 @pytest.fixture(scope="module")

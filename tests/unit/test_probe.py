@@ -9,7 +9,7 @@ import pytest
 
 from cmal.anchors import AnchorFinder
 from cmal.data.text import split_words, word_spans
-from cmal.probe import ProbeItem, anchor_statistics, box_iou, gold_boxes_by_span
+from cmal.probe import ProbeItem, anchor_statistics, gold_boxes_by_span
 from cmal.regions.types import Regions
 from cmal.thesaurus import Thesaurus
 
@@ -42,11 +42,6 @@ def item(caption: str, tags: list[tuple[str, str, list[int]]], gold=None) -> Pro
 def gold_row(caption: str, word: str, role: str, box: list[int]) -> dict:
     start = caption.index(word)
     return {"role": role, "span": [start, start + len(word)], "concept": word, "box_xyxy_px": box}
-
-
-def test_iou_of_boxes():
-    ious = box_iou(np.array([0, 0, 10, 10]), np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [3, 3, 3, 3]]))
-    assert ious.tolist() == pytest.approx([1, 1 / 3, 0, 0])
 
 
 def test_boxes_of_one_span_come_together():

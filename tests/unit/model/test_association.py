@@ -27,7 +27,7 @@ def mapping(temperature: float = 1.0) -> AssociativeMapping:
     return head
 
 
-def close(a: torch.Tensor, b: list) -> None:
+def assert_close(a: torch.Tensor, b: list) -> None:
     torch.testing.assert_close(a, torch.tensor(b), rtol=0, atol=1e-6)
 
 
@@ -36,8 +36,8 @@ def test_among_the_group_candidates_are_the_chosen_anchors_of_the_other_modality
     hidden = torch.tensor([[NORTH, EAST, NORTH, [9.0, 9.0]], [EAST, NORTH, EAST, [9.0, 9.0]]])
     plan = toy_plan(2, 2, 2, example=[0, 1], region=[0, 0], piece_anchor=[0, 1], piece_position=[1, 1], concept=[5, 6])
     to_region, to_word = mapping().among_group(hidden, 2, plan)
-    close(to_region.logits, [[0.0, 1.0], [1.0, 0.0]])
-    close(to_word.logits, [[0.0, 1.0], [1.0, 0.0]])
+    assert_close(to_region.logits, [[0.0, 1.0], [1.0, 0.0]])
+    assert_close(to_word.logits, [[0.0, 1.0], [1.0, 0.0]])
     assert to_region.is_positive.tolist() == [[True, False], [False, True]]
 
 
@@ -51,18 +51,16 @@ def test_all_anchors_of_a_concept_are_right():
 
 
 def test_a_words_vector_is_the_mean_over_its_pieces():
-    hidden = torch.tensor(
-        [[EAST, NORTH, NORTH_EAST]]
-    )  # pieces east and north, their mean lies north-east as the region
+    hidden = torch.tensor([[EAST, NORTH, NORTH_EAST]])  # two pieces, and a region that lies where their mean does
     plan = toy_plan(2, 1, example=[0], region=[0], piece_anchor=[0, 0], piece_position=[0, 1])
     to_region, _ = mapping().among_group(hidden, 2, plan)
-    close(to_region.logits, [[1.0]])
+    assert_close(to_region.logits, [[1.0]])
 
 
 def test_lengths_do_not_count_and_the_temperature_divides():
     hidden = torch.tensor([[[30.0, 0.0], [0.1, 0.1]]])
     plan = toy_plan(1, 1, example=[0], region=[0], piece_anchor=[0], piece_position=[0])
-    close(mapping(0.5).among_group(hidden, 1, plan)[0].logits, [[0.5**0.5 / 0.5]])
+    assert_close(mapping(0.5).among_group(hidden, 1, plan)[0].logits, [[0.5**0.5 / 0.5]])
 
 
 def test_text_and_regions_have_a_projection_each():
@@ -70,8 +68,8 @@ def test_text_and_regions_have_a_projection_each():
     head.region.weight.data = torch.tensor([[0.0, -1.0], [1.0, 0.0]])  # a quarter turn
     hidden = torch.tensor([[EAST, EAST]])
     plan = toy_plan(1, 1, example=[0], region=[0], piece_anchor=[0], piece_position=[0])
-    close(head.among_group(hidden, 1, plan)[0].logits, [[0.0]])
-    close(head.within_example(hidden, *masks(1, 1), plan)[0].logits, [[0.0]])
+    assert_close(head.among_group(hidden, 1, plan)[0].logits, [[0.0]])
+    assert_close(head.within_example(hidden, *masks(1, 1), plan)[0].logits, [[0.0]])
 
 
 def masks(tokens: int, regions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,10 +94,10 @@ def test_within_an_example_candidates_are_all_its_real_regions_and_words():
         positive_piece_position=[0],
     )
     to_region, to_word = mapping().within_example(hidden, token_mask, region_mask, plan)
-    close(to_region.logits, [[0.0, 1.0, -INF]])
-    close(to_word.logits, [[1.0, 0.0, -INF]])
+    assert_close(to_region.logits, [[0.0, 1.0, -INF]])
+    assert_close(to_word.logits, [[1.0, 0.0, -INF]])
     sharper, _ = mapping(0.25).within_example(hidden, token_mask, region_mask, plan)
-    close(sharper.logits, [[0.0, 4.0, -INF]])
+    assert_close(sharper.logits, [[0.0, 4.0, -INF]])
     assert to_region.is_positive.tolist() == [[True, True, False]]
     assert to_word.is_positive.tolist() == [[True, False, False]]
 
@@ -109,7 +107,7 @@ def test_within_an_example_nobody_elses_regions_are_asked():
     token_mask = region_mask = torch.ones(2, 1, dtype=torch.bool)
     plan = toy_plan(1, 1, 2, example=[1], region=[0], piece_anchor=[0], piece_position=[0])
     to_region, _ = mapping().within_example(hidden, token_mask, region_mask, plan)
-    close(to_region.logits, [[1.0]])
+    assert_close(to_region.logits, [[1.0]])
 
 
 def test_no_anchor_gives_no_question():

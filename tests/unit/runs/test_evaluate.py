@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from cmal.errors import DataError
 from cmal.recipe import FinetuneRecipe, load_recipe
 from cmal.runs.evaluate import EvaluationRequest, run_evaluation
 from cmal.runs.finetune import run_finetuning
 from cmal.training.checkpoint import keep_best
-from cmal_cli.app import main
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("train.steps=1", "train.save_every=1", "train.batch_size=8", "train.group_size=8", "train.report_every=1")
@@ -40,13 +38,8 @@ def vqa_run(tiny_world, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def cmal(tiny_world, monkeypatch):
-    monkeypatch.chdir(tiny_world)
-
-    def run(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-    return run
+def cmal(command_in, tiny_world):
+    return command_in(tiny_world)
 
 
 VQA, RETRIEVAL = ("scenes-vqa", "val"), ("scenes-retrieval", "test")

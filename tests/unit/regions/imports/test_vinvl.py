@@ -43,7 +43,7 @@ def prediction(width: int = 64) -> str:
     return json.dumps({"image_h": 48, "image_w": width, "objects": OBJECTS})
 
 
-def check(store: RegionStore, image_id: str, number: int = 0) -> None:
+def assert_holds(store: RegionStore, image_id: str, number: int = 0) -> None:
     regions = store[image_id]
     assert np.array_equal(regions.features, (FEATURES + number).astype(np.float16))
     assert regions.boxes_xyxy_px.tolist() == RECTS
@@ -62,8 +62,8 @@ def test_features_with_predictions_beside_them_go_round(tmp_path):
     summary = import_features(tmp_path, tmp_path / "store", dataset="coco")
     assert (summary.format, summary.images, summary.notes()) == ("vinvl-tsv", 2, [])
     store = RegionStore.open(tmp_path / "store")
-    check(store, "coco:9")
-    check(store, "coco:10", 1)
+    assert_holds(store, "coco:9")
+    assert_holds(store, "coco:10", 1)
 
 
 def test_labels_in_another_order_are_found_by_their_key(tmp_path):
@@ -83,14 +83,14 @@ def test_the_json_form_with_label_and_size_files_is_read(tmp_path):
     write_tsv(tmp_path / "train.label.tsv", [("9", json.dumps(OBJECTS))])
     write_tsv(tmp_path / "train.hw.tsv", [("9", json.dumps([{"height": 48, "width": 64}]))])
     import_features(tmp_path / "train.feature.tsv", tmp_path / "store", dataset="coco")
-    check(RegionStore.open(tmp_path / "store"), "coco:9")
+    assert_holds(RegionStore.open(tmp_path / "store"), "coco:9")
 
 
 def test_predictions_that_hold_their_features_need_no_other_file(tmp_path):
     objects = [{**one, "feature": base64.b64encode(row).decode()} for one, row in zip(OBJECTS, FEATURES)]
     write_tsv(tmp_path / "predictions.tsv", [("9", json.dumps({"image_h": 48, "image_w": 64, "objects": objects}))])
     import_features(tmp_path / "predictions.tsv", tmp_path / "store", dataset="coco")
-    check(RegionStore.open(tmp_path / "store"), "coco:9")
+    assert_holds(RegionStore.open(tmp_path / "store"), "coco:9")
 
 
 def test_features_alone_give_regions_without_tags_in_an_unknown_frame(tmp_path):
