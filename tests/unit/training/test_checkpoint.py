@@ -1,0 +1,99 @@
+"""Checkpoint folders: whole or absent, the newest and the best kept, damage told, one process a run folder."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cmal.errors import CheckpointError, CmalError
+from cmal.training import checkpoint as module
+from cmal.training.checkpoint import (
+    Progress,
+    fit_weights,
+    keep_best,
+    load_optimizer,
+    load_progress,
+    load_weights,
+    newest_checkpoint,
+    run_lock,
+    save_checkpoint,
+)
+
+
+def save(run: Path, step: int, keep: int = 2, add=lambda folder: None, fill: float = 0.0) -> Path:
+    return save_checkpoint(run, Progress(step, 1), {"w": torch.full((2, 2), fill)}, {"state": {}}, add, keep)
+
+
+def steps_in(run: Path) -> list[int]:
+    return sorted(int(folder.name.removeprefix("step-")) for folder in (run / "checkpoints").iterdir())
+
+
+def test_what_was_saved_is_read_back(tmp_path):
+    folder = save(tmp_path, 3, add=lambda folder: (folder / "vocab.txt").write_text("a"), fill=2.5)
+    assert newest_checkpoint(tmp_path) == folder and (tmp_path / "last").resolve() == folder
+    assert load_progress(folder) == Progress(3, 1) and load_weights(folder)["w"].tolist() == [[2.5] * 2] * 2
+    assert (folder / "vocab.txt").read_text() == "a"
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, score in ((1, 0.3), (2, 0.9), (3, 0.5), (4, 0.9), (5, 0.1)):
+        save(tmp_path, step)
+        keep_best(tmp_path, step, {"main": score}, keep=2)
+    assert steps_in(tmp_path) == [2, 4, 5] and (tmp_path / "best").readlink().name == "step-00000002"
+
+
+def test_a_full_disk_is_a_message_and_the_checkpoint_before_stays(tmp_path, monkeypatch):
+    before = save(tmp_path, 1, fill=1.0)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(CmalError, match="No space left") as caught:
+        save(tmp_path, 2)
+    assert "free some space" in str(caught.value) and steps_in(tmp_path) == [1]
+    assert newest_checkpoint(tmp_path) == before and load_weights(before)["w"][0, 0] == 1.0
+
+
+def test_a_checkpoint_half_written_is_none(tmp_path):
+    whole = save(tmp_path, 1)
+    (tmp_path / "checkpoints" / ".step-00000002.tmp").mkdir()
+    (tmp_path / "checkpoints" / "step-00000003").mkdir()
+    assert newest_checkpoint(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", [module.WEIGHTS, module.OPTIMIZER, module.STATE])
+def test_a_damaged_file_is_told_with_its_folder(tmp_path, name):
+    folder = save(tmp_path, 1)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2, 2))])
+    with pytest.raises(CheckpointError, match=r"cannot load the checkpoint .*step-00000001"):
+        load_weights(folder), load_optimizer(folder, optimizer), load_progress(folder)
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    model = nn.Linear(2, 2)
+    weights = {"weight": torch.zeros(3, 2), "other": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match="missing bias; unexpected other; weight:") as caught:
+        fit_weights(model, weights, tmp_path)
+    assert "(3, 2) in the file, (2, 2) in the model" in str(caught.value)
+
+
+def test_a_run_folder_has_one_process_and_the_second_is_told_who_it_is(tmp_path):
+    code = "import sys, pathlib; from cmal.training.checkpoint import run_lock\n"
+    code += "with run_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CmalError, match=f"process {other.pid} is working in it"), run_lock(tmp_path):
+            pass
+        other.kill()
+    with run_lock(tmp_path):  # the system frees it, however the process ended
+        pass

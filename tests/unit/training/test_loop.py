@@ -1,0 +1,112 @@
+"""The loop on a model of one number, whose every step can be followed by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from cmal.data.groups import Group
+from cmal.errors import CmalError
+from cmal.training.checkpoint import Progress
+from cmal.training.distributed import Place
+from cmal.training.loop import Fit, fit, group_seed
+
+
+@dataclass
+class Loss:
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Numbers(list):
+    """A batch of numbers."""
+
+    def to(self, device: torch.device) -> Numbers:
+        return self
+
+
+class Line(nn.Module):
+    """loss = w * mean of the batch, so the gradient is that mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Numbers) -> Loss:
+        loss = (self.w * (sum(batch) / len(batch))).sum()
+        return Loss(loss, {"seen": torch.tensor(float(len(batch)))})
+
+
+def run_of(batches: list[list[float]], steps: int, **more: object) -> tuple[Fit, Line]:
+    model = Line()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.0, 0.0), weight_decay=0.0, fused=True)
+    groups = [(Group(1, 0, 0, number, (0,)), Numbers(batch)) for number, batch in enumerate(batches)]
+    settings = {"groups_per_step": 1, "seed": 0, "clip_norm": 0.0, "place": Place(), "report_every": 1} | more
+    fixed = LambdaLR(optimizer, lambda step: 1.0)
+    return Fit(model=model, optimizer=optimizer, scheduler=fixed, groups=groups, steps=steps, **settings), model
+
+
+def test_a_steps_groups_are_averaged_and_reported():
+    reports = []
+    run, model = run_of([[1.0, 3.0], [4.0], [1.0], [1.0]], 2, groups_per_step=2, report=reports.append)
+    assert fit(run) == Progress(2, 0)
+    assert [r.step for r in reports] == [1, 2] and reports[0].grad_norm == pytest.approx((2 + 4) / 2)
+    assert reports[0].losses["seen"] == pytest.approx(1.5)
+    assert model.w.item() == pytest.approx(-2.0)  # without memory Adam goes one whole rate down a slope
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(bad):
+    reports = []
+    run, model = run_of([[1.0], [bad], [1.0]], 3, report=reports.append)
+    assert fit(run) == Progress(3, 1)
+    assert model.w.item() == pytest.approx(-2.0) and [r.skipped for r in reports] == [0, 1, 1]
+
+
+def test_twenty_skipped_in_a_row_stop_the_run_and_nineteen_do_not():
+    nan = [float("nan")]
+    run, model = run_of([nan] * 19 + [[1.0]] + [nan] * 19 + [[1.0]], 40)
+    assert fit(run) == Progress(40, 38) and model.w.item() == pytest.approx(-2.0)
+    run, model = run_of([[1.0], *[nan] * 25], 26)
+    with pytest.raises(CmalError, match="stopped at step 21 of 26") as caught:
+        fit(run)
+    assert "20 steps in a row" in str(caught.value) and model.w.item() == pytest.approx(-1.0)
+
+
+def test_checkpoints_come_every_so_often_before_each_validation_and_at_the_end():
+    told = []
+    hooks = {
+        "save": lambda at: told.append(f"save {at.step}"),
+        "validate": lambda step: told.append(f"validate {step}"),
+    }
+    run, _ = run_of([[1.0]] * 5, 5, save_every=2, validate_every=4, **hooks)
+    fit(run)
+    assert told == ["save 2", "save 4", "validate 4", "save 5", "validate 5"]
+
+
+def test_a_run_killed_before_its_validation_validates_when_it_goes_on():
+    told = []
+    run, _ = run_of([[1.0]], 5, validate_every=4, validate=told.append, progress=Progress(4, 0))
+    fit(run)
+    assert told == [4, 5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(number):
+    saved, before = [], signal.getsignal(number)
+    run, _ = run_of([[1.0]] * 5, 5, save=saved.append, report=lambda r: r.step == 2 and os.kill(os.getpid(), number))
+    with pytest.raises(CmalError, match="stopped at step 2 of 5") as caught:
+        fit(run)
+    assert saved == [Progress(2, 0)] and "run the same command again" in str(caught.value)
+    assert signal.getsignal(number) is before
+
+
+def test_a_groups_dropout_depends_on_the_seed_and_its_number():
+    seeds = {group_seed(seed, number) for seed in (0, 1) for number in range(50)}
+    assert len(seeds) == 100 and group_seed(3, 4) == group_seed(3, 4)
