@@ -78,7 +78,7 @@ class CmalForPretraining(nn.Module):
     Args:
         cmal: the model.
         weights: name -> weight, of mlm, mrm_class, mrm_feature, itm, amc, itc.
-        candidates: "batch" or "example", whom an anchor is told from (see `association.py`).
+        candidates: "batch", "example" or "both", whom an anchor is told from (see `association.py`).
         classes: C of the detector; region_features: F.
     """
 
@@ -135,7 +135,7 @@ class CmalForPretraining(nn.Module):
     def read_rows(self, batch: Batch, masked: MaskedInputs) -> Tensor | None:
         """(B, T+R) True = a slot that an objective reads; None where it is all of them."""
         plan, tokens = masked.plan, batch.token_mask.shape[1]
-        if "amc" in self.weights and self.candidates == "example":
+        if "amc" in self.weights and self.candidates != "batch":
             return None
         wanted = torch.zeros_like(torch.cat([batch.token_mask, batch.region_mask], dim=1))
         if "mlm" in self.weights:
@@ -153,7 +153,8 @@ class CmalForPretraining(nn.Module):
         if self.candidates == "batch":
             to_region, to_word = head.among_group(hidden, batch.token_mask.shape[1], masked.plan)
         else:
-            to_region, to_word = head.within_example(hidden, batch.token_mask, batch.region_mask, masked.plan)
+            choose = head.among_both if self.candidates == "both" else head.within_example
+            to_region, to_word = choose(hidden, batch.token_mask, batch.region_mask, masked.plan)
         losses = [objectives.association_loss(a.logits, a.is_positive) for a in (to_region, to_word)]
         return {
             "amc": (losses[0] + losses[1]) / 2,

@@ -104,7 +104,7 @@ class ObjectivesSection:
     itm: float = number(1.0, 0)
     amc: float = number(1.0, 0)
     itc: float = number(0.0, 0)
-    candidates: str = choice("batch", "batch", "example")
+    candidates: str = choice("batch", "batch", "example", "both")
     word_rate: float = share(0.15)
     region_rate: float = share(0.15)
     region_iou: float = share(0.4)

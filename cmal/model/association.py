@@ -91,6 +91,26 @@ class AssociativeMapping(nn.Module):
         return Association(to_region, right_region), Association(to_word, right_word)
 
 
+    def among_both(
+        self, hidden: Tensor, token_mask: Tensor, region_mask: Tensor, plan: PromptPlan
+    ) -> tuple[Association, Association]:
+        """Candidates are those of `within_example`, and beside them the group's chosen anchors of *other* examples.
+
+        Args, shapes: as `within_example`; logits (K, R + K) and (K, T + K).
+        """
+        within = self.within_example(hidden, token_mask, region_mask, plan)
+        among = self.among_group(hidden, token_mask.shape[1], plan)
+        same_example = plan.example[:, None] == plan.example[None, :]  # these stand among the example's own already
+        to_region, to_word = (
+            Association(
+                torch.cat([own.logits, others.logits.masked_fill(same_example, float("-inf"))], dim=1),
+                torch.cat([own.is_positive, others.is_positive & ~same_example], dim=1),
+            )
+            for own, others in zip(within, among)
+        )
+        return to_region, to_word
+
+
 def _masked_logits(questions: Tensor, candidates: Tensor, mask: Tensor, temperature: Tensor) -> Tensor:
     logits = torch.einsum("kd,kcd->kc", questions, candidates) / temperature
     return logits.masked_fill(~mask, float("-inf"))

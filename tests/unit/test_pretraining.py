@@ -236,7 +236,7 @@ def inputs_of(batch: Batch) -> tuple[torch.Tensor, ...]:
 # association
 
 
-@pytest.mark.parametrize("candidates", ["batch", "example"])
+@pytest.mark.parametrize("candidates", ["batch", "example", "both"])
 def test_association_is_the_mean_of_its_two_directions(candidates):
     model, batch = build({"amc": 1.0}, candidates), group()
     masked = batch.masked
@@ -245,7 +245,8 @@ def test_association_is_the_mean_of_its_two_directions(candidates):
     if candidates == "batch":
         both = head.among_group(hidden, tokens, masked.plan)
     else:
-        both = head.within_example(hidden, batch.token_mask, batch.region_mask, masked.plan)
+        ask = head.within_example if candidates == "example" else head.among_both
+        both = ask(hidden, batch.token_mask, batch.region_mask, masked.plan)
     wanted = sum(objectives.association_loss(a.logits, a.is_positive) for a in both) / 2
     parts = model(batch).parts
     torch.testing.assert_close(parts["amc"], wanted)
@@ -259,7 +260,7 @@ def batch_zeroed(batch: Batch) -> Batch:
     )
 
 
-@pytest.mark.parametrize("candidates", ["batch", "example"])
+@pytest.mark.parametrize("candidates", ["batch", "example", "both"])
 def test_a_group_without_anchors_costs_nothing_and_still_has_a_gradient(candidates):
     """No tag meets a word. The loss is zero, and backward gives every parameter of the head a gradient of zeros."""
     texts = [("1", "toy:1", "the tree"), ("2", "toy:2", "a fire")]
@@ -299,7 +300,7 @@ def test_an_examples_losses_do_not_depend_on_padding():
     torch.testing.assert_close(first, second[torch.cat([beside.token_mask[0], beside.region_mask[0]])])
 
 
-@pytest.mark.parametrize("candidates", ["batch", "example"])
+@pytest.mark.parametrize("candidates", ["batch", "example", "both"])
 def test_any_group_gives_a_finite_loss_and_finite_gradients(candidates):
     """Twenty groups of random captions and images, some of them empty."""
     model = build(candidates=candidates)

@@ -6,6 +6,7 @@ D is 2 and both projections are the identity unless said otherwise. Legend: K an
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,11 +111,32 @@ def test_within_an_example_nobody_elses_regions_are_asked():
     assert_close(to_region.logits, [[1.0]])
 
 
+def test_among_both_the_own_example_whole_and_of_others_their_chosen_anchors():
+    """Two examples of one word and two regions; each chose its word with region 0, of one concept.
+
+    Words north-east and east; regions (north, east) and (east, north). Of the other example its region 0 alone stands
+    for choice; the own one is not asked twice.
+    """
+    hidden = torch.tensor([[NORTH_EAST, NORTH, EAST], [EAST, EAST, NORTH]])
+    token_mask, region_mask = torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)
+    plan = toy_plan(1, 2, 2, example=[0, 1], region=[0, 0], piece_anchor=[0, 1], piece_position=[0, 0], concept=[5, 5])
+    own = {"positive_anchor": [0, 1], "positive_region": [0, 0]}
+    own |= {"positive_piece_anchor": [0, 1], "positive_piece_position": [0, 0]}
+    plan = replace(plan, **{name: torch.tensor(value) for name, value in own.items()})
+    to_region, to_word = mapping().among_both(hidden, token_mask, region_mask, plan)
+    half = 0.5**0.5
+    assert_close(to_region.logits, [[half, half, -INF, half], [1.0, 0.0, 0.0, -INF]])
+    assert to_region.is_positive.tolist() == [[True, False, False, True], [True, False, True, False]]
+    assert_close(to_word.logits, [[half, -INF, 0.0], [1.0, half, -INF]])
+    assert to_word.is_positive.tolist() == [[True, False, True], [True, True, False]]
+
+
 def test_no_anchor_gives_no_question():
     hidden = torch.randn(2, 5, 2)
     plan, real = empty_plan(3, 2, 2), (torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool))
     assert [a.logits.shape for a in mapping().among_group(hidden, 3, plan)] == [(0, 0), (0, 0)]
     assert [a.logits.shape for a in mapping().within_example(hidden, *real, plan)] == [(0, 2), (0, 3)]
+    assert [a.logits.shape for a in mapping().among_both(hidden, *real, plan)] == [(0, 2), (0, 3)]
 
 
 def test_the_temperature_starts_at_a_tenth_and_has_a_floor():
