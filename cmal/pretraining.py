@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cmal import objectives
 from cmal.data.batch import Batch, MaskedInputs
-from cmal.model.association import INITIAL_TEMPERATURE, LEAST_TEMPERATURE, AssociativeMapping
+from cmal.model.association import INITIAL_TEMPERATURE, LEAST_TEMPERATURE, AssociativeMapping, UnimodalAssociation
 from cmal.model.cmal import Cmal, UniModal
 from cmal.model.layers import Transform, initialise, rows_at
 
@@ -77,7 +77,7 @@ class CmalForPretraining(nn.Module):
 
     Args:
         cmal: the model.
-        weights: name -> weight, of mlm, mrm_class, mrm_feature, itm, amc, itc.
+        weights: name -> weight, of mlm, mrm_class, mrm_feature, itm, amc, amc_unimodal, itc.
         candidates: "batch", "example" or "both", whom an anchor is told from (see `association.py`).
         classes: C of the detector; region_features: F.
     """
@@ -91,6 +91,7 @@ class CmalForPretraining(nn.Module):
             "mrm_feature": lambda: nn.Sequential(Transform(width), nn.Linear(width, region_features)),
             "itm": lambda: MatchingHead(width),
             "amc": lambda: AssociativeMapping(width),
+            "amc_unimodal": UnimodalAssociation,
             "itc": lambda: ContrastiveHead(width),
         }
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
@@ -101,7 +102,7 @@ class CmalForPretraining(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """The losses of one group."""
         parts: dict[str, Tensor] = {}
-        if batch.masked is not None and self.weights.keys() & {"mlm", "mrm_class", "mrm_feature", "amc"}:
+        if batch.masked is not None and self.weights.keys() & {"mlm", "mrm_class", "mrm_feature", "amc", "amc_unimodal"}:
             parts |= self.masked_losses(batch, batch.masked)
         if self.weights.keys() & {"itm", "itc"}:
             parts |= self.paired_losses(batch)
@@ -115,6 +116,9 @@ class CmalForPretraining(nn.Module):
         plan = masked.plan if "amc" in self.weights else None
         hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked))
         parts = {}
+        if "amc_unimodal" in self.weights:
+            pairs = self.heads["amc_unimodal"](states.text, states.visual, masked.plan)
+            parts["amc_unimodal"] = sum(objectives.association_loss(a.logits, a.is_positive) for a in pairs) / 2
         if "mlm" in self.weights:
             rows = rows_at(hidden, masked.word_example, masked.word_position)
             logits = self.heads["mlm"](rows, self.cmal.textual.tokens.weight)

@@ -103,6 +103,7 @@ class ObjectivesSection:
     mrm_feature: float = number(1.0, 0)
     itm: float = number(1.0, 0)
     amc: float = number(1.0, 0)
+    amc_unimodal: float = number(0.0, 0)
     itc: float = number(0.0, 0)
     candidates: str = choice("batch", "batch", "example", "both")
     word_rate: float = share(0.15)
@@ -164,7 +165,7 @@ class PretrainRecipe:
             yield "data.records: at least one records file is needed"
         if not self.data.regions:
             yield "data.regions: a region store is needed"
-        losses = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
+        losses = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "amc_unimodal", "itc")
         if not any(getattr(self.objectives, name) for name in losses):
             yield "objectives: every weight is 0, nothing would be learned"
         if self.objectives.amc and not (self.anchors.objects or self.anchors.attributes):

@@ -111,6 +111,30 @@ class AssociativeMapping(nn.Module):
         return to_region, to_word
 
 
+class UnimodalAssociation(nn.Module):
+    """The same classification one step earlier: between the uni-modal vectors that the prompt swaps, as they are.
+
+    It makes the two hyperspheres correspond at anchors, so that a guest means to its new neighbours what its host meant,
+    and so that a word's query meets its regions' keys [ours].
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(INITIAL_TEMPERATURE)]))
+
+    @property
+    def temperature(self) -> Tensor:
+        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
+
+    def forward(self, text: Tensor, visual: Tensor, plan: PromptPlan) -> tuple[Association, Association]:
+        """(B, T, D), (B, R, D) of the encoders -> text to region and region to text, each with logits (K, K)."""
+        words = F.normalize(plan.span_mean(text), dim=-1)
+        regions = F.normalize(rows_at(visual, plan.example, plan.region), dim=-1)
+        logits = words @ regions.T / self.temperature
+        same_concept = plan.concept[:, None] == plan.concept[None, :]
+        return Association(logits, same_concept), Association(logits.T, same_concept)
+
+
 def _masked_logits(questions: Tensor, candidates: Tensor, mask: Tensor, temperature: Tensor) -> Tensor:
     logits = torch.einsum("kd,kcd->kc", questions, candidates) / temperature
     return logits.masked_fill(~mask, float("-inf"))

@@ -36,7 +36,7 @@ from cmal.runs.train import Report, TrainingSummary, Work, mean_parts, run_train
 from cmal.training.distributed import Place
 
 VALIDATION_GROUPS = 8
-LOSS_NAMES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
+LOSS_NAMES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "amc_unimodal", "itc")
 
 
 @dataclass(frozen=True)
