@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cmal import objectives
 from cmal.data.batch import Batch, MaskedInputs
-from cmal.model.association import INITIAL_TEMPERATURE, LEAST_TEMPERATURE, AssociativeMapping, UnimodalAssociation
+from cmal.model.association import Association, AssociativeMapping, Cosines, UnimodalAssociation
 from cmal.model.cmal import Cmal, UniModal
 from cmal.model.layers import Transform, initialise, rows_at
 
@@ -53,17 +53,12 @@ class LanguageHead(nn.Module):
         return F.linear(self.transform(rows), embeddings, self.bias)
 
 
-class ContrastiveHead(nn.Module):
+class ContrastiveHead(Cosines):
     """Pools each modality (text at [CLS], regions by their mean) and projects both to unit vectors."""
 
     def __init__(self, width: int):
         super().__init__()
         self.text, self.visual = nn.Linear(width, width), nn.Linear(width, width)
-        self.log_temperature = nn.Parameter(torch.tensor([INITIAL_TEMPERATURE]).log())
-
-    @property
-    def temperature(self) -> Tensor:
-        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
 
     def forward(self, states: UniModal) -> tuple[Tensor, Tensor]:
         """-> (B, D) text and (B, D) visual unit vectors."""
@@ -72,17 +67,32 @@ class ContrastiveHead(nn.Module):
         return F.normalize(self.text(states.text[:, 0]), dim=-1), F.normalize(self.visual(pooled), dim=-1)
 
 
+def both_directions(to_region: Association, to_word: Association) -> Tensor:
+    """() the mean of the two directions' association losses."""
+    losses = [objectives.association_loss(a.logits, a.is_positive) for a in (to_region, to_word)]
+    return (losses[0] + losses[1]) / 2
+
+
 class CmalForPretraining(nn.Module):
     """Every objective whose weight is not zero has its head; the others cost neither parameters nor computation.
 
     Args:
         cmal: the model.
-        weights: name -> weight, of mlm, mrm_class, mrm_feature, itm, amc, amc_unimodal, itc.
+        weights: name -> weight, of mlm, mrm_class, mrm_feature, itm, amc, itc.
         candidates: "batch", "example" or "both", whom an anchor is told from (see `association.py`).
+        amc_at: "unified" asks AMC of the unified encoder's vectors, "both" of the uni-modal ones too.
         classes: C of the detector; region_features: F.
     """
 
-    def __init__(self, cmal: Cmal, weights: Mapping[str, float], candidates: str, classes: int, region_features: int):
+    def __init__(
+        self,
+        cmal: Cmal,
+        weights: Mapping[str, float],
+        candidates: str,
+        amc_at: str,
+        classes: int,
+        region_features: int,
+    ):
         super().__init__()
         width, vocabulary = cmal.width, cmal.textual.tokens.num_embeddings
         makers = {
@@ -91,18 +101,19 @@ class CmalForPretraining(nn.Module):
             "mrm_feature": lambda: nn.Sequential(Transform(width), nn.Linear(width, region_features)),
             "itm": lambda: MatchingHead(width),
             "amc": lambda: AssociativeMapping(width),
-            "amc_unimodal": UnimodalAssociation,
             "itc": lambda: ContrastiveHead(width),
         }
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.candidates = candidates
         self.heads = initialise(nn.ModuleDict({name: makers[name]() for name in self.weights}), width)
+        if "amc" in self.weights and amc_at == "both":
+            self.heads["amc_unimodal"] = UnimodalAssociation()
         self.cmal = cmal
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of one group."""
         parts: dict[str, Tensor] = {}
-        if batch.masked is not None and self.weights.keys() & {"mlm", "mrm_class", "mrm_feature", "amc", "amc_unimodal"}:
+        if batch.masked is not None and self.weights.keys() & {"mlm", "mrm_class", "mrm_feature", "amc"}:
             parts |= self.masked_losses(batch, batch.masked)
         if self.weights.keys() & {"itm", "itc"}:
             parts |= self.paired_losses(batch)
@@ -116,9 +127,6 @@ class CmalForPretraining(nn.Module):
         plan = masked.plan if "amc" in self.weights else None
         hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked))
         parts = {}
-        if "amc_unimodal" in self.weights:
-            pairs = self.heads["amc_unimodal"](states.text, states.visual, masked.plan)
-            parts["amc_unimodal"] = sum(objectives.association_loss(a.logits, a.is_positive) for a in pairs) / 2
         if "mlm" in self.weights:
             rows = rows_at(hidden, masked.word_example, masked.word_position)
             logits = self.heads["mlm"](rows, self.cmal.textual.tokens.weight)
@@ -133,7 +141,7 @@ class CmalForPretraining(nn.Module):
             target = batch.features[example, position]
             parts["mrm_feature"] = objectives.region_feature_loss(self.heads["mrm_feature"](rows), target)
         if plan is not None:
-            parts |= self.association_parts(hidden, batch, masked)
+            parts |= self.association_parts(states, hidden, batch, masked)
         return parts
 
     def read_rows(self, batch: Batch, masked: MaskedInputs) -> Tensor | None:
@@ -151,20 +159,25 @@ class CmalForPretraining(nn.Module):
             wanted[plan.example[plan.piece_anchor], plan.piece_position] = True
         return wanted
 
-    def association_parts(self, hidden: Tensor, batch: Batch, masked: MaskedInputs) -> dict[str, Tensor]:
-        """AMC, the mean of its two directions, with both accuracies."""
+    def association_parts(
+        self, states: UniModal, hidden: Tensor, batch: Batch, masked: MaskedInputs
+    ) -> dict[str, Tensor]:
+        """AMC, the mean of its two directions, with both accuracies; asked in two places it is their sum."""
         head = self.heads["amc"]
         if self.candidates == "batch":
             to_region, to_word = head.among_group(hidden, batch.token_mask.shape[1], masked.plan)
         else:
             choose = head.among_both if self.candidates == "both" else head.within_example
             to_region, to_word = choose(hidden, batch.token_mask, batch.region_mask, masked.plan)
-        losses = [objectives.association_loss(a.logits, a.is_positive) for a in (to_region, to_word)]
-        return {
-            "amc": (losses[0] + losses[1]) / 2,
+        parts = {
+            "amc": both_directions(to_region, to_word),
             "association_t2v": objectives.association_accuracy(to_region).detach(),
             "association_v2t": objectives.association_accuracy(to_word).detach(),
         }
+        if "amc_unimodal" in self.heads:
+            early = both_directions(*self.heads["amc_unimodal"](states.text, states.visual, masked.plan))
+            parts |= {"amc": parts["amc"] + early, "amc_unimodal": early.detach()}
+        return parts
 
     def paired_losses(self, batch: Batch) -> dict[str, Tensor]:
         """ITM and ITC from unmasked inputs; ITM's negatives reuse the group's text states."""

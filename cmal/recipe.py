@@ -51,6 +51,7 @@ class ModelSection:
     visual_layers: int = number(6, 0)
     unified_layers: int = number(6, 1)
     dropout: float = share(0.1)
+    hypersphere: bool = True  # False leaves the uni-modal vectors where their last layer norm puts them
     max_tokens: int = number(60, 3, 512)
     text_checkpoint: str = ""  # a BERT-like checkpoint by name or folder; its vocabulary too
     vocabulary_size: int = number(2000, 100)  # word pieces learned from the captions, where there is no checkpoint
@@ -73,6 +74,7 @@ class AnchorsSection:
 
     objects: bool = True
     attributes: bool = True
+    tag_noise: float = share(0.0)  # share of the tags that are drawn anew, to see what wrong tags cost
     thesaurus: tuple[str, ...] = ()  # files beside the one that comes with the package
 
 
@@ -103,9 +105,9 @@ class ObjectivesSection:
     mrm_feature: float = number(1.0, 0)
     itm: float = number(1.0, 0)
     amc: float = number(1.0, 0)
-    amc_unimodal: float = number(0.0, 0)
     itc: float = number(0.0, 0)
-    candidates: str = choice("batch", "batch", "example", "both")
+    candidates: str = choice("both", "both", "batch", "example")
+    amc_at: str = choice("both", "both", "unified")  # AMC between the uni-modal vectors too, or the unified alone
     word_rate: float = share(0.15)
     region_rate: float = share(0.15)
     region_iou: float = share(0.4)
@@ -165,7 +167,7 @@ class PretrainRecipe:
             yield "data.records: at least one records file is needed"
         if not self.data.regions:
             yield "data.regions: a region store is needed"
-        losses = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "amc_unimodal", "itc")
+        losses = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
         if not any(getattr(self.objectives, name) for name in losses):
             yield "objectives: every weight is 0, nothing would be learned"
         if self.objectives.amc and not (self.anchors.objects or self.anchors.attributes):

@@ -17,26 +17,45 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     BOTH: ("objectives.itc=1",),
 }
 ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
+    "candidates of the group": ("objectives.candidates=batch",),
+    "candidates of the example": ("objectives.candidates=example",),
+    "asked of unified vectors alone": ("objectives.amc_at=unified",),
+    "asked so, of the group": ("objectives.amc_at=unified", "objectives.candidates=batch"),
+    "no hypersphere": ("model.hypersphere=false",),
     "mask, no swap": ("fill.swap=0", "fill.mask=0.9", "fill.keep=0.1"),
     "swap always": ("fill.swap=1", "fill.mask=0", "fill.keep=0"),
-    "half swapped, rest kept": ("fill.swap=0.5", "fill.mask=0.1", "fill.keep=0.4"),
-    "candidates of the example": ("objectives.candidates=example",),
+    "swap 0.8, mask 0.1": ("fill.swap=0.8", "fill.mask=0.1", "fill.keep=0.1"),
     "object anchors alone": ("anchors.attributes=false",),
     "groups of 16": ("train.group_size=16",),
     "twins left in sight": ("prompt.mask_twins=false",),
     "anchor rate 0.25": ("prompt.anchor_rate=0.25",),
     "anchor rate 1": ("prompt.anchor_rate=1",),
+    "10% of tags drawn anew": ("anchors.tag_noise=0.1",),
+    "25% of tags drawn anew": ("anchors.tag_noise=0.25",),
+    "50% of tags drawn anew": ("anchors.tag_noise=0.5",),
 }
+HALF_RATE = "optimizer.lr=0.0015"
+TUNING: dict[str, tuple[str, ...]] = {  # the same grid for every variant, on a seed of its own
+    "mlm+mrm+itm, tuning": VARIANTS[PLAIN],
+    "mlm+mrm+itm, half the rate": (*VARIANTS[PLAIN], HALF_RATE),
+    "cmcl, tuning": VARIANTS[CMCL],
+    "cmcl, half the rate": (*VARIANTS[CMCL], HALF_RATE),
+    "cmcl, weight 0.3": ("objectives.amc=0", "objectives.itc=0.3"),
+    "cmal, tuning": VARIANTS[CMAL],
+    "cmal, half the rate": (*VARIANTS[CMAL], HALF_RATE),
+    "cmal, weight 0.3": ("objectives.amc=0.3",),
+}
+TUNING_SEED = 7
 
 
 @dataclass(frozen=True)
 class Budget:
     """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score."""
 
-    pretrain_steps: int = 1000
-    full_steps: int = 300
+    pretrain_steps: int = 700
+    full_steps: int = 150
     few_records: int = 500
-    few_steps: int = 150
+    few_steps: int = 60
 
 
 QUICK = Budget(pretrain_steps=100, full_steps=30, few_records=100, few_steps=15)
@@ -60,16 +79,23 @@ class Run:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What the variant changes in recipes/scenes.yaml."""
-        return (VARIANTS | ABLATIONS | {WITHOUT: ()})[self.variant]
+        return (VARIANTS | ABLATIONS | TUNING | {WITHOUT: ()})[self.variant]
 
 
 def full_plan() -> list[Run]:
-    """Seed after seed, so that a plan cut short is even; ablations last."""
+    """What the claims need first, seed after seed, so that a plan cut short is even; then tuning, shares, ablations.
+
+    Ablations have one seed: a lead where they differ by less than the seeds of CMAL do.
+    """
     runs = []
     for seed in SEEDS:
-        runs.append(Run(WITHOUT, 1.0, seed))
+        runs += [Run(variant, 1.0, seed) for variant in (CMAL, CMCL, PLAIN)] + [Run(CMAL, 0.5, seed)]
+    runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
+    runs += [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
+    for seed in SEEDS:
         runs += [Run(variant, share, seed) for share in reversed(SHARES) for variant in VARIANTS]
-    return runs + [Run(variant, 1.0, seed) for seed in SEEDS for variant in ABLATIONS]
+    runs += [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
+    return list(dict.fromkeys(runs))
 
 
 def quick_plan() -> list[Run]:

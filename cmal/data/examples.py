@@ -5,7 +5,8 @@ Legend: T word pieces, R regions, S mentions, A anchors, P positive pairs, F raw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from cmal.anchors import AnchorFinder, Anchors, Mentions, RegionConcepts
 from cmal.data.text import TokenisedText, WordPieces
 from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
+
+KEPT = 10_000  # pairs
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,53 @@ class Example:
     anchors: ExampleAnchors | None = None
 
 
+@dataclass(frozen=True)
+class TagNoise:
+    """Wrong tags on purpose: what do anchors cost that are not true?
+
+    Attributes:
+        share: probability that a region's class is drawn anew, evenly among all classes.
+        classes: C of the detector; seed: of the draws, which are the same whenever an image comes.
+    """
+
+    share: float
+    classes: int
+    seed: int
+
+    def on(self, regions: Regions, image_id: str) -> Regions:
+        """The regions with some of their `object_ids` changed; features and class distributions stay."""
+        if self.share == 0:
+            return regions
+        generator = np.random.default_rng([self.seed, zlib.crc32(image_id.encode())])
+        is_changed = generator.random(len(regions)) < self.share
+        drawn = generator.integers(self.classes, size=len(regions))
+        return replace(regions, object_ids=np.where(is_changed, drawn, regions.object_ids))
+
+
 class ExampleBuilder:
     """Joins texts with their images' regions; finds anchors where it was given a finder.
+
+    Texts and anchors of the first `KEPT` pairs are kept, a few kilobytes each: a small set comes many times.
 
     Args:
         word_pieces: the tokeniser.
         store: the region store.
         max_tokens: word pieces kept of a text, [CLS] and [SEP] included.
         finder: finds anchors, or None.
+        noise: of the tags that anchors are found with.
     """
 
     def __init__(
-        self, word_pieces: WordPieces, store: RegionStore, max_tokens: int, finder: AnchorFinder | None = None
+        self,
+        word_pieces: WordPieces,
+        store: RegionStore,
+        max_tokens: int,
+        finder: AnchorFinder | None = None,
+        noise: TagNoise | None = None,
     ):
-        self.word_pieces, self.store, self.max_tokens, self.finder = word_pieces, store, max_tokens, finder
+        self.word_pieces, self.store, self.max_tokens = word_pieces, store, max_tokens
+        self.finder, self.noise = finder, noise
+        self._kept: dict[tuple[str, str], tuple[TokenisedText, ExampleAnchors]] = {}
 
     def build(self, id: str, image_id: str, text: str) -> Example:
         """One Example.
@@ -78,7 +114,7 @@ class ExampleBuilder:
         if self.finder is None:
             tokenised, anchors = self.word_pieces.encode(text, self.max_tokens), None
         else:
-            tokenised, anchors = self._find_anchors(text, regions)
+            tokenised, anchors = self._find_anchors_once(text, image_id, regions)
         return Example(
             id=id,
             image_id=image_id,
@@ -91,6 +127,14 @@ class ExampleBuilder:
             image_wh_px=regions.image_wh_px,
             anchors=anchors,
         )
+
+    def _find_anchors_once(self, text: str, image_id: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors]:
+        found = self._kept.get((image_id, text))
+        if found is None:
+            found = self._find_anchors(text, self.noise.on(regions, image_id) if self.noise else regions)
+            if len(self._kept) < KEPT:
+                self._kept[image_id, text] = found
+        return found
 
     def _find_anchors(self, text: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors]:
         tokenised = self.word_pieces.encode(text, self.max_tokens)

@@ -97,13 +97,14 @@ def build_cmal(
     visual_layers: int,
     unified_layers: int,
     dropout: float,
+    hypersphere: bool = True,
 ) -> Cmal:
     """A Cmal with BERT's initialisation, drawn from torch's current seed."""
     shape = {"width": width, "heads": heads, "inner": inner, "dropout": dropout}
     model = Cmal(
-        visual=VisualEncoder(region_features, layers=visual_layers, **shape),
-        textual=TextualEncoder(vocabulary, max_tokens, layers=text_layers, **shape),
-        prompt=AssociativePrompt(width),
+        visual=VisualEncoder(region_features, layers=visual_layers, **shape, hypersphere=hypersphere),
+        textual=TextualEncoder(vocabulary, max_tokens, layers=text_layers, **shape, hypersphere=hypersphere),
+        prompt=AssociativePrompt(width, hypersphere),
         unified=UnifiedEncoder(max_tokens, layers=unified_layers, **shape),
     )
     return initialise(model, width)

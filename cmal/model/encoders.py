@@ -22,7 +22,15 @@ class TextualEncoder(nn.Module):
     """
 
     def __init__(
-        self, vocabulary: int, positions: int, width: int, layers: int, heads: int, inner: int, dropout: float
+        self,
+        vocabulary: int,
+        positions: int,
+        width: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        hypersphere: bool = True,
     ):
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
@@ -30,7 +38,7 @@ class TextualEncoder(nn.Module):
         self.segment = nn.Embedding(2, width)  # BERT's two segments; a caption is all of segment 0
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.stack = TransformerStack(width, layers, heads, inner, dropout)
-        self.dropout = dropout
+        self.dropout, self.hypersphere = dropout, hypersphere
 
     def hidden(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), before the sphere: BertModel's hidden states, given its weights."""
@@ -40,7 +48,7 @@ class TextualEncoder(nn.Module):
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), each of length sqrt(D); zeros at padding."""
-        return to_sphere(self.hidden(token_ids, token_mask))
+        return to_sphere(self.hidden(token_ids, token_mask), self.hypersphere)
 
 
 class VisualEncoder(nn.Module):
@@ -49,17 +57,26 @@ class VisualEncoder(nn.Module):
     Source: CMAL (arXiv:2410.12595), uni-modal semantic encoder; the sum of two normed projections is UNITER's.
     """
 
-    def __init__(self, region_features: int, width: int, layers: int, heads: int, inner: int, dropout: float):
+    def __init__(
+        self,
+        region_features: int,
+        width: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        hypersphere: bool = True,
+    ):
         super().__init__()
         self.features = nn.Linear(region_features, width)
         self.features_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.boxes = nn.Linear(BOX_NUMBERS, width)
         self.boxes_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.stack = TransformerStack(width, layers, heads, inner, dropout)
-        self.dropout = dropout
+        self.dropout, self.hypersphere = dropout, hypersphere
 
     def forward(self, features: Tensor, boxes_unit: Tensor, region_mask: Tensor) -> Tensor:
         """(B, R, F), (B, R, 7), (B, R) True = real -> (B, R, D), each of length sqrt(D); zeros at padding."""
         embedded = self.features_norm(self.features(features)) + self.boxes_norm(self.boxes(boxes_unit))
         embedded = dropped(embedded, self.dropout if self.training else 0.0)
-        return to_sphere(self.stack(embedded, region_mask))
+        return to_sphere(self.stack(embedded, region_mask), self.hypersphere)

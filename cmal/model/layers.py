@@ -169,8 +169,13 @@ class Transform(nn.Sequential):
         super().__init__(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=NORM_EPS))
 
 
-def to_sphere(vectors: Tensor) -> Tensor:
-    """(..., D) onto the hypersphere of radius sqrt(D). Radius ours: entries keep the unit scale that a layer norm gives."""
+def to_sphere(vectors: Tensor, hypersphere: bool = True) -> Tensor:
+    """(..., D) onto the hypersphere of radius sqrt(D), or left as they are where the model does without.
+
+    Radius ours: entries keep the unit scale that a layer norm gives.
+    """
+    if not hypersphere:
+        return vectors
     return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
 
 

@@ -75,8 +75,9 @@ class AssociativePrompt(nn.Module):
         mean of a span's vectors put back on the sphere, the masking of twins.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, hypersphere: bool = True):
         super().__init__()
+        self.hypersphere = hypersphere
         self.text_mask = nn.Parameter(torch.randn(width))
         self.region_mask = nn.Parameter(torch.randn(width))
 
@@ -93,14 +94,20 @@ class AssociativePrompt(nn.Module):
         """
         if plan is None:
             return text, visual
-        return swap_at_anchors(text, visual, plan, to_sphere(self.text_mask), to_sphere(self.region_mask))
+        masks = (to_sphere(mask, self.hypersphere) for mask in (self.text_mask, self.region_mask))
+        return swap_at_anchors(text, visual, plan, *masks, self.hypersphere)
 
 
 def swap_at_anchors(
-    text: Tensor, visual: Tensor, plan: PromptPlan, text_mask: Tensor, region_mask: Tensor
+    text: Tensor,
+    visual: Tensor,
+    plan: PromptPlan,
+    text_mask: Tensor,
+    region_mask: Tensor,
+    hypersphere: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Text (B, T, D) and visual (B, R, D) with the chosen anchors' slots filled and twins masked; other slots untouched."""
-    text_of_anchor = to_sphere(plan.span_mean(text))  # (K, D)
+    text_of_anchor = to_sphere(plan.span_mean(text), hypersphere)  # (K, D)
     region_of_anchor = rows_at(visual, plan.example, plan.region)  # (K, D)
 
     is_mask, is_swap = (plan.fill == FILL_MASK)[:, None], (plan.fill == FILL_SWAP)[:, None]

@@ -38,7 +38,7 @@ class ModelFacts:
     Attributes:
         kind: "pretraining" or "task".
         sizes: arguments of `build_cmal`.
-        weights, candidates, classes: of the pre-training heads.
+        weights, candidates, amc_at, classes: of the pre-training heads.
         task, labels: of a fine-tuned model.
         detector: whose regions it was trained on.
         leakage: what the manifests of the pre-training records say of evaluation images; a fine-tuned model keeps it.
@@ -48,6 +48,7 @@ class ModelFacts:
     sizes: dict[str, Any]
     weights: dict[str, float] = field(default_factory=dict)
     candidates: str = "batch"
+    amc_at: str = "unified"
     classes: int = 0
     task: str = ""
     labels: tuple[str, ...] = ()
@@ -97,15 +98,17 @@ def read_pretraining_facts(folder: Path, purpose: str) -> ModelFacts:
 
 def model_sizes(model: ModelSection, vocabulary: int, region_features: int) -> dict[str, Any]:
     """Arguments of `build_cmal` for a recipe."""
-    names = ("width", "heads", "inner", "text_layers", "visual_layers", "unified_layers", "dropout", "max_tokens")
-    sizes = {name: getattr(model, name) for name in names}
+    names = ("width", "heads", "inner", "text_layers", "visual_layers", "unified_layers", "dropout", "hypersphere")
+    sizes = {name: getattr(model, name) for name in (*names, "max_tokens")}
     return sizes | {"vocabulary": vocabulary, "region_features": region_features}
 
 
 def build_pretraining_model(facts: ModelFacts) -> CmalForPretraining:
     """The model and its pre-training heads, freshly initialised."""
     features = facts.sizes["region_features"]
-    return CmalForPretraining(build_cmal(**facts.sizes), facts.weights, facts.candidates, facts.classes, features)
+    return CmalForPretraining(
+        build_cmal(**facts.sizes), facts.weights, facts.candidates, facts.amc_at, facts.classes, features
+    )
 
 
 def anchor_finder(store: RegionStore, thesaurus_files: Sequence[str]) -> AnchorFinder:

@@ -11,7 +11,7 @@ import torch
 
 from cmal.data.datasets import PretrainingData
 from cmal.data.draws import DrawRates
-from cmal.data.examples import ExampleBuilder
+from cmal.data.examples import ExampleBuilder, TagNoise
 from cmal.data.groups import GroupPlan, GroupSequence, load_groups
 from cmal.data.leakage import leakage_statement
 from cmal.data.records import ImageTextRecord, read_records
@@ -36,7 +36,7 @@ from cmal.runs.train import Report, TrainingSummary, Work, mean_parts, run_train
 from cmal.training.distributed import Place
 
 VALIDATION_GROUPS = 8
-LOSS_NAMES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "amc_unimodal", "itc")
+LOSS_NAMES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
         sizes=model_sizes(recipe.model, len(word_pieces), store.feature_size),
         weights={name: weight for name, weight in weights.items() if weight > 0},
         candidates=recipe.objectives.candidates,
+        amc_at=recipe.objectives.amc_at,
         classes=len(store.class_names),
         detector=store.detector,
         leakage=" | ".join(dict.fromkeys(leakage_statement(Path(path).parent) for path in recipe.data.records)),
@@ -121,7 +122,8 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
     if recipe.model.text_checkpoint and checkpoint is None:
         loading = load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
     finder = anchor_finder(store, recipe.anchors.thesaurus)
-    builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder)
+    noise = TagNoise(recipe.anchors.tag_noise, len(store.class_names), recipe.train.seed)
+    builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder, noise)
     rates = draw_rates(recipe)
     validation = None
     if recipe.data.validation:

@@ -32,10 +32,12 @@ ALL = {"mlm": 1.0, "mrm_class": 1.0, "mrm_feature": 1.0, "itm": 1.0, "amc": 1.0,
 RATES = DrawRates(anchor=1.0, word=0.4, region=0.5)
 
 
-def build(weights: dict[str, float] | None = None, candidates: str = "batch") -> CmalForPretraining:
+def build(
+    weights: dict[str, float] | None = None, candidates: str = "batch", amc_at: str = "unified"
+) -> CmalForPretraining:
     """In evaluation mode: no dropout, so that losses can be compared."""
     cmal = toy_cmal()
-    model = CmalForPretraining(cmal, ALL if weights is None else weights, candidates, len(CLASSES), 3)
+    model = CmalForPretraining(cmal, ALL if weights is None else weights, candidates, amc_at, len(CLASSES), 3)
     enlarge(model.heads)
     return model.eval()
 
@@ -252,6 +254,20 @@ def test_association_is_the_mean_of_its_two_directions(candidates):
     torch.testing.assert_close(parts["amc"], wanted)
     shares = [objectives.association_accuracy(a) for a in both]
     assert [parts["association_t2v"], parts["association_v2t"]] == shares
+
+
+def test_association_asked_in_both_places_is_the_sum():
+    """At the uni-modal vectors the word that is asked is the one that was there before the swap."""
+    model, batch = build({"amc": 1.0}, amc_at="both"), group()
+    masked = batch.masked
+    states = model.cmal.encode(masked.token_ids, *inputs_of(batch_zeroed(batch))[1:])
+    early = model.heads["amc_unimodal"](states.text, states.visual, masked.plan)
+    late = model.heads["amc"].among_group(model.cmal.unify(states, masked.plan), batch.token_ids.shape[1], masked.plan)
+    wanted = [sum(objectives.association_loss(a.logits, a.is_positive) for a in asked) / 2 for asked in (early, late)]
+    losses = model(batch)
+    torch.testing.assert_close(losses.parts["amc_unimodal"], wanted[0].detach())
+    torch.testing.assert_close(losses.total, wanted[0] + wanted[1])
+    assert "amc_unimodal" not in build({"mlm": 1.0}, amc_at="both").heads, "weight 0 switches both off"
 
 
 def batch_zeroed(batch: Batch) -> Batch:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import PIECES, VOCAB, regions, toy_builder, write_store
 
-from cmal.data.examples import ExampleBuilder, pieces_of_spans, unit_boxes
+from cmal.data.examples import ExampleBuilder, TagNoise, pieces_of_spans, unit_boxes
 from cmal.errors import StoreError
 from cmal.regions.store import RegionStore
 
@@ -66,3 +66,33 @@ def test_an_image_that_is_not_in_the_store_is_a_message(tmp_path):
     assert builder.build("7", "toy:1", "a dog").features[1].tolist() == [2, 0, 0]
     with pytest.raises(StoreError, match='no image "toy:2"'):
         builder.build("7", "toy:2", "a dog")
+
+
+def test_a_pair_that_comes_again_is_not_searched_again(monkeypatch):
+    builder = toy_builder(IMAGES)
+    first = builder.build("7", "toy:1", "a fire hydrant and dogs")
+    monkeypatch.setattr(builder.finder, "find_anchors", None)
+    again = builder.build("8", "toy:1", "a fire hydrant and dogs")
+    assert again.anchors is first.anchors and again.id == "8"
+    with pytest.raises(TypeError):
+        builder.build("7", "toy:1", "another text")
+
+
+def test_noise_changes_its_share_of_the_tags_and_the_same_ones_every_time():
+    many = regions(["dog"] * 400)
+    assert TagNoise(0.0, 50, seed=1).on(many, "toy:1") is many
+    noisy = TagNoise(0.25, 50, seed=1).on(many, "toy:1")
+    changed = noisy.object_ids != many.object_ids
+    assert 0.17 < changed.mean() < 0.33 and len(set(noisy.object_ids.tolist())) > 30
+    assert (noisy.features == many.features).all() and (noisy.class_top_ids == many.class_top_ids).all()
+    assert (TagNoise(0.25, 50, seed=1).on(many, "toy:1").object_ids == noisy.object_ids).all()
+    assert (TagNoise(0.25, 50, seed=1).on(many, "toy:2").object_ids != noisy.object_ids).any()
+
+
+def test_anchors_are_found_with_the_noisy_tags():
+    builder = toy_builder(IMAGES)
+    builder.noise = TagNoise(1.0, 1, seed=0)  # everything becomes class 0
+    assert IMAGES["toy:1"].object_ids.tolist() != [0, 0]
+    wanted = builder.finder.region_concepts(builder.noise.on(IMAGES["toy:1"], "toy:1")).objects.tolist()
+    example = builder.build("7", "toy:1", "a fire hydrant and dogs")
+    assert example.anchors.region_concepts.objects.tolist() == wanted and len(set(wanted)) == 1

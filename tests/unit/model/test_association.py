@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import empty_plan, toy_plan
 
-from cmal.model.association import AssociativeMapping
+from cmal.model.association import AssociativeMapping, UnimodalAssociation
 
 EAST, NORTH, NORTH_EAST = [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]
 INF = float("inf")
@@ -146,3 +146,15 @@ def test_the_temperature_starts_at_a_tenth_and_has_a_floor():
     assert head.temperature.item() == pytest.approx(0.01)
     head.log_temperature.data.fill_(math.log(0.03))
     assert head.temperature.item() == pytest.approx(0.03) and head.log_temperature.requires_grad
+
+
+def test_before_they_are_mixed_the_vectors_are_compared_as_they_are():
+    """Two examples, each a word and a region: words east and north, regions twice as long and the other way round."""
+    text, visual = torch.tensor([[EAST], [NORTH]]), torch.tensor([[[0.0, 2.0]], [[2.0, 0.0]]])
+    plan = toy_plan(1, 1, 2, example=[0, 1], region=[0, 0], piece_anchor=[0, 1], piece_position=[0, 0], concept=[5, 6])
+    head = UnimodalAssociation()
+    to_region, to_word = head(text, visual, plan)
+    assert_close(to_region.logits, [[0.0, 10.0], [10.0, 0.0]])
+    assert_close(to_word.logits, [[0.0, 10.0], [10.0, 0.0]])
+    assert to_region.is_positive.tolist() == [[True, False], [False, True]]
+    assert [name for name, _ in head.named_parameters()] == ["log_temperature"], "no projection: the spaces themselves"

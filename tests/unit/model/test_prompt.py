@@ -6,9 +6,11 @@ pieces 1-3, anchor 1 the region dog and piece 4.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from toys import empty_plan, on_sphere, toy_plan
+from toys import empty_plan, on_sphere, toy_cmal, toy_plan
 
 from cmal.model.layers import to_sphere
 from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP, AssociativePrompt, swap_at_anchors
@@ -135,3 +137,24 @@ def test_gradients_flow_through_the_swap_to_where_the_guests_came_from():
     assert visual.grad[0, 0].ne(0).any() and visual.grad[0, 1:].eq(0).all() and text.grad.eq(0).all()
     visual_out[0, 0, 0].backward()
     assert text.grad[0, 1:4].ne(0).any() and text.grad[0, [0, 4, 5]].eq(0).all()
+
+
+def test_without_hyperspheres_guests_and_masks_keep_their_lengths():
+    """The mean of [2, 0] and [0, 2] is [1, 1], of length sqrt 2 as on the sphere; of [4, 0] and [0, 4] it is [2, 2]."""
+    text = torch.tensor([[[9.0, 9.0], [4.0, 0.0], [0.0, 4.0]]])
+    visual = torch.tensor([[[-1.0, 1.0], [5.0, 5.0]]])
+    plan = toy_plan(3, 2, example=[0, 0], region=[0, 1], piece_anchor=[0, 0, 1], piece_position=[1, 2, 0])
+    plan = replace(plan, fill=torch.tensor([FILL_SWAP, FILL_MASK]))
+    prompt = AssociativePrompt(2, hypersphere=False)
+    text_out, visual_out = prompt(text, visual, plan)
+    assert torch.equal(visual_out[0, 0], torch.tensor([2.0, 2.0]))
+    assert torch.equal(visual_out[0, 1], prompt.region_mask) and torch.equal(text_out[0, 0], prompt.text_mask)
+
+
+@pytest.mark.parametrize("hypersphere", [True, False])
+def test_encoders_end_on_the_sphere_where_the_model_has_one(hypersphere):
+    cmal = toy_cmal(hypersphere=hypersphere)
+    states = cmal.encode(torch.ones(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool),
+                         torch.randn(1, 2, 3), torch.rand(1, 2, 7), torch.ones(1, 2, dtype=torch.bool))  # fmt: skip
+    on = [torch.allclose(s.norm(dim=-1), torch.tensor(s.shape[-1] ** 0.5)) for s in (states.text, states.visual)]
+    assert on == [hypersphere] * 2
