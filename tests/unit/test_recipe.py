@@ -73,7 +73,7 @@ def test_what_is_not_given_has_its_default(write):
     recipe = load_recipe(PretrainRecipe, write(LEAST))
     assert (recipe.out, recipe.data.records, recipe.data.regions) == ("runs/a", ("train.jsonl",), "store")
     assert (recipe.fill.swap, recipe.fill.mask, recipe.fill.keep) == (0.8, 0.1, 0.1)
-    assert recipe.objectives.candidates == "batch" and recipe.objectives.itc == 0 and recipe.objectives.amc == 1
+    assert recipe.objectives.candidates == "both" and recipe.objectives.itc == 0 and recipe.objectives.amc == 1
 
 
 def test_all_faults_are_reported_together_with_their_lines_and_the_nearest_key(write):
