@@ -189,6 +189,7 @@ class FinetuneDataSection:
     max_records: int = number(0, 0)  # few-shot: the first so many training records, drawn by the seed; 0 = all
     retrieval_images: int = number(0, 0)  # retrieval is scored on the first so many images; 0 = all
     captions_per_image: int = number(5, 1)  # retrieval is scored on the first so many captions of each
+    shortlist: int = number(0, 0)  # `cmal eval`: a cheap first ranking leaves so many candidates a query; 0 = all pairs
     hard_negatives: int = number(1, 1, 1024)  # retrieval: mismatches tried for each one trained on; 1 = drawn evenly
     workers: int = number(0, 0, 256)
 

@@ -19,6 +19,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 Examples:
   cmal eval scenes-rec --split testA --html answers.html
   cmal eval scenes-retrieval --split test --checkpoint runs/scenes --zero-shot --json zero_shot.json
+  cmal eval flickr30k --split test --shortlist 64
 """,
 )
 @click.argument("task")
@@ -32,6 +33,12 @@ Examples:
     help="vqa: official, albef. refcoco: official, uniter, albef, volta, mdetr. Retrieval: full, 1k (COCO).",
 )
 @click.option("--zero-shot", is_flag=True, help="Retrieval with the pre-trained matching head.")
+@click.option(
+    "--shortlist",
+    type=click.IntRange(0),
+    metavar="K",
+    help="Retrieval: score each query's K best by a cheap first ranking; 0: all pairs. Default: the recipe's, 0.",
+)
 @click.option(
     "--predictions", type=_FILE, help="Write every answer here, in the task's submission format; det boxes beside it."
 )
@@ -103,9 +110,10 @@ def _keep(request: Any, evaluations: Sequence[Any]) -> None:
     if run is None:
         return
     zero_shot = "zero-shot" if request.zero_shot else ""
+    shortlist = f"shortlist-{request.shortlist}" if request.shortlist else ""
     try:
         for one in evaluations:
-            parts = (request.task, request.split, one.boxes, request.protocol, zero_shot)
+            parts = (request.task, request.split, one.boxes, request.protocol, zero_shot, shortlist)
             one.result.write_result(run / RESULTS / f"{'-'.join(filter(None, parts))}.json")
         write_run_report(run)
     except CmalError as error:

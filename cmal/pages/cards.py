@@ -12,6 +12,7 @@ import numpy as np
 from cmal.data.records import EntailmentRecord, ImageTextRecord, PairRecord, Record, ReferringRecord, VqaRecord
 from cmal.metrics import iou_matrix, xywh_to_xyxy
 from cmal.runs.evaluate import Evaluation
+from cmal.tasks.shortlist import seen_from
 
 SHOWN_RANKS = 5
 RIGHT, WRONG = "right", "wrong"
@@ -97,17 +98,17 @@ def _pair(record: PairRecord, answer: str, value: float) -> Card:
 def _retrieval(evaluation: Evaluation, number: int, value: float) -> Card:
     """The caption's best images, and its own image's best captions."""
     records: Sequence[Any] = evaluation.records
-    scores: np.ndarray = evaluation.answers["scores"]  # (images, captions)
+    for_captions, for_images = seen_from(evaluation.answers)  # (images, captions)
     record, images = records[number], list(dict.fromkeys(r.image_id for r in records))
     own = images.index(record.image_id)
-    order = np.argsort(-scores[:, number], kind="stable")
+    order = np.argsort(-for_captions[:, number], kind="stable")
     rank = order.tolist().index(own) + 1
     pictures = tuple(
-        ShownPicture(images[i], note=f"{place}. {scores[i, number]:.2f}", kind=RIGHT if i == own else "")
+        ShownPicture(images[i], note=f"{place}. {for_captions[i, number]:.2f}", kind=RIGHT if i == own else "")
         for place, i in enumerate(order[:SHOWN_RANKS].tolist(), start=1)
     )
-    best = np.argsort(-scores[own], kind="stable")[:SHOWN_RANKS].tolist()
-    captions = [(f"{'✓' if records[i].image_id == record.image_id else '✗'} {scores[own, i]:.2f}", i) for i in best]
+    best = np.argsort(-for_images[own], kind="stable")[:SHOWN_RANKS].tolist()
+    captions = [(f"{'✓' if records[i].image_id == record.image_id else '✗'} {for_images[own, i]:.2f}", i) for i in best]
     told = ("its image", f"rank {rank} of {len(images)}; that image's best captions:")
     rows = (told, *((mark, records[i].caption) for mark, i in captions))
     return Card(record.id, value, record.caption, pictures, rows)

@@ -16,10 +16,12 @@ from cmal.data.groups import Group
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal
-from cmal.pretraining import Losses
+from cmal.pretraining import ContrastiveHead, Losses
 from cmal.runs.assembly import ModelFacts
 from cmal.tasks.base import Answers, Task
+from cmal.tasks.pair_scores import CachedStates, cache_states
 from cmal.tasks.retrieval import Retrieval
+from cmal.tasks.shortlist import Shortlist
 from cmal.training.distributed import Place, gather_by_id
 
 EVALUATION_BATCH = 64
@@ -40,12 +42,16 @@ class TaskModel(nn.Module):
 
 @dataclass(frozen=True)
 class TaskRun:
-    """A task, its model and vocabulary, and what the checkpoint says of itself."""
+    """A task, its model and vocabulary, and what the checkpoint says of itself.
+
+    contrastive: of a pre-trained checkpoint that has this head.
+    """
 
     task: Task
     model: TaskModel
     facts: ModelFacts
     word_pieces: WordPieces
+    contrastive: ContrastiveHead | None = None
 
 
 def has_right_answer(record: Record) -> bool:
@@ -60,14 +66,23 @@ def shared_answers(
     builder: ExampleBuilder,
     place: Place,
     report: Callable[[int, int], None] = lambda done, of: None,
+    choose: Callable[[CachedStates], Shortlist] | None = None,
 ) -> Answers:
-    """All answers on every process, each record answered by one: those at rank, rank + world, ..."""
+    """All answers on every process, each record answered by one: those at rank, rank + world, ...
+
+    choose: for retrieval by a shortlist; the first process chooses for all.
+    """
     if not isinstance(made.task, Retrieval):
         return gather_by_id(answer_all(made, records[place.rank :: place.world], builder, place.device, report))
-    turn, model = (place.rank, place.world), made.model
-    mine = made.task.score_matrix(model.cmal, model.head, records, builder, place.device, report, turn)
+    turn, cmal = (place.rank, place.world), made.model.cmal
+    states = cache_states(cmal, records, builder, place.device)
+    shortlist = choose(states) if choose and place.is_first else None
+    if choose:
+        shortlist = gather_by_id({"": shortlist} if place.is_first else {})[""]  # the same everywhere
+    mine = made.task.score_matrix(cmal, made.model.head, states, report, turn, shortlist)
     rows = gather_by_id({place.rank + turn * place.world: row for turn, row in enumerate(mine)})
-    return {"scores": np.stack([rows[row] for row in range(len(rows))])}
+    scores = {"scores": np.stack([rows[row] for row in range(len(rows))])}
+    return scores | ({"shortlist": shortlist} if shortlist else {})
 
 
 @torch.no_grad()

@@ -20,11 +20,13 @@ from cmal.regions.store import RegionStore
 from cmal.results import EvaluationResult, result_of_scores
 from cmal.runs.answers import TaskModel, TaskRun, has_right_answer, shared_answers
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
-from cmal.runs.finetune import HEADS_WITH_PRETRAINING, read_split
+from cmal.runs.finetune import HEADS_WITH_PRETRAINING, read_split, read_splits, take_few
 from cmal.runs.pieces import EvaluationRequest, Pieces, find_pieces
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
-from cmal.tasks.retrieval import Retrieval
+from cmal.tasks.pair_scores import CachedStates, cache_states
+from cmal.tasks.retrieval import Retrieval, rows_of
+from cmal.tasks.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 from cmal.training.distributed import joined
 
@@ -60,6 +62,10 @@ def run_evaluation(
     pieces = find_pieces(request)
     made = load_task(request, pieces)
     protocol = _protocol(request, made)
+    if request.shortlist and not isinstance(made.task, Retrieval):
+        raise RecipeError(
+            f"cannot score {request.task} by a shortlist", "only retrieval ranks", "leave --shortlist away"
+        )
     records = read_split(made.task, pieces.records, request.split)
     if isinstance(made.task, Retrieval):
         records = made.task.evaluation_records(records)
@@ -78,7 +84,8 @@ def run_evaluation(
             check_store(store, made.facts.sizes["region_features"], str(pieces.checkpoint))
             check_images(records, store, pieces.records)
             builder = ExampleBuilder(made.word_pieces, store, made.facts.sizes["max_tokens"])
-            answers = shared_answers(made, records, builder, place, report)
+            choose = shortlist_of(made, pieces, records, builder, place.device, protocol) if pieces.shortlist else None
+            answers = shared_answers(made, records, builder, place, report, choose)
             if not is_answered:
                 evaluations.append(Evaluation(boxes, None, answers, records, np.empty(0)))
                 continue
@@ -96,6 +103,35 @@ def _protocol(request: EvaluationRequest, made: TaskRun) -> str:
             "choose one of them",
         )
     return request.protocol or made.task.main_protocol
+
+
+def shortlist_of(
+    made: TaskRun,
+    pieces: Pieces,
+    records: Sequence[Record],
+    builder: ExampleBuilder,
+    device: torch.device,
+    protocol: str,
+) -> Callable[[CachedStates], Shortlist]:
+    """What chooses retrieval's candidates, by the checkpoint's contrastive head or by maps fitted to training pairs.
+
+    Raises:
+        DataError: maps have to be fitted, and the training split is not beside the records or not in the store.
+    """
+    task = made.task
+    if made.contrastive is not None:
+        ranking: FirstRanking = PooledVectors(made.contrastive.to(device).eval())
+        return lambda states: task.make_shortlist(ranking, states, records, protocol, pieces.shortlist)
+    training = take_few(read_splits(task, pieces.records, pieces.train_split), FIT_PAIRS, seed=0)
+    check_images(training, builder.store, pieces.records)
+
+    def choose(states: CachedStates) -> Shortlist:
+        known = cache_states(made.model.cmal, training, builder, device)
+        with torch.enable_grad():
+            fitted = fit_late_interaction(known, rows_of(training)[0])
+        return task.make_shortlist(fitted, states, records, protocol, pieces.shortlist)
+
+    return choose
 
 
 def describe(
@@ -154,4 +190,5 @@ def _zero_shot(request: EvaluationRequest, facts: ModelFacts, folder: Path, opti
     fit_weights(pretrained, load_weights(folder), folder)
     model = TaskModel(pretrained.cmal, pretrained.heads[head_name], task)
     facts = dataclasses.replace(facts, kind="task", task=request.task)
-    return TaskRun(task, model, facts, load_word_pieces(folder))
+    contrastive = dict(pretrained.heads).get("itc")
+    return TaskRun(task, model, facts, load_word_pieces(folder), contrastive)

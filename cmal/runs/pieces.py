@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmal.errors import CheckpointError, DataError, RecipeError
-from cmal.recipe import FinetuneRecipe, load_recipe
+from cmal.recipe import FinetuneDataSection, FinetuneRecipe, load_recipe
 
 RECORD_FOLDERS = {"scenes-retrieval": "scenes", "coco-retrieval": "coco-captions"}  # others are named like the task
 
@@ -22,6 +22,7 @@ class EvaluationRequest:
     Attributes:
         checkpoint: a run folder or a checkpoint folder; regions: a store; records: the folder of the split files.
         zero_shot: score retrieval with the pre-trained matching head.
+        shortlist: retrieval scores so many candidates a query, 0 = all pairs; None: what the run's recipe says.
         answers_suffice: a split whose right answers are not published is answered and not scored; else it is an error.
     """
 
@@ -32,6 +33,7 @@ class EvaluationRequest:
     records: Path | None = None
     protocol: str = ""
     zero_shot: bool = False
+    shortlist: int | None = None
     data: Path = Path("data")
     runs: Path = Path("runs")
     answers_suffice: bool = False
@@ -46,6 +48,8 @@ class Pieces:
     stores: dict[str, Path]
     retrieval_images: int
     captions_per_image: int
+    shortlist: int
+    train_split: str
 
 
 def find_pieces(request: EvaluationRequest) -> Pieces:
@@ -80,8 +84,10 @@ def find_pieces(request: EvaluationRequest) -> Pieces:
             f"make it: {how_to_train(request)}",
         )
     present = {boxes: store for boxes, store in stores.items() if store.exists()}
-    images, captions = (recipe.data.retrieval_images, recipe.data.captions_per_image) if recipe else (0, 5)
-    return Pieces(checkpoint, records, present, images, captions)
+    data = recipe.data if recipe else FinetuneDataSection()
+    shortlist = data.shortlist if request.shortlist is None else request.shortlist
+    limits = (data.retrieval_images, data.captions_per_image, shortlist)
+    return Pieces(checkpoint, records, present, *limits, data.train_split)
 
 
 def _saved_recipe(run: Path) -> FinetuneRecipe | None:

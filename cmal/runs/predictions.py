@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cmal.files import write_json
 from cmal.runs.evaluate import Evaluation
+from cmal.tasks.shortlist import seen_from
 
 RANKED_CAPTIONS = 10
 
@@ -25,7 +27,7 @@ def write_predictions(task: str, evaluation: Evaluation, path: Path) -> None:
     elif task.endswith("rec") or task.startswith("refcoco"):
         rows = [{"id": id, "boxes_xywh_px": [_xywh(box) for box in boxes]} for id, boxes in answers.items()]
     elif "scores" in answers:
-        rows = _rankings(evaluation, answers["scores"])
+        rows = _rankings(evaluation)
     else:
         rows = [{"id": id, "answer": answer} for id, answer in answers.items()]
     write_json(path, rows)
@@ -41,12 +43,16 @@ def _xywh(box: list[float]) -> list[float]:
     return [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]
 
 
-def _rankings(evaluation: Evaluation, scores: np.ndarray) -> dict[str, object]:
+def _rankings(evaluation: Evaluation) -> dict[str, object]:
     captions = [r.id for r in evaluation.records]
     images = list(dict.fromkeys(r.image_id for r in evaluation.records))
-    best_captions = np.argsort(-scores, axis=1, kind="stable")[:, :RANKED_CAPTIONS]
-    best_images = np.argsort(-scores, axis=0, kind="stable")[:RANKED_CAPTIONS].T
+    for_captions, for_images = seen_from(evaluation.answers)
     return {
-        "captions_of_image": {image: [captions[i] for i in row] for image, row in zip(images, best_captions.tolist())},
-        "images_of_caption": {id: [images[i] for i in row] for id, row in zip(captions, best_images.tolist())},
+        "captions_of_image": {image: _best(row, captions) for image, row in zip(images, for_images)},
+        "images_of_caption": {id: _best(column, images) for id, column in zip(captions, for_captions.T)},
     }
+
+
+def _best(scores: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The names of the ten best, those outside a shortlist left out."""
+    return [names[i] for i in np.argsort(-scores, kind="stable")[:RANKED_CAPTIONS].tolist() if scores[i] > -np.inf]

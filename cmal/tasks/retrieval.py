@@ -22,9 +22,9 @@ from cmal.model.cmal import Cmal, UniModal
 from cmal.objectives import matching_loss
 from cmal.pretraining import MatchingHead
 from cmal.tasks.base import Answers, Scores, encode_batch
+from cmal.tasks.pair_scores import CachedStates, score_rows
+from cmal.tasks.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
 
-ENCODE_BATCH = 64
-PAIR_BATCH = 256
 FOLDS = {"full": 1, "1k": 5}  # protocol -> folds
 
 
@@ -87,42 +87,39 @@ class Retrieval:
         self,
         cmal: Cmal,
         head: nn.Module,
-        records: Sequence[ImageTextRecord],
-        builder: ExampleBuilder,
-        device: torch.device,
+        states: CachedStates,
         report: Callable[[int, int], None] = lambda done, of: None,
         place: tuple[int, int] = (0, 1),
+        shortlist: Shortlist | None = None,
     ) -> np.ndarray:
-        """(N images, M captions) matching logits of every pair; images in order of first appearance.
+        """(N images, M captions) matching logits of every pair, or of those on a shortlist and -inf for the others.
 
         Of several processes the one at `place` (rank, world) gives the rows rank, rank + world, ...: (n, M).
         """
-        texts, visuals = cache_states(cmal, records, builder, device)
-        mine = visuals[place[0] :: place[1]]
-        scores = np.empty((len(mine), len(texts)), np.float32)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # tiles of like lengths pad little
-        for row, visual in enumerate(mine):
-            for start in range(0, len(order), PAIR_BATCH):
-                tile = order[start : start + PAIR_BATCH]
-                states = _pair_states([texts[i] for i in tile], visual)
-                scores[row, tile] = head(cmal.unify_at_cls(states)).float().cpu().numpy()
-            report(row + 1, len(mine))
-        return scores
+        mine = slice(place[0], None, place[1])
+        asked = None if shortlist is None else shortlist.listed[mine] > 0
+        return score_rows(cmal, head, states.texts, states.visuals[mine], asked, report)
+
+    def make_shortlist(
+        self, ranking: FirstRanking, states: CachedStates, records: Sequence[ImageTextRecord], protocol: str, keep: int
+    ) -> Shortlist:
+        """The `keep` best of each query by a first ranking, in the 1k protocol of its fold."""
+        owner, images = rows_of(records)
+        folds = np.arange(len(images)) * FOLDS[protocol] // len(images)
+        listed = choose_candidates(ranking.similarities(states), keep, folds, folds[owner])
+        return Shortlist(listed, keep, ranking.described)
 
     def answers(self, output: Tensor, batch: Batch) -> Answers:
         """Logit of each true pair of a training batch (used to watch validation)."""
         return dict(zip(batch.ids, output[: len(batch)].tolist()))
 
     def score(self, answers: Answers, records: Sequence[ImageTextRecord], protocol: str) -> Scores:
-        """answers: {"scores": (N, M)} of `score_matrix` for the same records."""
-        images = list(dict.fromkeys(r.image_id for r in records))
-        row = {image: place for place, image in enumerate(images)}
-        owner = np.array([row[r.image_id] for r in records])
+        """answers: {"scores": (N, M)} of `score_matrix` for the same records; a query with a "shortlist" ranks that."""
+        owner, images = rows_of(records)
         if len(images) < 2:
             raise DataError("cannot score retrieval", f"{len(images)} image", "give records of at least two images")
         folds = FOLDS[protocol]
-        metrics = retrieval_recalls_of_folds(answers["scores"], owner, folds)
-        hits = hits_of_folds(answers["scores"], owner, folds)
+        metrics, hits = recalls_and_hits(answers, owner, folds)
         owners = {"image_retrieval": [r.image_id for r in records], "text_retrieval": images}
         values = {name: (of_each, owners[name.rsplit("_", 1)[0]]) for name, of_each in hits.items()}
         of_folds = f", mean of {folds} folds of {len(images) // folds} images" if folds > 1 else ""
@@ -132,11 +129,38 @@ class Retrieval:
             chance=folds / len(images),
             values=values["image_retrieval_r1"][0],
             clusters=owners["image_retrieval"],
-            protocol=f"matching head, all {len(images)} x {len(records)} pairs, at most {self.captions_per_image} captions "
-            f"an image{of_folds}",
+            protocol=f"matching head, {_pairs_scored(answers, len(images), len(records))}, at most "
+            f"{self.captions_per_image} captions an image{of_folds}",
             counts={"images": len(images), "captions": len(records)},
             more_values=values,
         )
+
+
+def rows_of(records: Sequence[ImageTextRecord]) -> tuple[np.ndarray, list[str]]:
+    """(M,) the row of each caption's image, and the images in order of first appearance."""
+    images = list(dict.fromkeys(r.image_id for r in records))
+    row = {image: place for place, image in enumerate(images)}
+    return np.array([row[r.image_id] for r in records]), images
+
+
+def recalls_and_hits(answers: Answers, owner: np.ndarray, folds: int) -> tuple[dict, dict[str, np.ndarray]]:
+    """Metrics by name, and for each recall a value a query; a query that has a shortlist ranks that alone."""
+    for_captions, for_images = seen_from(answers)
+    metrics = retrieval_recalls_of_folds(for_captions, owner, folds)
+    hits = hits_of_folds(for_captions, owner, folds)
+    shortlist: Shortlist | None = answers.get("shortlist")
+    if shortlist:
+        texts = retrieval_recalls_of_folds(for_images, owner, folds), hits_of_folds(for_images, owner, folds)
+        for known, found in zip((metrics, hits), texts):
+            known.update({name: value for name, value in found.items() if name.startswith("text_retrieval")})
+        metrics["recall_mean"] = sum(metrics[name] for name in hits) / len(hits)
+        metrics |= shortlist_recalls(shortlist.listed, owner)
+    return metrics, hits
+
+
+def _pairs_scored(answers: Answers, images: int, captions: int) -> str:
+    shortlist: Shortlist | None = answers.get("shortlist")
+    return shortlist.told if shortlist else f"all {images} x {captions} pairs"
 
 
 def draw_mismatches(
@@ -202,39 +226,3 @@ def score_pairs(cmal: Cmal, head: nn.Module, states: UniModal, text: Tensor, ima
     """(pairs,) logits of the pairs (text[i], image[i]) of a batch's uni-modal states."""
     paired = states.with_texts(text).with_images(image)
     return head(cmal.unify_at_cls(paired))
-
-
-@dataclasses.dataclass(frozen=True)
-class VisualState:
-    """One image's uni-modal states: visual (R, D), boxes_unit (R, 7)."""
-
-    visual: Tensor
-    boxes_unit: Tensor
-
-
-def cache_states(
-    cmal: Cmal, records: Sequence[ImageTextRecord], builder: ExampleBuilder, device: torch.device
-) -> tuple[list[Tensor], list[VisualState]]:
-    """Every caption's text states (T, D) and every image's visual states, each computed once, without padding."""
-    texts: list[Tensor] = []
-    visuals: dict[str, VisualState] = {}
-    for start in range(0, len(records), ENCODE_BATCH):
-        part = records[start : start + ENCODE_BATCH]
-        batch = make_batch([builder.build(r.id, r.image_id, r.caption) for r in part]).to(device)
-        states = encode_batch(cmal, batch)
-        for place, record in enumerate(part):
-            texts.append(states.text[place, states.token_mask[place]])
-            if record.image_id not in visuals:
-                real = states.region_mask[place]
-                visuals[record.image_id] = VisualState(states.visual[place, real], states.boxes_unit[place, real])
-    return texts, list(visuals.values())
-
-
-def _pair_states(texts: list[Tensor], image: VisualState) -> UniModal:
-    count = len(texts)
-    text = nn.utils.rnn.pad_sequence(texts, batch_first=True)  # (P, T, D)
-    lengths = torch.tensor([len(t) for t in texts], device=text.device)
-    token_mask = torch.arange(text.shape[1], device=text.device)[None, :] < lengths[:, None]
-    region_mask = torch.ones(count, len(image.visual), dtype=torch.bool, device=text.device)
-    visual = image.visual.expand(count, -1, -1)
-    return UniModal(text, token_mask, visual, image.boxes_unit.expand(count, -1, -1), region_mask)

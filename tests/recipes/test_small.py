@@ -27,6 +27,7 @@ from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
 from cmal.regions.store import RegionStore
 from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
+from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval
 from cmal.thesaurus import Thesaurus
 from cmal.training.checkpoint import fit_weights, load_weights
@@ -194,9 +195,8 @@ def test_captions_find_their_photographs_far_more_often_than_by_chance(trained):
     records = list({record.image_id: record for record in made.data.records}.values())  # one caption a photograph
     task = Retrieval("flickr30k", captions_per_image=1)
     with torch.no_grad():
-        scores = task.score_matrix(
-            made.model.cmal, made.model.heads["itm"], records, made.data.builder, torch.device("cpu")
-        )
+        states = cache_states(made.model.cmal, records, made.data.builder, torch.device("cpu"))
+        scores = task.score_matrix(made.model.cmal, made.model.heads["itm"], states)
     ranks = retrieval_ranks(scores, np.arange(len(records)))
     recalls, chance = recalls_of_ranks(*ranks), 1 / len(records)
     assert recalls["image_retrieval_r1"] >= 5 * chance and recalls["text_retrieval_r1"] >= 5 * chance

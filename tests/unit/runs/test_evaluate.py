@@ -183,6 +183,24 @@ def test_retrieval_rankings_put_every_item_in_the_order_of_its_score(cmal, tmp_p
         assert values[0] == scores[images.index(image)].max()
 
 
+def test_a_shortlist_is_said_in_the_result_and_holds_all_where_it_is_long(cmal, tmp_path):
+    run = shutil.copytree("runs/tiny", tmp_path / "tiny", symlinks=True)  # a result is kept in the run's folder
+    places = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
+    found = {}
+    for keep in (0, 2, 64):
+        file = tmp_path / f"{keep}.json"
+        told = cmal("eval", "scenes-retrieval", "--split", "test", *places, "--shortlist", keep, "--json", file)
+        assert told.exit_code == 0, told.output
+        found[keep] = json.loads(file.read_text())
+    assert "all 4 x" in found[0]["protocol"] and "shortlist of 2" in found[2]["protocol"]
+    assert found[64]["metrics"]["image_shortlist_recall"]["value"] == 1.0, "four images"
+    metrics = {name: value["value"] for name, value in found[0]["metrics"].items()}
+    assert {name: found[64]["metrics"][name]["value"] for name in metrics} == pytest.approx(metrics)
+    assert (run / "results/scenes-retrieval-test-zero-shot-shortlist-2.json").is_file()
+    refused = cmal("eval", "scenes-vqa", "--split", "val", "--shortlist", 64, "--checkpoint", run)
+    assert refused.exit_code != 0
+
+
 def test_training_on_train_and_validation_uses_the_records_of_both(tiny_world, tmp_path):
     seen = {}
     for splits in ("train", "train+dev"):

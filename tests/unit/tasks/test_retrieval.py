@@ -13,6 +13,7 @@ from cmal.data.batch import make_batch
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
 from cmal.tasks.base import encode_batch
+from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval, draw_mismatches, hardest
 
 IMAGES = {
@@ -43,11 +44,13 @@ def head_of(task: Retrieval) -> torch.nn.Module:
 @pytest.mark.parametrize("tile", [2, 256])
 def test_the_score_matrix_is_what_full_forwards_pair_by_pair_give(monkeypatch, tile):
     """Cached states, tiles of like lengths, and an image without regions: all to 1e-5, in the records' order."""
-    monkeypatch.setattr("cmal.tasks.retrieval.PAIR_BATCH", tile)
-    monkeypatch.setattr("cmal.tasks.retrieval.ENCODE_BATCH", 3)
+    monkeypatch.setattr("cmal.tasks.pair_scores.MOST_PAIRS", tile)
+    monkeypatch.setattr("cmal.tasks.pair_scores.ENCODE_BATCH", 3)
     task, cmal, builder = Retrieval("flickr30k"), toy_cmal(), toy_builder(IMAGES, anchors=False)
     head, done = head_of(task), []
-    scores = task.score_matrix(cmal, head, RECORDS, builder, CPU, lambda row, of: done.append((row, of)))
+    scores = task.score_matrix(
+        cmal, head, cache_states(cmal, RECORDS, builder, CPU), lambda row, of: done.append((row, of))
+    )
     assert scores.shape == (4, 6) and scores.std() > 0.03
     for row, image in enumerate(IMAGES):
         for column, record in enumerate(RECORDS):
@@ -150,7 +153,7 @@ def test_processes_share_the_images_of_the_matrix():
     task, cmal, builder = Retrieval("flickr30k"), toy_cmal(), toy_builder(IMAGES, anchors=False)
     with torch.no_grad():
         whole, even, odd = (
-            task.score_matrix(cmal, head_of(task), RECORDS, builder, CPU, place=place)
+            task.score_matrix(cmal, head_of(task), cache_states(cmal, RECORDS, builder, CPU), place=place)
             for place in ((0, 1), (0, 2), (1, 2))
         )
     np.testing.assert_allclose(even, whole[0::2], atol=1e-6)

@@ -12,6 +12,7 @@ from cmal.errors import DataError
 from cmal.metrics import retrieval_recalls
 from cmal.results import result_of_scores
 from cmal.tasks.base import encode_batch
+from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval, draw_mismatches, hardest, score_pairs
 
 RECORDS = [
@@ -113,7 +114,9 @@ def test_rows_shared_by_two_processes_make_the_whole_matrix():
     task, cmal, head, _ = made(1)
     builder = toy_builder(IMAGES_OF_A_GROUP, anchors=False)
     cpu = torch.device("cpu")
-    whole = task.score_matrix(cmal, head, RECORDS, builder, cpu)
-    parts = [task.score_matrix(cmal, head, RECORDS, builder, cpu, place=(rank, 2)) for rank in range(2)]
+    whole = task.score_matrix(cmal, head, cache_states(cmal, RECORDS, builder, cpu))
+    parts = [
+        task.score_matrix(cmal, head, cache_states(cmal, RECORDS, builder, cpu), place=(rank, 2)) for rank in range(2)
+    ]
     assert [len(part) for part in parts] == [2, 1]
     np.testing.assert_array_equal(np.stack([parts[0][0], parts[1][0], parts[0][1]]), whole)
