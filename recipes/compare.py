@@ -19,6 +19,8 @@ from typing import Any
 from compare_plan import TASKS, WITHOUT, Run, full_plan, quick_plan
 from compare_report import write_report
 
+from cmal.results import Result, read_result
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
 WORK = Path("runs/compare")
@@ -103,32 +105,34 @@ def measure(run: Run) -> dict[str, Any]:
         ("scores", 0, run.budget.full_steps),
         ("few_shot", run.budget.few_records, run.budget.few_steps),
     ):
-        row[name] = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in TASKS}
+        results = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in TASKS}
+        row[name] = {task: round(result.metrics[result.main].value, 5) for task, result in results.items()}
+        row["chance"] = {task: round(result.chance, 5) for task, result in results.items()}
     if run.variant != WITHOUT and "objectives.amc=0" not in run.overrides:
         row["association"] = probe(folder)
     shutil.rmtree(folder)
     return row | {"minutes": round((time.monotonic() - started) / 60, 2)}
 
 
-def score(run: Run, folder: Path, task: str, records: int, steps: int) -> float:
-    """The main metric of a task after fine-tuning on `records` records (0: all)."""
+def score(run: Run, folder: Path, task: str, records: int, steps: int) -> Result:
+    """A task scored after fine-tuning on `records` records (0: all)."""
     out, init = folder / f"{task}-{records}", "random" if run.variant == WITHOUT else "pretrained"
     settings = [f"out={out}", f"init={init}", f"init_from={folder}/pretrain/last", f"train.seed={run.seed}"]
     settings += [f"data.max_records={records}", f"train.steps={steps}", f"optimizer.warmup_steps={steps // 10}"]
     cmal("finetune", f"recipes/finetune/scenes_{task}.yaml", "--quiet", *with_set(settings))
     result = out.with_suffix(".json")
     cmal("eval", f"scenes-{task}", "--split", TASKS[task], "--checkpoint", str(out), "--json", str(result), "--quiet")
-    found = json.loads(result.read_text())
-    return round(found["metrics"][found["main"]]["value"], 5)
+    return read_result(result)
 
 
 def probe(folder: Path) -> dict[str, Any]:
-    """Association accuracy at swapped anchors of the test images, and its controls."""
+    """Association accuracy at swapped anchors of the test images, both ways, and its three controls."""
     result = folder / "anchors.json"
     data = ("--records", "data/scenes/test.jsonl", "--regions", "data/scenes/regions")
     cmal("probe-anchors", *data, "--checkpoint", f"{folder}/pretrain", "--json", str(result), "--quiet")
-    found = json.loads(result.read_text())
-    return {key: found[key] for key in ("association_t2v", "association_v2t")}
+    found = json.loads(result.read_text())["association"]["all"]
+    rounded = {name: {way: round(value, 5) for way, value in ways.items()} for name, ways in found["controls"].items()}
+    return rounded | {"swapped": {way: round(found[f"association_{way}"], 5) for way in ("t2v", "v2t")}}
 
 
 def with_set(settings: list[str]) -> list[str]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, VARIANTS, WITHOUT
+from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUNING_SEED, VARIANTS, WITHOUT
 
+COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
 Row = dict[str, Any]
 Score = Callable[[Row], float]
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided Student
@@ -58,18 +59,43 @@ def cell(rows: dict[int, Row], score: Score) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Markdown: a line a variant and share."""
+def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]:
+    """Markdown: a line a variant and share, of those that were measured."""
     tasks = sorted(rows[0]["scores"])
     lines = ["| variant | share of pairs | " + " | ".join(tasks) + " | mean | mean, few-shot | seeds |"]
     lines.append("|---" * (len(tasks) + 5) + "|")
-    listed = [(WITHOUT, 1.0)] + [(v, s) for v in VARIANTS for s in SHARES] + [(a, 1.0) for a in ABLATIONS]
     for variant, share in listed:
         found = of(rows, variant, share)
         if found:
             scores = [cell(found, task_score(task)) for task in tasks]
             scores += [cell(found, mean_score), cell(found, few_shot_score)]
             lines.append(f"| {variant} | {share:.0%} | " + " | ".join(scores) + f" | {len(found)} |")
+    return lines
+
+
+def association_table(rows: Sequence[Row]) -> list[str]:
+    """Markdown: accuracy at swapped anchors and its controls, mean over the runs of CMAL with all pairs."""
+    found = [row["association"] for row in of(rows, CMAL, 1.0).values()]
+    if not found:
+        return []
+    conditions = ("swapped", "chance", "context_hidden", "guests_shuffled")
+    lines = [
+        "| at anchors (%) | " + " | ".join(name.replace("_", " ") for name in conditions) + " |",
+        "|---|---|---|---|---|",
+    ]
+    for way, name in (("t2v", "which region is this word's"), ("v2t", "which word is this region's")):
+        means = [100 * statistics.fmean(one[condition][way] for one in found) for condition in conditions]
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+    return lines
+
+
+def room(rows: Sequence[Row]) -> list[str]:
+    """Does the world leave room? The best and the worst mean over seeds of each task, beside chance."""
+    groups = [of(rows, variant, share) for variant, share in COMPARED]
+    lines = []
+    for task, chance in sorted(rows[0]["chance"].items()):
+        means = [interval([task_score(task)(row) for row in group.values()])[0] for group in groups if group]
+        lines.append(f"- {task}: between {100 * min(means):.1f} and {100 * max(means):.1f}; chance {100 * chance:.1f}.")
     return lines
 
 
@@ -142,11 +168,29 @@ def write_report(results: Path, folder: Path) -> str:
             f"{len(rows)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and rates "
             "for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds.",
             "",
-            *table(rows),
+            *table(rows, COMPARED),
             "",
             *sentences(rows),
             "",
             "![mean score against share of pairs](compare.png)",
+            "",
+            "## What the model knows at swapped anchors",
+            "",
+            *association_table(rows),
+            "",
+            "## Ablations of CMAL, all pairs",
+            "",
+            *table(rows, [(CMAL, 1.0)] + [(name, 1.0) for name in ABLATIONS]),
+            "",
+            "## Tuning, the same grid for every variant",
+            "",
+            f"A seed of its own ({TUNING_SEED}), all pairs; the recipe's own rate and weight come first.",
+            "",
+            *table(rows, [(name, 1.0) for name in TUNING]),
+            "",
+            "## Room",
+            "",
+            *room(rows),
             "",
         ]
     )
