@@ -19,7 +19,7 @@ from typing import Any
 from compare_plan import TASKS, WITHOUT, Run, full_plan, quick_plan
 from compare_report import write_report
 
-from cmal.results import Result, read_result
+from cmal.results import EvaluationResult, read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
@@ -114,7 +114,7 @@ def measure(run: Run) -> dict[str, Any]:
     return row | {"minutes": round((time.monotonic() - started) / 60, 2)}
 
 
-def score(run: Run, folder: Path, task: str, records: int, steps: int) -> Result:
+def score(run: Run, folder: Path, task: str, records: int, steps: int) -> EvaluationResult:
     """A task scored after fine-tuning on `records` records (0: all)."""
     out, init = folder / f"{task}-{records}", "random" if run.variant == WITHOUT else "pretrained"
     settings = [f"out={out}", f"init={init}", f"init_from={folder}/pretrain/last", f"train.seed={run.seed}"]

@@ -75,7 +75,7 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
 
 def association_table(rows: Sequence[Row]) -> list[str]:
     """Markdown: accuracy at swapped anchors and its controls, mean over the runs of CMAL with all pairs."""
-    found = [row["association"] for row in of(rows, CMAL, 1.0).values()]
+    found = [row["association"] for row in of(rows, CMAL, 1.0).values() if "association" in row]
     if not found:
         return []
     conditions = ("swapped", "chance", "context_hidden", "guests_shuffled")
