@@ -59,13 +59,13 @@ def run_evaluation(
     Raises:
         CmalError: a piece is missing or does not fit, or the split's right answers are not published.
     """
-    pieces = find_pieces(request)
-    made = load_task(request, pieces)
-    protocol = _protocol(request, made)
-    if request.shortlist and not isinstance(made.task, Retrieval):
+    if request.shortlist and request.task not in HEADS_WITH_PRETRAINING:
         raise RecipeError(
             f"cannot score {request.task} by a shortlist", "only retrieval ranks", "leave --shortlist away"
         )
+    pieces = find_pieces(request)
+    made = load_task(request, pieces)
+    protocol = _protocol(request, made)
     records = read_split(made.task, pieces.records, request.split)
     if isinstance(made.task, Retrieval):
         records = made.task.evaluation_records(records)

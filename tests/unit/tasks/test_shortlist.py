@@ -125,7 +125,7 @@ def test_every_query_ranks_its_own_list_alone():
     listed = np.array([[IMAGE, BOTH, IMAGE], [CAPTION, CAPTION, CAPTION]], np.uint8)
     task = Retrieval("flickr30k")
     found = task.score({"scores": scores, "shortlist": Shortlist(listed, 1, "a ranking")}, records, "full")
-    assert found.metrics["image_retrieval_r1"] == pytest.approx(2 / 3), "captions 0 and 1"
+    assert found.values.tolist() == [1, 1, 0] and found.metrics["image_retrieval_r1"] == pytest.approx(2 / 3)
     assert found.metrics["text_retrieval_r1"] == 0.5 and found.metrics["text_retrieval_r5"] == 1.0
     assert found.metrics["image_shortlist_recall"] == pytest.approx(2 / 3)
     assert found.metrics["text_shortlist_recall"] == 1.0
