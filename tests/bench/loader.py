@@ -1,0 +1,134 @@
+"""Does reading limit training? `python -m tests.bench.loader --json FILE`.
+
+A generated world: 1,000 images of 36 regions of 2,048 numbers (147 kB an image, more than the processor's caches hold, and
+in the page cache as on a machine that trains for its second epoch), five captions of about 20 word pieces an image that
+name tags of the regions, so that anchors are found, masked and swapped. The model is `recipes/small.yaml`'s with fresh
+weights, its objectives, batch 64, dropout 0.1. The loop is the program's own, `training/loop.py`; it is given the real
+loader (two worker processes; `--workers 0`: none), or one batch again and again. They take turns; a turn of the loader
+begins when its queue is full, so that every step costs the making of one batch.
+
+    ratio         seconds a step with the loader over seconds with the batch in memory, median over turns
+    batch_s       seconds one core takes to make a batch; step_s, memory_step_s: medians
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cmal.data.groups import GroupSequence, load_groups
+from cmal.data.records import ImageTextRecord, record_line
+from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.regions.shards import StoreWriter
+from cmal.regions.store import StoreHeader
+from cmal.regions.types import Regions
+from cmal.runs.pretrain import pretraining_work
+from cmal.runs.train import group_plan, make_fit
+from cmal.training.distributed import Place, joined
+from cmal.training.loop import Fit, fit
+from tests.bench.timing import machine, options_of, seconds_of, write_figures
+
+IMAGES, REGIONS, FEATURES, CAPTIONS = 1000, 36, 2048, 5
+THINGS = "dog cat tree car house boat cup chair umbrella kite clock bench horse truck bottle table lamp bird".split()
+COLOURS = ["red", "white", "black", "blue", "green"]
+UNTIMED, TIMED = 3, 5  # steps of a turn
+STEPS = 10_000  # of the plan; a turn takes a few of them
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_world(folder: Path) -> None:
+    """A store and records of images whose captions name four of their tags."""
+    generator = np.random.default_rng(0)
+    lines = []
+    with StoreWriter(folder / "regions", StoreHeader("bench", "", FEATURES, tuple(THINGS), tuple(COLOURS))) as writer:
+        for number in range(IMAGES):
+            found = make_regions(generator)
+            writer.add(f"bench:{number}", found)
+            for turn in range(CAPTIONS):
+                seen = generator.choice(REGIONS, 4, replace=False)
+                names = [f"{COLOURS[found.attribute_ids[r]]} {THINGS[found.object_ids[r]]}" for r in seen]
+                caption = "a {} is standing next to the {} in front of a {} and one {}".format(*names)
+                lines.append(record_line(ImageTextRecord(f"{number}-{turn}", f"bench:{number}", caption)))
+    (folder / "train.jsonl").write_text("".join(lines))
+
+
+def make_regions(generator: np.random.Generator) -> Regions:
+    corners = generator.random((REGIONS, 2), np.float32) * 300
+    ids, colours = generator.integers(len(THINGS), size=REGIONS), generator.integers(len(COLOURS), size=REGIONS)
+    top_ids = np.argsort(generator.random((REGIONS, len(THINGS))), axis=1)[:, :10]
+    return Regions(
+        features=generator.random((REGIONS, FEATURES), np.float32).astype(np.float16),
+        boxes_xyxy_px=np.hstack([corners, corners + 10 + 150 * generator.random((REGIONS, 2), np.float32)]),
+        object_ids=ids.astype(np.int16),
+        object_conf=generator.random(REGIONS).astype(np.float16),
+        attribute_ids=colours.astype(np.int16),
+        attribute_conf=generator.random(REGIONS).astype(np.float16),
+        class_top_ids=top_ids.astype(np.int16),
+        class_top_probs=generator.dirichlet(np.ones(10), REGIONS).astype(np.float16),
+        image_wh_px=(500, 500),
+    )
+
+
+def recipe_for(folder: Path) -> PretrainRecipe:
+    """`small`, with a vocabulary of the captions' own instead of MiniLM's."""
+    changed = (
+        *(f"out={folder}/run", f"data.records=[{folder}/train.jsonl]", f"data.regions={folder}/regions"),
+        *("data.validation=", "model.text_checkpoint=", "model.vocabulary_size=1000", f"train.steps={STEPS}"),
+        *("train.batch_size=64", "train.group_size=64", "train.report_every=1"),
+    )
+    return load_recipe(PretrainRecipe, ROOT / "recipes/small.yaml", changed)
+
+
+def step_seconds(made: Fit, groups: Iterable) -> list[float]:
+    """Seconds of each timed step."""
+    seconds: list[float] = []
+    last = made.progress.step + UNTIMED + TIMED
+    take = replace(made, groups=groups, steps=last, report=lambda r: seconds.append(64 / r.examples_per_s))
+    fit(take)
+    return seconds[UNTIMED:]
+
+
+def compare(folder: Path, place: Place, repeats: int, workers: int) -> dict[str, object]:
+    """All turns; the first one warms up."""
+    work = pretraining_work(recipe_for(folder), None, place)
+    made = replace(make_fit(work, place, None), save_every=2**62)
+    plan = group_plan(work)
+    kept = next(iter(GroupSequence(plan, 1, 1)))
+    in_memory = work.data[kept]
+    turns = []
+    for turn in range(repeats + 1):
+        first = 1 + turn * 4 * (UNTIMED + TIMED)
+        loader = load_groups(work.data, GroupSequence(plan, first, STEPS), workers)
+        turns.append((step_seconds(made, loader), step_seconds(made, itertools.repeat((kept, in_memory[1])))))
+    loaded, held = (np.array(side) for side in zip(*turns[1:]))  # (repeats, TIMED) each
+    ratios = loaded.mean(axis=1) / held.mean(axis=1)
+    return {
+        "ratio": round(float(np.median(ratios)), 3),
+        "ratio_all": np.sort(ratios).round(3).tolist(),
+        "step_s": round(float(np.median(loaded)), 3),
+        "memory_step_s": round(float(np.median(held)), 3),
+        "batch_s": round(
+            min(seconds_of(partial(work.data.__getitem__, group)) for group in GroupSequence(plan, 2, 6)), 3
+        ),
+        "workers": workers,
+    }
+
+
+def main() -> None:
+    parser = options_of(__doc__, repeats=5)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, joined("cpu") as place:
+        write_world(Path(name))
+        figures = compare(Path(name), place, options.repeats, options.workers)
+    write_figures(machine() | figures, options.json)
+
+
+if __name__ == "__main__":
+    main()
