@@ -1,7 +1,8 @@
 """Which examples make up each group of each step: seeded, of known length, and a function of the step alone.
 
-Groups hold examples of similar length, so that little is padded. Nothing depends on how many devices share the work: a
-step has always the same groups, and a device takes its part of them. There is no state to save but the step.
+Groups hold examples of similar length, so that little is padded, and the groups of a step are neighbours in length, so that
+devices carry alike even with one group each. Nothing depends on how many devices share the work: a step has always the same
+groups, and a device takes its part of them. There is no state to save but the step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-GROUPS_SORTED_TOGETHER = 32  # lengths are sorted within so many groups' worth of shuffled examples
+STEPS_SORTED_TOGETHER = 32  # lengths are sorted within so many steps' worth of shuffled examples
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,20 @@ class GroupPlan:
             if len(order) < self.group_size:
                 order = np.resize(order, self.group_size)
             order = order[: self.groups_per_epoch * self.group_size]
-            block = GROUPS_SORTED_TOGETHER * self.group_size
+            block = STEPS_SORTED_TOGETHER * self.groups_per_step * self.group_size
             parts = [order[i : i + block] for i in range(0, len(order), block)]
             parts = [part[np.argsort(self.lengths[part], kind="stable")] for part in parts]
             groups = np.concatenate(parts).reshape(-1, self.group_size)
-            self._epoch_order = epoch, groups[generator.permutation(len(groups))]
+            self._epoch_order = epoch, groups[self._order_of_groups(epoch, generator)]
         return self._epoch_order[1]
+
+    def _order_of_groups(self, epoch: int, generator: np.random.Generator) -> np.ndarray:
+        """(groups,) places: whole steps in a random order, after what completes the step that the epoch before began."""
+        count, size = self.groups_per_epoch, self.groups_per_step
+        begun = min(-epoch * count % size, count)
+        steps, rest = divmod(count - begun, size)
+        whole = generator.permutation(steps)[:, None] * size + np.arange(size)
+        return np.concatenate([np.arange(count - begun, count), whole.ravel(), steps * size + np.arange(rest)])
 
 
 class GroupSequence:

@@ -1,0 +1,148 @@
+"""kill -9 at random moments of a run on `scenes`, again and again: the end is the same, to the last bit and the last mask.
+
+Every process writes down each group that it makes: which examples, and a hash of all that was drawn for them. A run that was
+killed makes some groups twice; twice the same, or the test fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow  # ten minutes: some fifty starts of the program
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, KILLS = 200, int(os.environ.get("CMAL_TEST_KILLS", "20"))
+SETTINGS = (
+    *("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1"),
+    *("model.dropout=0.1", "optimizer.warmup_steps=20", "data.validation=", f"train.steps={STEPS}"),
+    *("train.batch_size=16", "train.group_size=8", "train.save_every=4", "train.report_every=1"),
+)
+NOTE_GROUPS = """
+import hashlib, json, os
+import cmal.data.datasets as datasets
+
+plain = datasets.PretrainingData.__getitem__
+
+def noted(self, group):
+    group, batch = plain(self, group)
+    drawn = hashlib.sha256()
+    masked, plan = batch.masked, batch.masked.plan
+    for part in (masked.token_ids, masked.zeroed_region_mask, plan.example, plan.region, plan.fill, plan.twin_region_mask,
+                 batch.text_of, batch.is_match):
+        drawn.update(part.numpy().tobytes())
+    line = json.dumps([group.number, group.step, list(batch.ids), drawn.hexdigest()]) + "\\n"
+    file = os.open(os.environ["GROUPS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line.encode())
+    os.close(file)
+    return group, batch
+
+datasets.PretrainingData.__getitem__ = noted
+"""
+
+
+class Runs:
+    """Starts a pre-training in a folder; `NAME.groups` beside it is what its processes wrote down."""
+
+    def __init__(self, world: Path, folder: Path):
+        self.world, self.folder = world, folder
+        (folder / "notes").mkdir()
+        (folder / "notes/sitecustomize.py").write_text(NOTE_GROUPS)
+
+    def start(self, name: str, processes: int) -> subprocess.Popen:
+        scenes = self.world / "data/scenes"
+        places = (f"out={self.folder / name}", f"data.records=[{scenes}/train.jsonl]", f"data.regions={scenes}/regions")
+        sets = [word for value in (*SETTINGS, *places) for word in ("--set", value)]
+        shared = ("--cpu-procs", str(processes)) if processes > 1 else ("--device", "cpu")
+        command = [str(Path(sys.executable).with_name("cmal")), "pretrain", str(ROOT / "recipes/scenes.yaml"), *shared]
+        environment = os.environ | {
+            "PYTHONPATH": f"{self.folder / 'notes'}:{ROOT}",
+            "OMP_NUM_THREADS": "1",
+            "GROUPS_FILE": str(self.folder / f"{name}.groups"),
+        }
+        log = (self.folder / f"{name}.log").open("a")
+        return subprocess.Popen([*command, *sets], env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def finish(self, name: str, processes: int) -> None:
+        assert self.start(name, processes).wait(timeout=900) == 0, (self.folder / f"{name}.log").read_text()[-2000:]
+
+    def kill_at_random(self, name: str, processes: int, draws: random.Random) -> int:
+        """Starts or goes on, and kills all its processes at some moment: while it starts, or some steps further on."""
+        before, process = self.steps_done(name), self.start(name, processes)
+        wanted = before + draws.randint(0, 2 * STEPS // KILLS)
+        for _ in range(6000):
+            if self.steps_done(name) >= wanted or process.poll() is not None:
+                break
+            time.sleep(0.02)
+        time.sleep(draws.random() * (3 if wanted == before else 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return self.steps_done(name)
+
+    def steps_done(self, name: str) -> int:
+        file = self.folder / name / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        steps = [json.loads(line)["step"] for line in lines if line.endswith("}")]
+        return max(steps, default=0)
+
+    def weights(self, name: str) -> dict:
+        return load_file(self.folder / name / "last/model.safetensors")
+
+    def losses(self, name: str) -> list[float]:
+        rows = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
+        return [row["losses"]["loss"] for row in rows if "losses" in row]
+
+    def groups(self, name: str) -> dict[int, list]:
+        """Number -> what was in that group; made twice, it has to be the same."""
+        found: dict[int, list] = {}
+        for line in (self.folder / f"{name}.groups").read_text().splitlines():
+            number, *content = json.loads(line)
+            assert found.setdefault(number, content) == content, f"group {number} came out in another way"
+        return found
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    made = Runs(tiny_world, tmp_path_factory.mktemp("kills"))
+    for processes in (1, 2):
+        made.finish(f"whole-{processes}", processes)
+    return made
+
+
+def same_bits(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def test_two_processes_see_the_examples_and_masks_of_one(runs):
+    alone, together = runs.groups("whole-1"), runs.groups("whole-2")
+    assert sorted(alone) == list(range(2 * STEPS)) and alone == together
+    assert runs.losses("whole-2") == pytest.approx(runs.losses("whole-1"), rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_again_and_again_it_ends_with_the_same_bits(runs, processes):
+    name, draws = f"killed-{processes}", random.Random(processes)
+    reached = [runs.kill_at_random(name, processes, draws) for _ in range(KILLS)]
+    runs.finish(name, processes)
+    print(f"{processes} processes, killed at steps {reached}")
+    assert max(reached) > STEPS // 4, "most kills fell into work"
+    assert runs.groups(name) == runs.groups("whole-1")
+    assert runs.losses(name) == runs.losses(f"whole-{processes}") and len(runs.losses(name)) == STEPS
+    assert same_bits(runs.weights(name), runs.weights(f"whole-{processes}"))
+
+
+def test_killed_and_resumed_with_another_number_of_processes_it_sees_the_same(runs):
+    draws = random.Random(3)
+    reached = [runs.kill_at_random("elastic", 1 + turn % 2, draws) for turn in range(KILLS)]
+    runs.finish("elastic", 1)
+    print(f"1 and 2 processes by turns, killed at steps {reached}")
+    assert runs.groups("elastic") == runs.groups("whole-1")
+    assert runs.losses("elastic") == pytest.approx(runs.losses("whole-1"), rel=1e-5)
