@@ -6,6 +6,7 @@ program speaks; callers catch `CmalError`.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
 MOST_FAULTS_SHOWN = 20
@@ -50,6 +51,12 @@ class CheckpointError(CmalError):
 
 class ShapeError(CmalError):
     """Arrays given to a public function disagree in shape."""
+
+
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """A library's error for the middle line of a message: its kind and first line, at most so many letters."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {textwrap.shorten(first, most, placeholder=' ...')}"
 
 
 def list_faults(faults: Iterable[str]) -> str:

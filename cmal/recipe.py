@@ -23,6 +23,15 @@ from cmal.errors import RecipeError, list_faults
 
 RecipeType = TypeVar("RecipeType")
 MOST_BYTES = 1 << 20
+OFTEN_MEANT = {  # what other toolkits call it: what a recipe calls it
+    **dict.fromkeys(("learning_rate", "peak_lr"), "lr"),
+    **dict.fromkeys(("max_steps", "num_steps", "total_steps", "iterations"), "steps"),
+    **dict.fromkeys(("output", "output_dir", "out_dir", "run"), "out"),
+    **dict.fromkeys(("hidden_size", "d_model", "dim"), "width"),
+    **dict.fromkeys(("warmup", "num_warmup_steps"), "warmup_steps"),
+    **dict.fromkeys(("wd", "l2"), "weight_decay"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm"), "clip_norm"),
+}
 
 
 def number(default: Any, least: float | None = None, most: float | None = None) -> Any:
@@ -247,7 +256,7 @@ def load_recipe(kind: type[RecipeType], path: Path, overrides: Iterable[str] = (
     if not faults:
         faults.extend(recipe.faults())
     if faults:
-        raise RecipeError(f"cannot use the recipe {path}", list_faults(faults), "mend the recipe and run again")
+        raise RecipeError(f"cannot use the recipe {path}", list_faults(faults), "mend this and run again")
     return recipe
 
 
@@ -373,7 +382,8 @@ def _section(
 
 
 def _unknown_key(name: str, key: str, known: list[str], lines: Mapping[str, int]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    close = [OFTEN_MEANT[key]] if OFTEN_MEANT.get(key) in known else []
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f'; did you mean "{close[0]}"?' if close else ""
     return f'{_where(name, lines)}unknown key "{name}" (known: {", ".join(known)}){hint}'
 

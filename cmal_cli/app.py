@@ -17,6 +17,14 @@ COMMANDS = {
 }
 
 
+_GOES_ON = "it goes on from its last checkpoint"
+AFTER_AN_INTERRUPT = {
+    "pretrain": _GOES_ON,
+    "finetune": _GOES_ON,
+    "extract-regions": "it goes on with the images that are not stored yet",
+}
+
+
 class CmalGroup(click.Group):
     """Loads a command when it is asked for, and turns a CmalError into its three lines and exit status 1."""
 
@@ -29,6 +37,18 @@ class CmalGroup(click.Group):
         module, attribute = COMMANDS[name].split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with the command that was probably meant."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         from cmal.errors import CmalError
 
@@ -40,7 +60,8 @@ class CmalGroup(click.Group):
             click.echo(f"Error: {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("Interrupted; run the same command again to go on.", err=True)
+            then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", "it begins anew")
+            click.echo(f"Interrupted. Run the same command again: {then}.", err=True)
             sys.exit(130)
 
 
@@ -49,7 +70,9 @@ Examples:
   cmal prepare scenes --images 60
   cmal extract-regions --help
 
-Completion of commands and options, in bash (zsh and fish alike): eval "$(_CMAL_COMPLETE=bash_source cmal)"
+\b
+Completion of commands and options (bash; zsh_source and fish_source alike):
+  eval "$(_CMAL_COMPLETE=bash_source cmal)"
 """
 
 
@@ -63,5 +86,5 @@ Completion of commands and options, in bash (zsh and fish alike): eval "$(_CMAL_
 def main(debug: bool) -> None:
     """Vision-language pre-training by cross-modal associative learning.
 
-    The usual order: prepare, extract-regions, pretrain, finetune, eval, probe-anchors.
+    The commands stand in their usual order.
     """

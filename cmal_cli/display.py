@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
 import click
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -25,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
+RATE_OVER_S = 300.0  # a step may take minutes
 
 
 def console() -> Console:
@@ -40,9 +43,15 @@ def is_quiet() -> bool:
 
 
 def echo(text: str) -> None:
-    """A line of output, but not under --quiet."""
-    if not is_quiet():
-        click.echo(text)
+    """A line of output, but not under --quiet; on a terminal it breaks between words, elsewhere it stays one line."""
+    if is_quiet():
+        return
+    out = console()
+    if out.is_terminal:
+        text = textwrap.fill(
+            text, out.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False, tabsize=1
+        )
+    click.echo(text)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -81,6 +90,14 @@ class RateColumn(ProgressColumn):
         return Text(rate_text(task.finished_speed or task.speed, self.unit), style="cyan")
 
 
+class LeftColumn(TimeRemainingColumn):
+    """How long is left, e.g. "01:07 left"; nothing where that is not known, or all is done."""
+
+    def render(self, task: Task) -> Text:
+        known = task.total is not None and task.time_remaining is not None and not task.finished
+        return super().render(task).append(" left") if known else Text()
+
+
 def rate_text(rate: float | None, unit: str) -> str:
     """A rate for people: "" where it is not known yet."""
     if not rate:
@@ -109,18 +126,20 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             RateColumn(unit),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            LeftColumn(compact=True),
             expand=True,
+            speed_estimate_period=RATE_OVER_S,
             console=self._console,
         )
         self._task = self._bar.add_task(label, total=None)
         self._live = Live(self._bar, console=self._console, refresh_per_second=8)
         self._told = time.monotonic()
         self._first: tuple[float, int] | None = None  # when and how much was done at the first update
+        self._notes: Sequence[str] = ()
 
     def __enter__(self) -> ProgressDisplay:
         if self.is_terminal:
+            self._live.update(Group(self._bar, Text("starting", style="dim")))
             self._live.start()
         return self
 
@@ -130,26 +149,32 @@ class ProgressDisplay:
         if self.is_terminal:
             self._live.stop()
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Shows that `done` of `total` are done."""
+    def update(self, done: int, total: int, *notes: str) -> None:
+        """Shows that `done` of `total` are done, with short notes such as "loss 1.5"."""
+        self._move(done, total, notes)
+        if not self.is_terminal and not self.quiet and (time.monotonic() - self._told > PLAIN_EVERY_S or done == total):
+            self._told = time.monotonic()
+            parts = (self.label, f"{done}/{total}", self.unit, self._pace(done, total), *notes)
+            print(" ".join(filter(None, parts)), flush=True)
+
+    def _move(self, done: int, total: int, notes: Sequence[str]) -> None:
+        """The bar on a terminal, the notes in columns below it; elsewhere only the clock starts."""
         if self._first is None:
             self._first = (time.monotonic(), done)
         if self.is_terminal:
+            self._notes = notes
             self._bar.update(self._task, completed=done, total=total)
-            self._live.update(Group(self._bar, Text(note, style="dim")) if note else self._bar)
-        elif not self.quiet and (time.monotonic() - self._told > PLAIN_EVERY_S or done == total):
-            self._told = time.monotonic()
-            print(
-                " ".join(filter(None, (self.label, f"{done}/{total}", self.unit, self._pace(done, total), note))),
-                flush=True,
-            )
+            below = Columns([Text(note, style="dim") for note in notes], padding=(0, 3))
+            self._live.update(Group(self._bar, below) if notes else self._bar)
 
     def _pace(self, done: int, total: int) -> str:
-        """Elapsed and left, from what was done since the first update: a run that goes on did not do the rest today."""
+        """Elapsed, rate and left since the first update: a run that goes on did not do the rest today."""
         since, before = self._first
         elapsed = time.monotonic() - since
-        left = f"{elapsed / (done - before) * (total - done):.0f}s left" if done > before else ""
-        return " ".join(filter(None, (f"{elapsed:.0f}s elapsed", left)))
+        known = done > before and elapsed > 0
+        rate = rate_text((done - before) / elapsed, self.unit) if known and self.unit else ""
+        left = f"{elapsed / (done - before) * (total - done):.0f}s left" if known else ""
+        return " ".join(filter(None, (f"{elapsed:.0f}s elapsed", rate, left)))
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -175,10 +200,14 @@ class TrainingDisplay(ProgressDisplay):
     def step(self, report: object) -> None:
         """Shows one StepReport."""
         names = ("loss", *sorted(n for n in report.losses if n != "loss"))
-        losses = " ".join(f"{name} {report.losses[name]:.3f}" for name in names if name in report.losses)
-        skipped = f" skipped {report.skipped}" if report.skipped else ""
-        note = f"{losses} lr {report.lr:.2e} {report.examples_per_s:.0f} examples/s{skipped}"
-        self.update(report.step, report.steps, note)
+        notes = [f"{name} {report.losses[name]:.3f}" for name in names if name in report.losses]
+        notes += [f"lr {report.lr:.2e}", f"{report.examples_per_s:.0f} examples/s"]
+        notes += [f"skipped {report.skipped}"] if report.skipped else []
+        self.update(report.step, report.steps, *notes)
+
+    def tick(self, done: int, total: int) -> None:
+        """Moves the bar between two reports, whose losses stay; piped output has lines of reports only."""
+        self._move(done, total, self._notes)
 
 
 def show_parameters(counts: Mapping[str, int]) -> None:

@@ -11,10 +11,12 @@ import click
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
+TITLES = {"confusion": "confusion: a row for each true label, a column for each predicted one"}
 
 
 @click.command(
     name="eval",
+    short_help="Score it by the task's official protocol.",
     epilog="""\b
 Examples:
   cmal eval scenes-rec --split testA --html answers.html
@@ -121,7 +123,7 @@ def _keep(request: Any, evaluations: Sequence[Any]) -> None:
 
 
 def _show(evaluation: Any) -> None:
-    from cmal_cli.display import show_table
+    from cmal_cli.display import echo, show_table
 
     result = evaluation.result
     boxes = f", {evaluation.boxes} boxes" if evaluation.boxes else ""
@@ -136,9 +138,9 @@ def _show(evaluation: Any) -> None:
     for name, table in result.tables.items():
         _show_part(name, table)
     counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
-    click.echo(
-        f"counts: {counts}\nprotocol: {result.protocol}\nregions: {result.proposal_set}\nleakage: {result.leakage}"
-    )
+    facts = {"counts": counts, "protocol": result.protocol, "regions": result.proposal_set, "leakage": result.leakage}
+    for name, fact in facts.items():
+        echo(f"{name}: {fact}")
 
 
 def _show_part(name: str, table: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ def _show_part(name: str, table: dict[str, Any]) -> None:
     rows = {key: row if isinstance(row, dict) else {"value": row} for key, row in table.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     body = [(key, *(_cell(row.get(column, "")) for column in columns)) for key, row in rows.items()]
-    show_table(name.replace("_", " "), ("", *columns), body)
+    show_table(TITLES.get(name, name.replace("_", " ")), ("", *columns), body)
 
 
 def _cell(value: Any) -> Any:

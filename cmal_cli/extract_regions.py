@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@click.command("extract-regions", epilog=EXAMPLES)
+@click.command("extract-regions", epilog=EXAMPLES, short_help="Images become regions, in a store.")
 @click.argument("images", required=False, type=click.Path(path_type=Path), metavar="[IMAGES|RECORDS]")
 @click.option("--out", type=click.Path(path_type=Path), help="The store: a folder, made or continued.")
 @click.option(
@@ -136,9 +136,7 @@ def _extract(images: Path, options: dict[str, Any]) -> None:
 def _show(progress: ProgressDisplay, event: Any) -> None:
     if event.note:
         progress.say(event.note)
-    rate = event.done / event.seconds if event.seconds > 0 else 0.0
-    failed = f", {event.failed:,} failed" if event.failed else ""
-    progress.update(event.done, event.total, f"{rate:.1f} images/s{failed}")
+    progress.update(event.done, event.total, *([f"{event.failed:,} failed"] if event.failed else []))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -11,11 +11,12 @@ from cmal_cli.pretrain import run_training_command, training_options
 
 
 @click.command(
+    short_help="Fine-tune it on a task.",
     epilog="""\b
 Examples:
   cmal finetune recipes/finetune/scenes_vqa.yaml
   cmal finetune recipes/finetune/scenes_ve.yaml --set train.seed=1 --set out=runs/ve1
-"""
+""",
 )
 @training_options
 def finetune(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:

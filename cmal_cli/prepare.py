@@ -18,7 +18,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Official files in, records out.")
 @click.argument("dataset")
 @click.option("--raw", type=click.Path(path_type=Path), help="Folder of the downloaded official files.")
 @click.option(

@@ -35,11 +35,12 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(
+    short_help="Pre-train a model as a recipe describes.",
     epilog="""\b
 Examples:
   cmal pretrain recipes/scenes.yaml
   cmal pretrain recipes/scenes.yaml --set train.steps=100 --set out=runs/short --dry-run
-"""
+""",
 )
 @training_options
 def pretrain(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
@@ -85,9 +86,9 @@ def train_here(command: str, recipe: Any, start: str, device: str | None, quiet:
         from cmal.runs.finetune import run_finetuning as run
     is_first = os.environ.get("RANK", "0") == "0"
     with TrainingDisplay(f"{command} {recipe.out}", "steps", quiet=quiet or not is_first) as display:
-        summary = run(recipe, display.step, start=start, device=device)
-        went_on = f", went on from step {summary.resumed_from}" if summary.resumed_from else ""
-        skipped = f", {summary.skipped} steps skipped for non-finite numbers" if summary.skipped else ""
-        display.say(f"done: {summary.steps} steps{went_on}{skipped}; checkpoint {summary.run}/last")
-        if is_first:
-            display.say(f"report: {write_run_report(summary.run)}")
+        summary = run(recipe, display.step, start=start, device=device, tick=display.tick)
+    went_on = f", went on from step {summary.resumed_from}" if summary.resumed_from else ""
+    skipped = f", {summary.skipped} steps skipped for non-finite numbers" if summary.skipped else ""
+    display.say(f"done: {summary.steps} steps{went_on}{skipped}; checkpoint {summary.run}/last")
+    if is_first:
+        display.say(f"report: {write_run_report(summary.run)}")

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command("probe-anchors", epilog=EXAMPLES)
+@click.command("probe-anchors", epilog=EXAMPLES, short_help="Where tags meet words, and what a model makes of it.")
 @click.option("--records", required=True, type=_FILE, help="Image-text pairs, as cmal prepare writes them.")
 @click.option("--regions", required=True, type=click.Path(path_type=Path), help="The store of their images' regions.")
 @click.option(

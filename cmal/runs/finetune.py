@@ -30,7 +30,7 @@ from cmal.runs.assembly import (
     write_beside_weights,
 )
 from cmal.runs.pieces import how_to_prepare
-from cmal.runs.train import Report, TrainingSummary, Work, run_training
+from cmal.runs.train import Report, Tick, TrainingSummary, Work, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
 from cmal.tasks.base import Task
 from cmal.tasks.retrieval import Retrieval
@@ -42,11 +42,14 @@ HEADS_WITH_PRETRAINING = {"flickr30k": "itm", "coco-retrieval": "itm", "scenes-r
 
 
 def run_finetuning(
-    recipe: FinetuneRecipe, report: Report, start: str = "auto", device: str | None = None
+    recipe: FinetuneRecipe,
+    report: Report,
+    start: str = "auto",
+    device: str | None = None,
+    tick: Tick | None = None,
 ) -> TrainingSummary:
     """Fine-tunes as the recipe says; arguments and errors as `pretrain.run_pretraining`."""
-
-    return run_training(recipe, partial(finetuning_work, recipe), report, start, device)
+    return run_training(recipe, partial(finetuning_work, recipe), report, start, device, tick)
 
 
 def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Place) -> Work:

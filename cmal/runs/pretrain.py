@@ -32,7 +32,7 @@ from cmal.runs.assembly import (
     write_beside_weights,
 )
 from cmal.runs.folder import TEXT_ENCODER
-from cmal.runs.train import Report, TrainingSummary, Work, mean_parts, run_training
+from cmal.runs.train import Report, Tick, TrainingSummary, Work, mean_parts, run_training
 from cmal.training.distributed import Place
 
 VALIDATION_GROUPS = 8
@@ -53,13 +53,18 @@ class Pretraining:
 
 
 def run_pretraining(
-    recipe: PretrainRecipe, report: Report, start: str = "auto", device: str | None = None
+    recipe: PretrainRecipe,
+    report: Report,
+    start: str = "auto",
+    device: str | None = None,
+    tick: Tick | None = None,
 ) -> TrainingSummary:
     """Pre-trains as the recipe says, in this process or in the group of processes it was started in.
 
     Args:
         report: called with every StepReport, in the first process only.
         start: "auto", "resume" or "fresh" (see `folder.open_run`).
+        tick: called with the steps done and wanted after every step, in the first process only.
 
     Raises:
         CmalError: whatever the user can put right.
@@ -71,7 +76,7 @@ def run_pretraining(
             write_json(Path(recipe.out) / TEXT_ENCODER, made.loading.as_json())
         return work_of(made, place)
 
-    return run_training(recipe, make_work, report, start, device)
+    return run_training(recipe, make_work, report, start, device, tick)
 
 
 def pretraining_work(recipe: PretrainRecipe, checkpoint: Path | None, place: Place) -> Work:

@@ -37,6 +37,7 @@ from cmal.training.optim import build_optimizer, build_schedule
 from cmal.training.sharding import copy_to_all, shard, tune, whole
 
 Report = Callable[[StepReport], None]
+Tick = Callable[[int, int], None]  # steps done, steps wanted
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,14 @@ def run_training(
     report: Report,
     start: str,
     device: str | None,
+    tick: Tick | None = None,
 ) -> TrainingSummary:
     """Opens the run folder, joins the other processes, and trains from the newest checkpoint or from the start.
 
     Args:
         make_work: called with the checkpoint to go on from (or None) and this process's place.
         start: "auto", "resume" or "fresh" (see `folder.open_run`).
+        tick: called with the steps done and wanted, after every step; `report` only every `report_every`.
     """
     run = Path(recipe.out)
     with joined(device) as place, contextlib.ExitStack() as held:
@@ -92,11 +95,11 @@ def run_training(
         wait_for_all()
         checkpoint = newest_checkpoint(run)
         resumed = load_progress(checkpoint).step if checkpoint else 0
-        progress = train(make_work(checkpoint, place), place, checkpoint, report)
+        progress = train(make_work(checkpoint, place), place, checkpoint, report, tick)
         return TrainingSummary(run, progress.step, progress.skipped, resumed)
 
 
-def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> Progress:
+def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tick: Tick | None = None) -> Progress:
     """Runs the loop from a checkpoint or from the start, writing checkpoints and metrics into the run folder."""
     run = make_fit(work, place, checkpoint)
     metrics = MetricsFile(work.run / "metrics.jsonl", run.progress.step) if place.is_first else None
@@ -119,7 +122,8 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report) -> 
             metrics.write({"step": step, "validation": dict(measures)})
             keep_best(work.run, step, measures, work.train.keep_checkpoints)
 
-    return fit(replace(run, report=write_report, save=save, validate=validate))
+    watched = {"tick": tick} if tick and place.is_first else {}
+    return fit(replace(run, report=write_report, save=save, validate=validate, **watched))
 
 
 def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:

@@ -48,7 +48,8 @@ class Fit:
         model: called with a batch, gives something with `.total` and `.parts`.
         groups: pairs of group and batch, step by step, this device's part.
         groups_per_step: of this device.
-        save: called with the progress, writes a checkpoint; validate: gives measures to report.
+        save: called with the progress, writes a checkpoint; validate: gives measures to report; tick: called with the steps
+            done and wanted, before the first one and after each.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class Fit:
     report: Callable[[StepReport], None] = lambda report: None
     save: Callable[[Progress], None] = lambda progress: None
     validate: Callable[[int], None] = lambda step: None
+    tick: Callable[[int, int], None] = lambda done, wanted: None
     report_every: int = 10
     save_every: int = 1000
     validate_every: int = 0
@@ -82,6 +84,7 @@ def fit(run: Fit) -> Progress:
     if run.progress.step and is_validated(run, run.progress.step):
         run.validate(run.progress.step)  # where the run was killed between a checkpoint and its validation
     run.model.train()
+    run.tick(progress.step, run.steps)
     with stop_requested() as is_stopping:
         for step in range(run.progress.step + 1, run.steps + 1):
             losses, count = accumulate_gradients(run, batches)
@@ -101,6 +104,7 @@ def fit(run: Fit) -> Progress:
                 means = mean_losses(losses)
                 lr = run.scheduler.get_last_lr()[0]
                 run.report(StepReport(step, run.steps, means, float(grad_norm), lr, rate, progress.skipped))
+            run.tick(step, run.steps)
             stop = any_place(is_stopping(), run.place.device)
             validates = is_validated(run, step)
             if step % run.save_every == 0 or validates or stop:

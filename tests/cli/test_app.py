@@ -109,10 +109,22 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(monkeypatch):
     assert isinstance(run("eval").exception, ZeroDivisionError)
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch):
+@pytest.mark.parametrize(("name", "then"), [("pretrain", "from its last checkpoint"), ("eval", "begins anew")])
+def test_an_interrupt_says_what_the_same_command_would_do(monkeypatch, name, then):
     monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: failing(KeyboardInterrupt()))
-    result = run("eval")
-    assert result.exit_code == 130 and "run the same command again to go on" in result.stderr
+    result = run(name)
+    assert result.exit_code == 130 and "Run the same command again" in result.stderr and then in result.stderr
+
+
+def test_a_misspelt_command_is_guessed():
+    assert "Did you mean 'pretrain'?" in run("pretrian").stderr
+    assert "Did you mean" not in run("xyz").stderr
+
+
+def test_the_help_fits_a_terminal_of_80_columns():
+    lines = run("--help").output.splitlines()
+    assert max(map(len, lines)) <= 80 and not any(line.endswith("...") for line in lines[1:]), "nothing is cut"
+    assert '    eval "$(_CMAL_COMPLETE=bash_source cmal)"' in lines, "it can be pasted"
 
 
 def test_faults_of_a_recipe_come_all_at_once(tmp_path):

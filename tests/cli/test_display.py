@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from cmal.training.loop import StepReport
 from cmal_cli import display
 from cmal_cli.app import COMMANDS, main
 
@@ -23,11 +25,21 @@ with ProgressDisplay("working", "steps") as progress:
 """
 
 
-def on_a_terminal(**variables: str) -> str:
-    """What SHOW writes to a terminal of 80 columns."""
+LONG = """
+from cmal.training.loop import StepReport
+from cmal_cli.display import TrainingDisplay, echo
+echo("leakage: training and evaluation images are different by construction")
+with TrainingDisplay("train", "steps") as progress:
+    progress.step(StepReport(1, 2, {"loss": 1.5}, 1.0, 1e-3, 80.0))
+    progress.tick(2, 2)
+"""
+
+
+def on_a_terminal(show: str = SHOW, **variables: str) -> str:
+    """What a program writes to a terminal of 80 columns."""
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": "80", "TERM": "xterm-256color"} | variables
-    done = subprocess.Popen([sys.executable, "-c", SHOW], stdout=follower, env=environment, close_fds=True)
+    done = subprocess.Popen([sys.executable, "-c", show], stdout=follower, env=environment, close_fds=True)
     os.close(follower)
     written = b""
     while True:
@@ -69,7 +81,27 @@ def test_a_run_that_goes_on_counts_what_it_did_itself(monkeypatch):
     progress = display.ProgressDisplay("train", "steps", quiet=True)
     progress.update(900, 1000)
     now[0] += 10
-    assert progress._pace(950, 1000) == "10s elapsed 10s left"
+    assert progress._pace(950, 1000) == "10s elapsed 5.0 steps/s 10s left"
+
+
+def test_piped_training_has_a_line_for_reports_only_and_the_last_step_once(capsys):
+    report = StepReport(4, 4, {"loss": 1.5, "mlm": 2.25}, grad_norm=1.0, lr=1e-3, examples_per_s=80.0)
+    with display.TrainingDisplay("pretrain runs/a", "steps") as progress:
+        for step in range(4):
+            progress.tick(step, 4)
+        progress.step(report)
+        progress.tick(4, 4)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("pretrain runs/a 4/4 steps 0s elapsed")
+    assert line.endswith("loss 1.500 mlm 2.250 lr 1.00e-03 80 examples/s")
+
+
+def test_on_a_terminal_long_lines_break_between_words_and_notes_stay_whole():
+    shown = on_a_terminal(show=LONG, COLUMNS="40")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "").splitlines()
+    assert "leakage: training and evaluation images" in lines and "  are different by construction" in lines
+    assert any(re.fullmatch(r"loss 1\.500 +lr 1\.00e-03 +80 examples/s *", line) for line in lines), lines
+    assert not any("left" in line for line in lines[-3:]), "nothing is left when all is done"
 
 
 @pytest.mark.parametrize(("rate", "text"), [(12.34, "12.3 steps/s"), (0.25, "4.0 s/step"), (None, "")])

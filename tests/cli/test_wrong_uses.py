@@ -118,6 +118,7 @@ TOLD: tuple[Case, ...] = (
         lambda w: w.pretrain("optimizer.learning_rate=1"),
         ('unknown key "optimizer.learning_rate"', "known: lr"),
     ),
+    ("another toolkit's key", lambda w: w.pretrain("optimizer.learning_rate=1"), ('did you mean "lr"?',)),
     ("near key", lambda w: w.pretrain("train.step=1"), ('did you mean "steps"?',)),
     ("misspelt section", lambda w: w.pretrain("trian.steps=1"), ('unknown key "trian"', 'did you mean "train"?')),
     ("wrong type", lambda w: w.pretrain("train.steps=many"), ('"train.steps"', "'many'")),
@@ -199,6 +200,11 @@ TOLD: tuple[Case, ...] = (
         "unknown detector",
         lambda w: ["extract-regions", w.scenes / "images", "--out", w.own / "s", "--detector", "yolo"],
         ('cannot build the detector "yolo"', "known: "),
+    ),
+    (
+        "a detector's half name",
+        lambda w: ["extract-regions", w.scenes / "images", "--out", w.own / "s", "--detector", "frcnn"],
+        ('did you mean "frcnn-vg"?',),
     ),
     (
         "too many GPUs to extract",

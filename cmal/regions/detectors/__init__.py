@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,7 +96,12 @@ def build_detector(
     """
     kind, _, argument = name.partition(":")
     if kind not in MODULES or bool(argument) != (f"{kind}:" in " ".join(FORMS)):
-        raise CmalError(f'cannot build the detector "{name}"', f"known: {', '.join(FORMS)}", "choose one of these")
+        close = get_close_matches(kind, MODULES, n=1)
+        raise CmalError(
+            f'cannot build the detector "{name}"',
+            f"known: {', '.join(FORMS)}",
+            f'did you mean "{close[0]}"?' if close else "choose one of these",
+        )
     given = {
         "weights": weights,
         "precision": precision,

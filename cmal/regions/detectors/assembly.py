@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from cmal.errors import CheckpointError, CmalError, ShapeError, list_faults
+from cmal.errors import CheckpointError, CmalError, ShapeError, in_one_line, list_faults
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -127,7 +127,7 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"cannot read the weights {path}",
-            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
+            in_one_line(error),
             "download the file again; files that would run code when opened are refused",
         ) from error
     except Exception as error:  # safetensors has an exception of its own, of no public base

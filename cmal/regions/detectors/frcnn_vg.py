@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmal.errors import CheckpointError, DataError
+from cmal.errors import CheckpointError, DataError, in_one_line
 from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
@@ -226,12 +226,12 @@ def find_weights(weights: str | Path | None) -> Path:
     except Exception as error:  # the hub has many ways to fail, of many libraries; each means: no weights
         raise CheckpointError(
             f'cannot get the weights "{given.as_posix()}" of {NAME} from the hub',
-            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}",
+            in_one_line(error),
             _REMEDY,
         ) from error
 
 
-_REMEDY = f"download pytorch_model.bin of {HUB_NAME} on a machine with network and name its folder as the weights"
+_REMEDY = f"download pytorch_model.bin of {HUB_NAME} on a machine with network and give its folder: --weights DIR"
 
 
 def _names(folder: Path, kind: str, count: int) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou, roi_align
 
-from cmal.errors import CheckpointError, CmalError
+from cmal.errors import CheckpointError, CmalError, in_one_line
 from cmal.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
@@ -227,7 +227,7 @@ def build(
     except Exception as error:  # transformers raises many kinds; each means: this folder is no detector we can load
         raise CheckpointError(
             f"cannot load the object detector hf:{model}",
-            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}",
+            in_one_line(error),
             "give a folder with config.json, preprocessor_config.json and weights, as save_pretrained writes them",
         ) from error
     if missing := sorted(notes["missing_keys"]):
@@ -264,7 +264,7 @@ def _find_folder(given: str) -> Path:
     except Exception as error:  # the hub has many ways to fail, of many libraries; each means: no model
         raise CheckpointError(
             f'cannot get the object detector "{given}" from the hub',
-            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}",
+            in_one_line(error),
             "download it on a machine with network and name its folder: hf:FOLDER",
         ) from error
 

@@ -309,7 +309,7 @@ def _download(model: str, weights: models.WeightsEnum) -> tuple[nn.Module, str]:
         raise CheckpointError(
             f"cannot get the weights {weights} of torchvision:{model}",
             f"{type(error).__name__}: {error}",
-            f"download {weights.url} on a machine with network and name the file as the weights",
+            f"download {weights.url} on a machine with network and give it: --weights FILE",
         ) from error
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     return network, sha256_of(cached) if cached.is_file() else ""

@@ -548,7 +548,7 @@ def test_class_names_that_do_not_fit_the_weights_are_refused(weights):
 
 def test_missing_weights_say_what_to_do(tmp_path):
     for given in (tmp_path, tmp_path / "nothing.bin", "./nowhere"):
-        with pytest.raises(CheckpointError, match="name its folder as the weights"):
+        with pytest.raises(CheckpointError, match="give its folder: --weights DIR"):
             frcnn_vg.build(weights=given)
 
 
