@@ -42,8 +42,7 @@ from cmal.regions.images import read_image
 from cmal.regions.types import Regions
 from cmal.runs.assembly import FACTS, VOCABULARY, ModelFacts, build_pretraining_model, load_word_pieces
 from cmal.runs.finetune import TaskModel
-from cmal.runs.folder import run_of
-from cmal.runs.probe import find_checkpoint
+from cmal.runs.folder import find_checkpoint, run_of
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import cls_states, encode_batch, region_states
 from cmal.tasks.rec import ReferringExpressions

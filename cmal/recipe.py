@@ -209,7 +209,7 @@ class FinetuneRecipe:
 
     task: str = ""
     out: str = ""
-    init_from: str = ""  # a checkpoint folder written by `cmal pretrain`
+    init_from: str = ""  # a run of `cmal pretrain` (its best or last checkpoint), or one of its checkpoints
     init: str = choice("pretrained", "pretrained", "random")  # random: its sizes and vocabulary, fresh weights
     dropout: float = share(0.1)
     data: FinetuneDataSection = field(default_factory=FinetuneDataSection)

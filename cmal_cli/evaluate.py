@@ -11,7 +11,6 @@ import click
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
-TITLES = {"confusion": "confusion: a row for each true label, a column for each predicted one"}
 
 
 @click.command(
@@ -123,35 +122,16 @@ def _keep(request: Any, evaluations: Sequence[Any]) -> None:
 
 
 def _show(evaluation: Any) -> None:
+    from cmal.pages.result_rows import chance_rows, metric_rows, part_table
     from cmal_cli.display import echo, show_table
 
     result = evaluation.result
     boxes = f", {evaluation.boxes} boxes" if evaluation.boxes else ""
-    rows = []
-    for name, metric in result.metrics.items():
-        is_share = "rank" not in name
-        scale = 100 if is_share else 1
-        interval = "" if metric.low is None else f"{scale * metric.low:.2f} to {scale * metric.high:.2f}"
-        rows.append((name, f"{scale * metric.value:.2f}{' %' if is_share else ''}", interval))
-    rows.append(("chance", f"{100 * (result.chance or 0):.2f} %", ""))
+    rows = [*metric_rows(result), *chance_rows(result)]
     show_table(f"{result.task} {result.split}{boxes}", ("metric", "value", "95% interval"), rows)
-    for name, table in result.tables.items():
-        _show_part(name, table)
+    for name, part in result.tables.items():
+        show_table(*part_table(name, part))
     counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
     facts = {"counts": counts, "protocol": result.protocol, "regions": result.proposal_set, "leakage": result.leakage}
     for name, fact in facts.items():
         echo(f"{name}: {fact}")
-
-
-def _show_part(name: str, table: dict[str, Any]) -> None:
-    """A table of a result: a row a type or label, a column a measure (or one column of plain values)."""
-    from cmal_cli.display import show_table
-
-    rows = {key: row if isinstance(row, dict) else {"value": row} for key, row in table.items()}
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    body = [(key, *(_cell(row.get(column, "")) for column in columns)) for key, row in rows.items()]
-    show_table(TITLES.get(name, name.replace("_", " ")), ("", *columns), body)
-
-
-def _cell(value: Any) -> Any:
-    return f"{100 * value:.2f} %" if isinstance(value, float) else value

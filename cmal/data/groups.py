@@ -7,6 +7,7 @@ groups, and a device takes its part of them. There is no state to save but the s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -110,7 +111,8 @@ class GroupSequence:
 
 
 def load_groups(dataset: Dataset, groups: GroupSequence, workers: int) -> DataLoader:
-    """A loader that gives `dataset[group]` for every group in order, made in `workers` processes (0: here)."""
+    """A loader that gives `dataset[group]` for every group in order, made in `workers` processes (0: here), at most one a core."""
+    workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return DataLoader(
         dataset,
         sampler=groups,

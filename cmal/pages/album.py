@@ -10,6 +10,7 @@ from cmal.pages.document import image_uri, tag, text
 from cmal.regions.image_lists import images_of_folder
 
 Box = Sequence[float]
+LETTER_WIDTH = 0.66  # of a letter's height, on average
 
 
 def find_pictures(image_ids: Iterable[str], folders: Sequence[Path], given: Path | None) -> dict[str, Path]:
@@ -84,10 +85,20 @@ class Album:
         return tag("svg", *self._symbols.values(), width=0, height=0, class_="album", aria_hidden="true")
 
 
-def box_of(box: Box, name: str, image_width: float, kind: str, colour: str, **data: object) -> str:
-    """A box with its name in its upper corner, as SVG."""
+def box_of(
+    box: Box, name: str, image_wh_px: tuple[float, float], kind: str, colour: str, at_foot: bool = False, **data: object
+) -> str:
+    """A box with its name in an upper corner (a lower one with `at_foot`), as SVG; the name stays within the image."""
     x1, y1, x2, y2 = (round(float(v), 1) for v in box)
-    letter = image_width / 34
+    width, height = image_wh_px
+    letter = width / 34
     rect = tag("rect", x=x1, y=y1, width=round(x2 - x1, 1), height=round(y2 - y1, 1), stroke=colour)
-    at = {"x": round(x1 + letter / 4, 1), "y": round(y1 + letter, 1), "font_size": round(letter, 2)}
+    is_cut = x1 + LETTER_WIDTH * letter * len(name) > width  # written leftwards from the right edge instead
+    side = (
+        {"x": round(min(x2, width) - letter / 4, 1), "text_anchor": "end"}
+        if is_cut
+        else {"x": round(x1 + letter / 4, 1)}
+    )
+    y = min(y2, height) - letter / 3 if at_foot else max(y1, 0) + letter
+    at = side | {"y": round(y, 1), "font_size": round(letter, 2)}
     return tag("g", rect, tag("text", text(name), fill=colour, **at), class_=f"box {kind}", **data)

@@ -136,11 +136,10 @@ def _card(probe: Probe, pair: ShownPair, album: Album) -> str:
 
 
 def _picture(pair: ShownPair, album: Album) -> str:
-    width = pair.image_wh_px[0]
-    over = [box_of(box, name, width, "region", "#777") for box, name in pair.boxes]
+    over = [box_of(box, name, pair.image_wh_px, "region", "#777") for box, name in pair.boxes]
     for index, anchor in enumerate(pair.anchors):
         name, kind = anchor.tag or f"missed: {anchor.concept}", f"anchor {anchor.state}"
-        over.append(box_of(anchor.box_xyxy_px, name, width, kind, _colour(index), data_anchor=index))
+        over.append(box_of(anchor.box_xyxy_px, name, pair.image_wh_px, kind, _colour(index), data_anchor=index))
     return album.show(pair.record.image_id, pair.image_wh_px, over)
 
 

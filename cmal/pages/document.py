@@ -30,14 +30,14 @@ def tag(name: str, *inner: str, **attributes: object) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of escaped cells; numbers are right-aligned."""
+    """A table of escaped cells; numbers and intervals ("1.2 to 3.4") are right-aligned and stay on a line."""
     head = tag("tr", *(tag("th", text(c)) for c in columns))
     body = [tag("tr", *(tag("td", text(cell), class_=_alignment(cell)) for cell in row)) for row in rows]
     return tag("table", tag("thead", head), tag("tbody", *body))
 
 
 def _alignment(cell: object) -> str:
-    return "number" if str(cell).strip("%-.,+0123456789 ") == "" else "words"
+    return "number" if str(cell).replace(" to ", "").strip("%-.,+0123456789 ") == "" else "words"
 
 
 def image_uri(path: Path, largest_px: int) -> str:

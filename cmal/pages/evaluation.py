@@ -9,12 +9,14 @@ from pathlib import Path
 from cmal.pages.album import Album, box_of, find_pictures
 from cmal.pages.cards import Card, ShownPicture, make_card
 from cmal.pages.document import folded, table, tag, text, write_page
+from cmal.pages.result_rows import chance_rows, metric_rows, part_table
 from cmal.regions.store import RegionStore
 from cmal.runs.evaluate import Evaluation
 from cmal.runs.pieces import EvaluationRequest, find_pieces
 
 LARGEST_PX = 360
 COLOURS = {"right": "#1b6e36", "wrong": "#b3261e", "expected": "#1e66b8"}
+MARKS = {"right": "✓", "partly": "~", "wrong": "✗"}
 STATES = (("", "all answers"), ("right", "right ones"), ("partly", "partly right ones"), ("wrong", "wrong ones"))
 
 
@@ -70,14 +72,12 @@ def _evenly(places: Sequence[int], count: int) -> list[int]:
 def _scores(evaluation: Evaluation) -> Iterator[str]:
     result = evaluation.result
     yield tag("h2", text(f"{result.task} {result.split} {evaluation.boxes and evaluation.boxes + ' boxes'}"))
-    rows = []
-    for name, metric in result.metrics.items():
-        scale, unit = (1, "") if "rank" in name else (100, " %")
-        interval = "" if metric.low is None else f"{scale * metric.low:.2f} to {scale * metric.high:.2f}"
-        rows.append((name, f"{scale * metric.value:.2f}{unit}", interval))
-    rows.append(("chance", f"{100 * (result.chance or 0):.2f} %", ""))
+    rows = [*metric_rows(result), *chance_rows(result)]
     yield table(("metric", "value", "95% interval"), rows)
     told = [("protocol", result.protocol), ("regions", result.proposal_set), ("leakage", result.leakage)]
+    for name, part in result.tables.items():
+        title, columns, rows = part_table(name, part)
+        yield folded(title, table(columns, rows))
     yield folded("How it was scored", table(("what", "how"), told))
 
 
@@ -98,13 +98,16 @@ def _card(card: Card, album: Album, store: RegionStore) -> str:
     head = tag("p", text(card.text), class_="caption")
     rows = [tag("tr", tag("th", text(what)), tag("td", text(words))) for what, words in card.rows]
     said = tag("table", *rows, data_states=card.state, data_concept=card.group, class_=card.state)
-    mark = tag("p", text(f"{'✓' if card.state == 'right' else '✗'} {card.state}"), class_=f"verdict {card.state}")
+    mark = tag("p", text(f"{MARKS[card.state]} {card.state}"), class_=f"verdict {card.state}")
     pictures = tag("div", *(_picture(p, album, store) for p in card.pictures), class_="pictures")
     return tag("section", pictures, tag("div", head, mark, said, tag("p", text(card.id), class_="id")), class_="pair")
 
 
 def _picture(picture: ShownPicture, album: Album, store: RegionStore) -> str:
     size = store.size_wh_px(picture.image_id)
-    over = [box_of(b.box_xyxy_px, b.name, size[0], b.kind, COLOURS[b.kind]) for b in picture.boxes]
+    over = [
+        box_of(b.box_xyxy_px, b.name, size, b.kind, COLOURS[b.kind], at_foot=b.kind == "expected")
+        for b in picture.boxes
+    ]
     note = [tag("figcaption", text(picture.note))] if picture.note else []
     return tag("figure", album.show(picture.image_id, size, over), *note, class_=f"shot {picture.kind}")

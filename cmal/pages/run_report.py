@@ -13,6 +13,7 @@ from cmal.errors import CheckpointError, DataError
 from cmal.files import read_json
 from cmal.pages.charts import Series, line_chart
 from cmal.pages.document import folded, table, tag, text, write_page
+from cmal.pages.result_rows import metric_rows
 from cmal.results import EvaluationResult, read_result
 from cmal.runs.folder import TEXT_ENCODER, read_metrics
 
@@ -92,20 +93,19 @@ def _scores(run: Path) -> Iterator[str]:
     rows: list[tuple[str, ...]] = []
     for file in files:
         try:
-            rows += _score_rows(file.stem, read_result(file))
+            of_file = list(_score_rows(file.stem, read_result(file)))
+            rows += of_file[:1] + [("", *row[1:]) for row in of_file[1:]]
         except DataError as error:
             rows.append((file.stem, "", "", "", "", error.found))
     yield table(("result", "metric", "value", "95% interval", "chance", "protocol; regions"), rows)
 
 
 def _score_rows(name: str, result: EvaluationResult) -> Iterator[tuple[str, ...]]:
-    for metric, value in result.metrics.items():
-        scale, unit = (1, "") if "rank" in metric else (100, " %")
-        interval = "" if value.low is None else f"{scale * value.low:.2f} to {scale * value.high:.2f}"
+    for metric, value, interval in metric_rows(result):
         is_main = metric == result.main
         chance = f"{100 * result.chance:.2f} %" if is_main and result.chance is not None else ""
         told = f"{result.protocol}; {result.proposal_set}" if is_main else ""
-        yield name, metric, f"{scale * value.value:.2f}{unit}", interval, chance, told
+        yield name, metric, value, interval, chance, told
 
 
 def _curves(steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> Iterator[str]:

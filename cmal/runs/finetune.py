@@ -29,6 +29,7 @@ from cmal.runs.assembly import (
     read_pretraining_facts,
     write_beside_weights,
 )
+from cmal.runs.folder import find_checkpoint
 from cmal.runs.pieces import how_to_prepare
 from cmal.runs.train import Report, Tick, TrainingSummary, Work, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
@@ -111,7 +112,7 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
     Raises:
         CheckpointError: there is no pre-trained checkpoint, or it does not fit.
     """
-    folder = Path(recipe.init_from)
+    folder = find_checkpoint(Path(recipe.init_from))
     source = read_pretraining_facts(folder, "fine-tune from")
     data = recipe.data
     options = TaskOptions(read_answers(recipe), data.retrieval_images, data.captions_per_image, data.hard_negatives)

@@ -103,6 +103,11 @@ def run_of(checkpoint: Path) -> Path | None:
     return next((f for f in (checkpoint, checkpoint.resolve().parent.parent) if (f / "recipe.yaml").is_file()), None)
 
 
+def find_checkpoint(folder: Path) -> Path:
+    """A run folder's best or last checkpoint, or the folder itself where it is a checkpoint."""
+    return next((folder / name for name in ("best", "last") if (folder / name).exists()), folder)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a metrics file."""
     return [json.loads(line) for line in _lines(path) if _step_of(line) >= 0]

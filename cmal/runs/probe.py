@@ -32,6 +32,7 @@ from cmal.runs.assembly import (
     load_word_pieces,
     read_pretraining_facts,
 )
+from cmal.runs.folder import find_checkpoint
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 from cmal.training.distributed import joined
 
@@ -178,11 +179,6 @@ def _check_anchors(anchors: list[dict[str, Any]]) -> None:
         numbers = [start, end, *anchor["box_xyxy_px"]]
         if anchor["role"] not in ROLES or len(numbers) != 6 or not all(isinstance(n, int | float) for n in numbers):
             raise ValueError(f"not an anchor: {json.dumps(anchor)[:80]}")
-
-
-def find_checkpoint(folder: Path) -> Path:
-    """A run folder's best or last checkpoint, or the folder itself where it is a checkpoint."""
-    return next((folder / name for name in ("best", "last") if (folder / name).exists()), folder)
 
 
 def thesaurus_of(checkpoint: Path | None) -> tuple[str, ...]:
