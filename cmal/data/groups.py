@@ -111,7 +111,7 @@ class GroupSequence:
 
 
 def load_groups(dataset: Dataset, groups: GroupSequence, workers: int) -> DataLoader:
-    """A loader that gives `dataset[group]` for every group in order, made in `workers` processes (0: here), at most one a core."""
+    """A loader that gives `dataset[group]` for every group, made in `workers` processes (0: here), at most one a core."""
     workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return DataLoader(
         dataset,
