@@ -31,14 +31,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise CmalError(
-            f"cannot write {path}",
-            f"the system says: {error.strerror or error}",
-            "free some space or choose another place, then run the same command again",
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def cannot_write(place: Path | str, error: OSError) -> CmalError:
+    """What the system says of a full disk, a folder that may not be written or the like, as a message."""
+    return CmalError(
+        f"cannot write {place}",
+        f"the system says: {error.strerror or error}",
+        "free some space or choose another place, then run the same command again",
+    )
 
 
 def _sync(path: Path) -> None:

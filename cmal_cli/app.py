@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -58,6 +59,13 @@ class CmalGroup(click.Group):
             if ctx.params.get("debug"):
                 raise
             click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            from cmal.files import cannot_write
+
+            click.echo(f"Error: {cannot_write(error.filename or 'all of it', error)}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", "it begins anew")

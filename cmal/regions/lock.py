@@ -61,8 +61,9 @@ def lock_file(path: Path, wait: bool = True) -> Iterator[None]:
                 break
         os.close(descriptor)  # the last holder removed it between our two steps: try again
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, _holder().encode())
+        with contextlib.suppress(OSError):  # a full disk: then nobody is told who holds it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _holder().encode())
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -71,7 +72,8 @@ def lock_file(path: Path, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tell_holder(path: Path) -> Iterator[None]:
-    path.write_text(_holder())
+    with contextlib.suppress(OSError):  # a full disk: then nobody is told who holds it
+        path.write_text(_holder())
     try:
         yield
     finally:

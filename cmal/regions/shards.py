@@ -6,10 +6,12 @@ same bytes.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,7 @@ IMAGES_A_WRITE = 128
 BYTES_AN_IMAGE = 64  # id, offset and size, about
 LARGEST_FLOAT16 = 65504.0
 ALIGN_AT_BYTES, ALIGN_TO_BYTES = 65536, 4096
+HDF5_OWN_BYTES = 1 << 18  # of HDF5's own, and between the columns; far more than was ever seen
 
 
 def shard_name(number: int) -> str:
@@ -59,7 +62,7 @@ def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreH
     offsets = np.cumsum([0, *(len(arrays[0]) for arrays in packed)], dtype="<i8")
     with atomic_path(Path(path)) as temporary:
         try:
-            with new_file(temporary) as file:
+            with new_file(temporary, largest_size(header, image_ids, int(offsets[-1]))) as file:
                 write_head(file, header, image_ids, offsets, sizes)
                 _write_columns(file, header, packed, offsets)
         except RuntimeError as error:  # HDF5 tells a full disk so, when it closes
@@ -68,16 +71,50 @@ def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreH
     return ShardInfo(Path(path).name, len(image_ids), int(offsets[-1]), size, digest)
 
 
-def new_file(path: Path) -> h5py.File:
-    """A new HDF5 file whose bytes depend on what is written alone, columns at page borders."""
-    return h5py.File(
+@contextlib.contextmanager
+def new_file(path: Path, largest: int) -> Iterator[h5py.File]:
+    """A new HDF5 file whose bytes depend on what is written alone, columns at page borders.
+
+    Its room on the disk is taken before HDF5 writes anything: HDF5 does not survive a disk that fills up under it (it ends
+    the process with a segmentation fault).
+
+    Args:
+        path: where.
+        largest: bytes that it will have at most.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    path.touch()
+    _take_room(path, largest)
+    with h5py.File(
         path,
         "w",
         libver=("earliest", "v110"),
         track_order=False,
         alignment_threshold=ALIGN_AT_BYTES,
         alignment_interval=ALIGN_TO_BYTES,
-    )
+    ) as file:
+        _take_room(path, largest)  # again: HDF5 has emptied the file
+        yield file
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(path, size)
+
+
+def _take_room(path: Path, count: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, count)
+    elif (free := shutil.disk_usage(path.parent).free) < count:
+        raise OSError(errno.ENOSPC, f"{_size(count)} are needed, {_size(free)} are free")
+
+
+def largest_size(header: StoreHeader, image_ids: Sequence[str], regions: int) -> int:
+    """Bytes that a file of so many images and regions has at most."""
+    width = max([1, *(len(image_id.encode("utf-8")) for image_id in image_ids)])
+    heads = len(json.dumps(header.to_json())) + len(image_ids) * (width + 8 + 8) + 8
+    return heads + regions * (2 * header.feature_size + BYTES_A_REGION) + HDF5_OWN_BYTES
 
 
 def _pack(image_id: str, regions: Regions, header: StoreHeader) -> tuple[np.ndarray, ...]:

@@ -10,7 +10,7 @@ import h5py
 from cmal.errors import StoreError
 from cmal.files import atomic_path, sha256_of
 from cmal.regions.lock import hold_folder
-from cmal.regions.shards import IMAGES_A_WRITE, new_file, write_head, write_index
+from cmal.regions.shards import IMAGES_A_WRITE, largest_size, new_file, write_head, write_index
 from cmal.regions.store import COLUMNS, FEATURES, RegionStore, read_index
 
 
@@ -77,7 +77,7 @@ def merge_store(folder: Path, out: Path, report: Callable[[int, int], None] = la
         offsets.append(offsets[-1] + store.regions_of(image_id))
     with atomic_path(out) as temporary:
         try:
-            with new_file(temporary) as file:
+            with new_file(temporary, largest_size(store.header, ids, offsets[-1])) as file:
                 write_head(file, store.header, ids, offsets, [store.size_wh_px(image_id) for image_id in ids])
                 _copy_columns(store, file, offsets, report)
         except RuntimeError as error:  # HDF5 tells a full disk so, when it closes

@@ -9,6 +9,7 @@ RUN/results/*.json     what `cmal eval` found, one file a split and protocol
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -23,7 +24,7 @@ import torch
 import yaml
 
 from cmal.errors import CheckpointError, RecipeError, list_faults
-from cmal.files import write_json, write_text
+from cmal.files import cannot_write, write_json, write_text
 from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
 from cmal.training.checkpoint import newest_checkpoint
 
@@ -91,11 +92,22 @@ class MetricsFile:
     def __init__(self, path: Path, step: int):
         kept = [line for line in _lines(path) if _step_of(line) <= step]
         write_text(path, "".join(kept))
+        self.path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Appends a row at once.
+
+        Raises:
+            CmalError: the disk is full.
+        """
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise cannot_write(self.path, error) from error
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cmal.errors import CheckpointError, CmalError
-from cmal.files import write_json
+from cmal.files import cannot_write, write_json
 from cmal.training.sharding import shard_like_parameters
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
@@ -190,8 +190,12 @@ def run_lock(run: Path):
     """
     import fcntl
 
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a+") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("a+")
+    except OSError as error:
+        raise cannot_write(run, error) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -201,7 +205,7 @@ def run_lock(run: Path):
                 f"process {file.read().strip() or 'unknown'} is working in it",
                 "wait for it to end, or choose another folder: --set out=FOLDER",
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: then nobody is told who holds it
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from cmal.data.image_ids import MANIFEST
 from cmal.data.records import PairRecord, Record, record_line
 from cmal.errors import CmalError, DataError
-from cmal.files import atomic_path, write_json
+from cmal.files import atomic_path, cannot_write, write_json
 
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".prepare-", ".tmp"
 REPORT_EVERY_RECORDS = 20_000
@@ -37,7 +37,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +119,7 @@ class OutputFolder:
         self._sweep()
         self._held.close()
         if isinstance(error, OSError) and not isinstance(error, CmalError):
-            raise _cannot_write(self.folder, error) from error
+            raise cannot_write(self.folder, error) from error
 
     def _sweep(self) -> None:
         for leftover in self.folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
@@ -130,11 +130,3 @@ class OutputFolder:
 def images_of(record: Record) -> tuple[str, ...]:
     """The image ids a record speaks of."""
     return (record.left_image_id, record.right_image_id) if isinstance(record, PairRecord) else (record.image_id,)
-
-
-def _cannot_write(folder: Path, error: OSError) -> CmalError:
-    return CmalError(
-        f"cannot write into {folder}",
-        f"the system says: {error.strerror or error}",
-        "free some space or choose another place with --out, then run the same command again",
-    )

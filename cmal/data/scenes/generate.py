@@ -6,6 +6,7 @@ their rows are written in order, so the bytes do not depend on the number of wor
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -21,8 +22,8 @@ from cmal.data.scenes.language import make_captions, make_hypotheses, make_quest
 from cmal.data.scenes.preview import contact_sheet
 from cmal.data.scenes.world import Scene
 from cmal.data.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
-from cmal.errors import CmalError, DataError
-from cmal.files import atomic_path, read_json, write_json
+from cmal.errors import DataError
+from cmal.files import atomic_path, cannot_write, read_json, write_json
 
 VERSION = 1  # raise it whenever the same seed would give other pictures or texts
 BLOCK = 16
@@ -165,11 +166,9 @@ def _write_picture(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise CmalError(
-            f"cannot write {path}",
-            f"the system says: {error.strerror}",
-            "free some space or choose another place, then run the same command again",
-        ) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
 
 
 def _remove_others(folder: Path, images: dict[str, int]) -> None:

@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,8 +25,7 @@ from cmal.data.scenes.language.gold import Sentence
 from cmal.data.scenes.language.hypotheses import Hypothesis
 from cmal.data.scenes.language.questions import Question
 from cmal.data.scenes.world import KINDS, PEOPLE, Scene
-from cmal.errors import CmalError
-from cmal.files import atomic_path
+from cmal.files import atomic_path, cannot_write
 
 SPLITS = ("train", "val", "test")
 FIRST_IMAGE_ID = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000}
@@ -231,7 +230,10 @@ class Tables:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        with suppress(
+            OSError
+        ):  # a full disk; rows that were needed have been read back by now, or the block has failed
+            self._stack.close()
 
     def add(self, split: str, rows: Rows) -> None:
         """Appends one scene's rows.
@@ -243,11 +245,7 @@ class Tables:
             for table, data in rows.items():
                 self._spools[table, split].write(data)
         except OSError as error:
-            raise CmalError(
-                f"cannot write below {self.folder}",
-                f"the system says: {error.strerror}",
-                "free some space or ask for fewer images, then run the same command again",
-            ) from error
+            raise cannot_write(self.folder, error) from error
 
     def write_files(self, official: Path, gold: Path) -> None:
         """Puts all official files together, each atomically."""
