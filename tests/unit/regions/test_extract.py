@@ -266,17 +266,17 @@ def test_parts_done_by_processes_side_by_side_make_the_same_store(pictures, tmp_
 
 
 def test_a_disk_that_fills_up_is_a_message_and_what_is_whole_stays(pictures, tmp_path):
-    """A process that may write files of at most 12 kB: an index fits, the second shard, of large pictures, does not."""
+    """A process that may write files of at most 300 kB: the first shard fits, the second, of large pictures, does not."""
 
     class Wide(MeanColour):
         @staticmethod
         def _region(image):
             one = MeanColour._region(image)
-            count = 1 if image.shape[0] == 3 else 200
+            count = 1 if image.shape[0] == 3 else 2000
             return dataclasses.replace(one, **{name: np.repeat(getattr(one, name), count, 0) for name in COLUMNS})
 
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
             extract_regions(pictures, Wide(), tmp_path / "s", shard_size=5)
