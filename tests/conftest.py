@@ -35,6 +35,14 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/toy and data/toy-TASK, as `cmal prepare` would leave them, and two recipes."""
+    from toy_world import build_toy_world
+
+    return build_toy_world(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the quickstart leaves it, as small as can be: data/scenes of 18 images with regions, and runs/tiny.
 

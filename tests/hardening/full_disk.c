@@ -1,0 +1,94 @@
+/* A disk that is full at a chosen write: preloaded, it counts what changes files below a folder and fails the k-th.
+
+   fail_at(folder, k, sticky): from now on count calls that need room below `folder` (write, pwrite, writev, creating a
+   file, making a folder, enlarging a file); the k-th fails with ENOSPC, and with `sticky` every later one that writes
+   bytes or makes something too. k = 0 counts only. writes_seen() gives the count. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static char root[PATH_MAX];
+static int wanted, sticky, seen, armed;
+
+void fail_at(const char *folder, int k, int keep_failing) {
+    strncpy(root, folder, sizeof root - 1);
+    wanted = k, sticky = keep_failing, seen = 0, armed = 1;
+}
+int writes_seen(void) { return seen; }
+
+static int is_below(const char *path) { return strncmp(path, root, strlen(root)) == 0; }
+
+static int fails(void) {
+    int number = __sync_add_and_fetch(&seen, 1);
+    if (wanted && (number == wanted || (sticky && number > wanted))) { errno = ENOSPC; return 1; }
+    return 0;
+}
+static int path_fails(int at, const char *path) {
+    char whole[PATH_MAX * 2] = "";
+    if (!armed) return 0;
+    if (path[0] != '/') {
+        char link[64];
+        if (at == AT_FDCWD) { if (!getcwd(whole, PATH_MAX)) return 0; }
+        else {
+            snprintf(link, sizeof link, "/proc/self/fd/%d", at);
+            ssize_t n = readlink(link, whole, PATH_MAX - 1);
+            if (n < 0) return 0;
+            whole[n] = 0;
+        }
+        strcat(whole, "/");
+    }
+    strncat(whole, path, PATH_MAX - 1);
+    return is_below(whole) && fails();
+}
+static int file_fails(int file) {
+    char link[64], path[PATH_MAX];
+    if (!armed) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return is_below(path) && fails();
+}
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+ssize_t write(int file, const void *data, size_t size) { return size && file_fails(file) ? -1 : NEXT(write)(file, data, size); }
+ssize_t pwrite(int file, const void *data, size_t size, off_t at) { return size && file_fails(file) ? -1 : NEXT(pwrite)(file, data, size, at); }
+ssize_t pwrite64(int file, const void *data, size_t size, off64_t at) { return size && file_fails(file) ? -1 : NEXT(pwrite64)(file, data, size, at); }
+ssize_t writev(int file, const struct iovec *parts, int count) { return file_fails(file) ? -1 : NEXT(writev)(file, parts, count); }
+ssize_t sendfile(int out, int in, off_t *at, size_t size);
+ssize_t sendfile(int out, int in, off_t *at, size_t size) { return file_fails(out) ? -1 : NEXT(sendfile)(out, in, at, size); }
+ssize_t sendfile64(int out, int in, off64_t *at, size_t size);
+ssize_t sendfile64(int out, int in, off64_t *at, size_t size) { return file_fails(out) ? -1 : NEXT(sendfile64)(out, in, at, size); }
+int fsync(int file) { return file_fails(file) ? -1 : NEXT(fsync)(file); }
+int mkdir(const char *path, mode_t mode) { return path_fails(AT_FDCWD, path) ? -1 : NEXT(mkdir)(path, mode); }
+int symlink(const char *to, const char *path) { return path_fails(AT_FDCWD, path) ? -1 : NEXT(symlink)(to, path); }
+int rename(const char *from, const char *to) { return path_fails(AT_FDCWD, to) ? -1 : NEXT(rename)(from, to); }
+
+static int makes(const char *path, int flags) { return (flags & O_CREAT) && NEXT(access)(path, F_OK) != 0; }
+#define OPEN(name)                                                                   \
+    int name(const char *path, int flags, ...) {                                     \
+        va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more); \
+        if (armed && makes(path, flags) && path_fails(AT_FDCWD, path)) return -1;    \
+        return NEXT(name)(path, flags, mode);                                        \
+    }
+OPEN(open)
+OPEN(open64)
+int openat(int at, const char *path, int flags, ...) {
+    va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more);
+    if (armed && (flags & O_CREAT) && path_fails(at, path)) return -1;
+    return NEXT(openat)(at, path, flags, mode);
+}
+int openat64(int at, const char *path, int flags, ...) {
+    va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more);
+    if (armed && (flags & O_CREAT) && path_fails(at, path)) return -1;
+    return NEXT(openat64)(at, path, flags, mode);
+}
