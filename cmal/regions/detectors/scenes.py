@@ -26,7 +26,8 @@ from cmal.regions.types import Regions
 WEIGHTS = Path(__file__).with_name("scenes_detector.safetensors")
 LARGEST_SIDE_PX = 320  # larger pictures are made smaller: the network knows things of a scene's size
 STRIDE_PX = 16
-SAME_KIND_IOU, ANY_KIND_IOU = 0.5, 0.75
+CANDIDATE_IOUS = (0.5, 0.75)  # of one kind, of any two kinds: boxes that overlap more are one thing, at the first look
+FINAL_IOUS = (0.45, 0.6)  # and at the second, which knows the kinds better
 
 
 class ScenesDetector:
@@ -73,9 +74,10 @@ class ScenesDetector:
             described = self._describe(maps, boxes, pixels)
             for row, scale, (box, first), (features, second, colours) in zip(rows, scales, picked, described):
                 kinds = (first + second) / 2  # at the proposal and at the final box: two looks are surer than one
-                order = kinds.max(dim=1).values.argsort(descending=True, stable=True)
+                kept = _distinct(box, kinds, *FINAL_IOUS)
+                kept = kept[: self._count(kinds[kept], self.min_regions)]
                 found[row] = make_regions(
-                    features[order], box[order] / scale, kinds[order], colours[order], _wh(images[row])
+                    features[kept], box[kept] / scale, kinds[kept], colours[kept], _wh(images[row])
                 )
         return found
 
@@ -110,19 +112,21 @@ class ScenesDetector:
     def _pick(
         self, boxes: Tensor, probabilities: Tensor, size_hw: tuple[int, int], scale: float
     ) -> tuple[Tensor, Tensor]:
-        """The boxes to give, and their kinds' probabilities: confident ones, no two of them the same thing."""
+        """Boxes to look at again, and their kinds' probabilities: confident ones, and some in the place of doubles."""
         height, width = size_hw
         limits = torch.tensor([width, height, width, height], device=boxes.device) * scale
         boxes = boxes.minimum(limits)
         kinds = probabilities[:, :-1]
-        confidence, kind = kinds.max(dim=1)
         is_box = ((boxes[:, 2:] - boxes[:, :2]) >= 2).all(dim=1)
-        boxes, kinds, confidence, kind = boxes[is_box], kinds[is_box], confidence[is_box], kind[is_box]
-        kept = batched_nms(boxes, confidence, kind, SAME_KIND_IOU)
-        kept = kept[nms(boxes[kept], confidence[kept], ANY_KIND_IOU)]
-        count = int((confidence[kept] >= self.min_confidence).sum())
-        kept = kept[: min(max(count, self.min_regions), self.max_regions)]
+        boxes, kinds = boxes[is_box], kinds[is_box]
+        kept = _distinct(boxes, kinds, *CANDIDATE_IOUS)
+        kept = kept[: self._count(kinds[kept], 2 * self.min_regions)]
         return boxes[kept], kinds[kept]
+
+    def _count(self, kinds: Tensor, fewest: int) -> int:
+        """How many are confident enough, `fewest` at least and `max_regions` at most. kinds: (R, C)."""
+        confident = int((kinds.max(dim=1).values >= self.min_confidence).sum())
+        return min(max(confident, fewest), self.max_regions)
 
     def _describe(self, maps: dict, boxes: list[Tensor], pixels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Features (R, F), kinds (R, C) without the background, colours (R, A) of each image's boxes."""
@@ -131,6 +135,13 @@ class ScenesDetector:
         colours = self.net.colour(features).softmax(-1)
         counts = [len(box) for box in boxes]
         return list(zip(features.split(counts), kinds.split(counts), colours.split(counts)))
+
+
+def _distinct(boxes: Tensor, kinds: Tensor, same_kind_iou: float, any_kind_iou: float) -> Tensor:
+    """Rows of boxes (R, 4) of which no two are the same thing, most confident first. kinds: (R, C)."""
+    confidence, kind = kinds.max(dim=1)
+    kept = batched_nms(boxes, confidence, kind, same_kind_iou)
+    return kept[nms(boxes[kept], confidence[kept], any_kind_iou)]
 
 
 def _wh(image: np.ndarray) -> tuple[int, int]:
