@@ -19,8 +19,8 @@ from cmal.data.text import SPECIAL_PIECES, WordPieces
 from cmal.model.cmal import Cmal, build_cmal
 from cmal.model.layers import INITIAL_STD_WIDTH, initialise
 from cmal.model.prompt import FILL_SWAP, PromptPlan
+from cmal.regions.layout import StoreHeader
 from cmal.regions.shards import write_index, write_shard
-from cmal.regions.store import StoreHeader
 from cmal.regions.types import Regions
 from cmal.thesaurus import Thesaurus
 

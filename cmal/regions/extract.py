@@ -21,10 +21,10 @@ from cmal.errors import CmalError, DataError, ImageError, StoreError
 from cmal.files import write_text
 from cmal.regions.detectors import Detector
 from cmal.regions.images import read_image
+from cmal.regions.layout import INDEX_NAME, ShardInfo, StoreHeader, read_index
 from cmal.regions.lock import hold_folder, lock_file
 from cmal.regions.plan import Plan, extend_plan, load_plan, save_plan
 from cmal.regions.shards import foretell_size, shard_name, write_index, write_shard
-from cmal.regions.store import INDEX_NAME, ShardInfo, StoreHeader, read_index
 from cmal.regions.types import Regions
 
 FAILED_NAME = "failed.jsonl"

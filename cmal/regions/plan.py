@@ -13,7 +13,7 @@ from typing import Any
 
 from cmal.errors import CmalError, StoreError
 from cmal.files import read_json, write_json
-from cmal.regions.store import StoreHeader
+from cmal.regions.layout import StoreHeader
 
 PLAN_NAME = "plan.json"
 

@@ -1,4 +1,4 @@
-"""Writing the region store: one shard, the index, or a whole stream of images. `store.py` has the layout.
+"""Writing the region store: one shard, the index, or a whole stream of images. `layout.py` says what is in it.
 
 Everything appears under its name only when it is whole (temporary name, fsync, rename), and the same input gives the
 same bytes.
@@ -21,7 +21,7 @@ import numpy as np
 
 from cmal.errors import ShapeError, StoreError
 from cmal.files import atomic_path, sha256_of, write_json
-from cmal.regions.store import BYTES_A_REGION, COLUMNS, FEATURES, INDEX_NAME, ShardInfo, StoreHeader
+from cmal.regions.layout import BYTES_A_REGION, COLUMNS, FEATURES, INDEX_NAME, ShardInfo, StoreHeader
 from cmal.regions.types import Regions
 
 IMAGES_A_WRITE = 128

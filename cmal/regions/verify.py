@@ -9,9 +9,10 @@ import h5py
 
 from cmal.errors import StoreError
 from cmal.files import atomic_path, sha256_of
+from cmal.regions.layout import COLUMNS, FEATURES, read_index
 from cmal.regions.lock import hold_folder
 from cmal.regions.shards import IMAGES_A_WRITE, largest_size, new_file, write_head, write_index
-from cmal.regions.store import COLUMNS, FEATURES, RegionStore, read_index
+from cmal.regions.store import RegionStore
 
 
 def verify_store(

@@ -23,8 +23,9 @@ import lmdb
 import numpy as np
 from torch.utils.data import DataLoader
 
+from cmal.regions.layout import COLUMNS, StoreHeader
 from cmal.regions.shards import StoreWriter
-from cmal.regions.store import COLUMNS, RegionStore, StoreHeader
+from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
 
 REGIONS, FEATURES, REPEATS, READS, LOOK_EVERY = 36, 2048, 5, 2000, 100

@@ -37,8 +37,8 @@ from cmal.regions.imports.uniter import open_uniter
 from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
 from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
+from cmal.regions.layout import BYTES_A_REGION, StoreHeader
 from cmal.regions.shards import StoreWriter, foretell_size
-from cmal.regions.store import BYTES_A_REGION, StoreHeader
 from cmal.regions.types import Regions
 
 FORMATS = ("butd-tsv", "lxmert-tsv", "vinvl-tsv", "uniter-lmdb", "volta-lmdb", "mmf-npy")

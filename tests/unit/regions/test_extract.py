@@ -18,8 +18,9 @@ from PIL import Image
 
 from cmal.errors import CmalError, DataError, StoreError
 from cmal.regions.extract import ExtractionReport, extract_regions, read_failures
+from cmal.regions.layout import COLUMNS, read_index
 from cmal.regions.lock import hold_folder
-from cmal.regions.store import COLUMNS, RegionStore, read_index
+from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,8 +13,9 @@ import pytest
 
 from cmal.errors import ShapeError, StoreError
 from cmal.files import sha256_of
+from cmal.regions.layout import COLUMNS, StoreHeader, read_index
 from cmal.regions.shards import StoreWriter, write_index, write_shard
-from cmal.regions.store import COLUMNS, RegionStore, StoreHeader, read_index
+from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
 
 HEADER = StoreHeader("toy", "abc", 3, ("dog", "tree"), ("red",))
@@ -109,9 +111,13 @@ def test_chunked_and_compressed_files_are_read_too(tmp_path):
 
 
 def _read_in_child(store: RegionStore) -> list[float]:
+    return _in_child(lambda: store["coco:3"].features[0].tolist())
+
+
+def _in_child(work: Callable[[], object]) -> object:
     context = multiprocessing.get_context("fork")
     parent, child = context.Pipe()
-    process = context.Process(target=lambda: child.send(store["coco:3"].features[0].tolist()))
+    process = context.Process(target=lambda: child.send(work()))
     process.start()
     assert parent.poll(20), "the child process did not answer"
     process.join()
@@ -129,9 +135,25 @@ def test_an_open_store_survives_a_fork_and_pickling(tmp_path):
 def test_reading_on_with_few_files_and_little_memory_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr("cmal.regions.store.MOST_OPEN_FILES", 1)
     monkeypatch.setattr("cmal.regions.store.MOST_MAPPED_BYTES", 1)
+    monkeypatch.setattr("cmal.regions.store.MOST_MAPPED_BYTES_ALONE", 1)
     store = small_store(tmp_path)
     values = [store[name].features[0, 0] for name in ("coco:1", "coco:3", "coco:1", "coco:3")]
     assert values == [0, 10, 0, 10]
+
+
+def test_a_worker_lets_go_of_pages_that_a_process_alone_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr("cmal.regions.store.MOST_MAPPED_BYTES", 1)
+    released = []
+    monkeypatch.setattr("cmal.regions.shard_file.ShardFile.release", lambda file, everything: released.append(file))
+    store = small_store(tmp_path)
+
+    def read_three_times() -> int:
+        for _ in range(3):
+            store["coco:3"]
+        return len(released)
+
+    assert read_three_times() == 0
+    assert _in_child(read_three_times) == 3
 
 
 def test_features_too_large_for_half_precision_are_cut_and_not_finite_ones_refused(tmp_path):
