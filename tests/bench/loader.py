@@ -26,7 +26,7 @@ from cmal.data.groups import GroupSequence, load_groups
 from cmal.data.records import ImageTextRecord, record_line
 from cmal.recipe import PretrainRecipe, load_recipe
 from cmal.regions.shards import StoreWriter
-from cmal.regions.store import StoreHeader
+from cmal.regions.layout import StoreHeader
 from cmal.regions.types import Regions
 from cmal.runs.pretrain import pretraining_work
 from cmal.runs.train import group_plan, make_fit
