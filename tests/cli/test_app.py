@@ -174,5 +174,7 @@ def test_every_documented_command_and_option_exists(where, line):
 def test_files_that_the_readme_names_are_there():
     named = set(re.findall(r"`((?:cmal|cmal_cli|recipes|tests)/[\w./-]+)`", README))
     named |= set(re.findall(r"\b(recipes/[\w/-]+\.(?:yaml|sh))", README))
+    linked = {link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link}
+    named |= linked - {""}
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert named and missing == []

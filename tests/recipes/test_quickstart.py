@@ -1,0 +1,57 @@
+"""The quickstart script itself, from end to end on twelve scenes and two steps: its order, its files, its table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """#!/usr/bin/env bash
+case "$1" in
+  prepare) set -- "$@" --images 12 ;;
+  pretrain|finetune) set -- "$@" --device cpu --set train.steps=2 --set train.batch_size=8 --set train.group_size=8 ;;
+esac
+exec {python} -c "from cmal_cli.app import main; main()" "$@"
+"""
+TASKS = ("rec", "vqa", "ve", "retrieval")
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A folder with the recipes, and an environment that is installed already and whose cmal is quick."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
+    (programs / "cmal").write_text(PROGRAM.format(python=sys.executable))
+    (programs / "python").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    for name in ("cmal", "python"):
+        (programs / name).chmod(0o755)
+    # as `$(cat pyproject.toml; echo EXTRAS)` has it: no empty lines at the end
+    (tmp_path / ".venv" / ".cmal-installed").write_text((ROOT / "pyproject.toml").read_text().rstrip("\n") + "\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_quickstart_from_end_to_end(checkout):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("CMAL_VENV", None)
+    command = ["bash", "recipes/quickstart.sh"]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "installing" not in done.stdout
+    summary = json.loads((checkout / "runs/quickstart.json").read_text())
+    assert set(summary["tasks"]) == {f"scenes-{task}" for task in TASKS} and summary["minutes"] > 0
+    for task in TASKS:
+        assert f"scenes-{task}" in done.stdout
+        for init in ("random", "pretrained"):
+            assert (checkout / f"runs/quickstart/{task}-{init}.json").is_file()
+            assert (checkout / f"runs/quickstart/{task}-{init}/report.html").is_file()
+    assert (checkout / "runs/quickstart/anchors.html").is_file()
