@@ -9,7 +9,7 @@ from pathlib import Path
 from cmal.errors import DataError
 from cmal.results import read_result
 from cmal.runs.assembly import ModelFacts
-from cmal.runs.folder import read_metrics
+from cmal.runs.folder import METRICS, read_metrics
 
 PAPER = "https://arxiv.org/abs/2410.12595"
 USE = """```python
@@ -57,7 +57,7 @@ def _training(run: Path | None) -> Iterator[str]:
     if recipe is None or not recipe.is_file():
         return
     yield from ("", "## Training", "")
-    steps = [row for row in read_metrics(run / "metrics.jsonl") if "losses" in row]
+    steps = [row for row in read_metrics(run / METRICS) if "losses" in row]
     if steps:
         yield f"{steps[-1]['step']:,} of {steps[-1]['steps']:,} steps, last loss {steps[-1]['losses']['loss']:.3f}."
     yield from (f"Versions: {_versions(run)}.", "", "```yaml", recipe.read_text(encoding="utf-8").strip(), "```")

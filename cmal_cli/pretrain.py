@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,12 @@ def run_training_command(command: str, recipe: Any, options: dict[str, Any]) -> 
 
 def train_here(command: str, recipe: Any, start: str, device: str | None, quiet: bool) -> None:
     """One process's part of a training."""
+    import contextlib
     import os
 
+    from cmal.errors import CmalError
     from cmal.pages.run_report import write_run_report
+    from cmal.runs.folder import METRICS, read_metrics
     from cmal_cli.display import TrainingDisplay
 
     if command == "pretrain":
@@ -85,10 +88,36 @@ def train_here(command: str, recipe: Any, start: str, device: str | None, quiet:
     else:
         from cmal.runs.finetune import run_finetuning as run
     is_first = os.environ.get("RANK", "0") == "0"
-    with TrainingDisplay(f"{command} {recipe.out}", "steps", quiet=quiet or not is_first) as display:
-        summary = run(recipe, display.step, start=start, device=device, tick=display.tick)
+    display = TrainingDisplay(f"{command} {recipe.out}", "steps", quiet=quiet or not is_first)
+    try:
+        with display:
+            summary = run(recipe, display.step, start=start, device=device, tick=display.tick)
+    except (CmalError, KeyboardInterrupt):
+        if is_first and read_metrics(Path(recipe.out) / METRICS):
+            with contextlib.suppress(CmalError):
+                write_run_report(Path(recipe.out))  # as far as it came
+        raise
+    if is_first and not quiet:
+        show_last_losses(command, summary.run, read_metrics(summary.run / METRICS))
     went_on = f", went on from step {summary.resumed_from}" if summary.resumed_from else ""
     skipped = f", {summary.skipped} steps skipped for non-finite numbers" if summary.skipped else ""
     display.say(f"done: {summary.steps} steps{went_on}{skipped}; checkpoint {summary.run}/last")
     if is_first:
         display.say(f"report: {write_run_report(summary.run)}")
+
+
+def show_last_losses(command: str, run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The last reported losses and the last validation, a row a measure."""
+    from cmal_cli.display import show_table
+
+    trained = next((row for row in reversed(rows) if "losses" in row), {"losses": {}, "step": 0})
+    validated = next((row["validation"] for row in reversed(rows) if "validation" in row), {})
+    names = ["loss", *sorted({*trained["losses"], *validated} - {"loss", "main"})]
+    shown = [
+        (name, *(f"{side[name]:.4f}" if name in side else "" for side in (trained["losses"], validated)))
+        for name in names
+        if name in trained["losses"] or name in validated
+    ]
+    columns = ("measure", "training", "validation")
+    count = 3 if validated else 2
+    show_table(f"{command} {run}, step {trained['step']:,}", columns[:count], [row[:count] for row in shown])

@@ -15,7 +15,7 @@ from cmal.pages.charts import Series, line_chart
 from cmal.pages.document import folded, table, tag, text, write_page
 from cmal.pages.result_rows import metric_rows
 from cmal.results import EvaluationResult, read_result
-from cmal.runs.folder import TEXT_ENCODER, read_metrics
+from cmal.runs.folder import METRICS, TEXT_ENCODER, read_metrics
 
 REPORT = "report.html"
 RESULTS = "results"  # folder of the results of `cmal eval`, one file a split and protocol
@@ -32,7 +32,7 @@ def write_run_report(run: Path) -> Path:
         raise CheckpointError(
             f"cannot report on {run}", "it has no recipe.yaml", "give a run folder, made by cmal pretrain or finetune"
         )
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = read_metrics(run / METRICS)
     steps, validations = [r for r in rows if "losses" in r], [r for r in rows if "validation" in r]
     body = [
         *_facts(run, steps),

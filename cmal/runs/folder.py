@@ -28,6 +28,7 @@ from cmal.files import cannot_write, write_json, write_text
 from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
 from cmal.training.checkpoint import newest_checkpoint
 
+METRICS = "metrics.jsonl"
 TEXT_ENCODER = "text_encoder.json"
 # what may change between a run and its continuation: it changes no number
 FREE_KEYS = ("train.report_every", "train.save_every", "train.keep_checkpoints", "train.validate_every", "data.workers")
@@ -46,7 +47,7 @@ def open_run(run: Path, recipe: object, start: str) -> Path | None:
         RecipeError: the folder holds a run of another recipe. CheckpointError: "resume" and nothing to go on from.
     """
     if start == "fresh" and run.exists():
-        for name in ("checkpoints", "metrics.jsonl", "recipe.yaml", "last", "best"):
+        for name in ("checkpoints", METRICS, "recipe.yaml", "last", "best"):
             path = run / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     checkpoint = checkpoint_to_go_on_from(run, recipe, start)

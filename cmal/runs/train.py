@@ -16,7 +16,7 @@ from cmal.data.datasets import PretrainingData, TaskData
 from cmal.data.groups import GroupPlan, GroupSequence, load_groups
 from cmal.errors import RecipeError
 from cmal.recipe import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
-from cmal.runs.folder import MetricsFile, open_run
+from cmal.runs.folder import METRICS, MetricsFile, open_run
 from cmal.training.checkpoint import (
     Progress,
     checkpoint_folder,
@@ -102,7 +102,7 @@ def run_training(
 def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tick: Tick | None = None) -> Progress:
     """Runs the loop from a checkpoint or from the start, writing checkpoints and metrics into the run folder."""
     run = make_fit(work, place, checkpoint)
-    metrics = MetricsFile(work.run / "metrics.jsonl", run.progress.step) if place.is_first else None
+    metrics = MetricsFile(work.run / METRICS, run.progress.step) if place.is_first else None
 
     def write_report(step: StepReport) -> None:
         if metrics:

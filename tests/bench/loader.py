@@ -25,8 +25,8 @@ import numpy as np
 from cmal.data.groups import GroupSequence, load_groups
 from cmal.data.records import ImageTextRecord, record_line
 from cmal.recipe import PretrainRecipe, load_recipe
-from cmal.regions.shards import StoreWriter
 from cmal.regions.layout import StoreHeader
+from cmal.regions.shards import StoreWriter
 from cmal.regions.types import Regions
 from cmal.runs.pretrain import pretraining_work
 from cmal.runs.train import group_plan, make_fit

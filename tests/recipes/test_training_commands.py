@@ -119,3 +119,24 @@ def test_images_that_the_store_lacks_are_told_with_the_command_that_makes_them(p
     result, _ = pretrain(sets=(f"data.records=[{tmp_path}/more.jsonl]",))
     assert result.exit_code == 1
     assert 'no image "toy:99"; it holds 24 images' in result.stderr and "cmal extract-regions" in result.stderr
+
+
+def test_a_training_ends_with_a_table_of_losses_and_a_stopped_one_has_its_report(
+    cmal, toy_world, tmp_path, monkeypatch
+):
+    done = cmal("pretrain", "pretrain.yaml", "--device", "cpu", "--set", f"out={tmp_path}/a")
+    table = done.output.split("step 3\n")[1].splitlines()
+    assert table[0].split() == ["measure", "training", "validation"]
+    rows = {line.split()[0]: line.split()[1:] for line in table[1:] if len(line.split()) == 3}
+    assert {"loss", "mlm", "itm"} <= set(rows) and all(float(value) >= 0 for row in rows.values() for value in row)
+
+    saved = []
+
+    def interrupt(*arguments: object) -> None:
+        saved.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmal.runs.train.save_checkpoint", interrupt)
+    stopped = cmal("pretrain", "pretrain.yaml", "--device", "cpu", "--set", f"out={tmp_path}/b")
+    assert stopped.exit_code == 130 and saved and "goes on from its last checkpoint" in stopped.output
+    assert "3 of 3" in (tmp_path / "b/report.html").read_text()
