@@ -15,7 +15,7 @@ from cmal.regions.shard_file import Shard, ShardFile
 from cmal.regions.types import Regions
 
 MOST_OPEN_FILES = 512
-MOST_MAPPED_BYTES = 96 << 20  # of a loader's worker, of which there are many; read pages beyond that are let go
+MOST_MAPPED_BYTES = 48 << 20  # of a loader's worker, of which there are many; read pages beyond that are let go
 MOST_MAPPED_BYTES_ALONE = 512 << 20  # of a process that nobody started as a worker
 
 
