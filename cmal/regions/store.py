@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cmal.errors import StoreError
-from cmal.regions.layout import StoreHeader, read_index
-from cmal.regions.shard_file import Shard, ShardFile
+from cmal.regions.layout import COLUMNS, StoreHeader, read_index
+from cmal.regions.shard_file import PAGE_RUN_BYTES, Shard, ShardFile
 from cmal.regions.types import Regions
 
 MOST_OPEN_FILES = 512
@@ -34,6 +34,7 @@ class RegionStore:
         self._rows: dict[str, tuple[int, int]] = {}
         self._files: OrderedDict[int, ShardFile] = OrderedDict()
         self._touched_bytes = self._mapped_bytes = 0
+        self._column_bytes_a_read = 0  # counted where the columns beside the features are too many to stay mapped
 
     @classmethod
     def open(cls, path: Path | str) -> RegionStore:
@@ -81,7 +82,7 @@ class RegionStore:
         file = self._files.get(number)
         if file is None or not (file.survives_fork or file.owner == os.getpid()):
             file = self._open_shard(number)
-        self._touched_bytes += file.bytes_a_read
+        self._touched_bytes += file.bytes_a_read + self._column_bytes_a_read
         if self._touched_bytes > MOST_MAPPED_BYTES:
             self._note_touched()
         return file.read(row)
@@ -121,6 +122,8 @@ class RegionStore:
                 self._rows.update({image_id: (number, row) for row, image_id in enumerate(shard.image_ids)})
                 shard.image_ids = []  # kept in the map alone
             self._shards = shards
+            if sum(shard.columns_bytes for shard in shards) > MOST_MAPPED_BYTES // 2:
+                self._column_bytes_a_read = PAGE_RUN_BYTES * (len(COLUMNS) - 1)
         return self._rows
 
     def _find(self, image_id: str) -> tuple[int, int]:
@@ -150,9 +153,8 @@ class RegionStore:
         is_worker = multiprocessing.parent_process() is not None
         if self._mapped_bytes > (MOST_MAPPED_BYTES if is_worker else MOST_MAPPED_BYTES_ALONE):
             self._mapped_bytes = 0
-            columns_bytes = sum(self._shards[number].columns_bytes for number in self._files)
             for file in self._files.values():
-                file.release(everything=columns_bytes > MOST_MAPPED_BYTES // 2)
+                file.release(everything=self._column_bytes_a_read > 0)
 
 
 def _says(header: StoreHeader) -> str:
