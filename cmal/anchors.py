@@ -79,6 +79,7 @@ class AnchorFinder:
         self._attribute_concepts = np.array([thesaurus.attribute_concept(n) for n in attribute_names], dtype=np.int64)
         self.unknown_classes = tuple(n for n, c in zip(class_names, self._class_concepts) if c == NO_CONCEPT)
         self._met = [frozenset(concepts) for concepts in thesaurus.tags_met]
+        self._broader = [broader - {concept} for concept, broader in enumerate(thesaurus.broader)]
         self._mentions = MentionFinder(thesaurus)
 
     def find_mentions(self, words: Sequence[str]) -> Mentions:
@@ -106,8 +107,10 @@ class AnchorFinder:
             regions: of the image; give the `RegionConcepts` where the image comes more than once (fast: about 10 µs).
 
         Mentions of things, left to right, each take the first unused region of their own concept in the regions' order of
-        choice; then those left without take one of a linked concept ("an animal beside a cat" leaves the cat to "cat"). An
-        attribute takes the region of the thing it modifies, if that region has this attribute.
+        choice, or else of a broader one; then those left without take one of a narrower concept ("an animal beside a cat"
+        leaves the cat to "cat"). So words at least as exact as the tags come first: of two regions tagged as persons, "a
+        player in front of people" gives the likelier one to the player. An attribute takes the region of the thing it
+        modifies, if that region has this attribute.
 
         Example: regions [dog, tree, dog], words [two dogs run], all as confident, the second dog larger:
             positives [[0, 0], [2, 0]], pairs [[2, 0]].
@@ -123,10 +126,9 @@ class AnchorFinder:
         hits = [(region, tags[region]) for region in regions.order.tolist() if tags[region] in wanted]
         if not hits:
             return _NO_ANCHORS
-        own = [[region for region, tag in hits if tag == concept] for concept in concepts]
-        linked = [[region for region, tag in hits if tag != concept and tag in met[concept]] for concept in concepts]
-        taken = _take_one_to_one(own, linked)
-        meeting = [sorted(a + b) for a, b in zip(own, linked)]  # of attributes none yet: no tag has their ids
+        exact, narrower = self._candidates(concepts, hits)
+        taken = _take_one_to_one(exact, narrower)
+        meeting = [sorted(a + b) for a, b in zip(exact, narrower)]  # of attributes none yet: no tag has their ids
         pairs = [(taken[mention], mention) for mention in sorted(taken)]
         object_count = len(pairs)
         attribute_of = regions.attributes.tolist()
@@ -138,12 +140,30 @@ class AnchorFinder:
                     pairs.append((taken[thing], mention))
         return _as_anchors(pairs, object_count, concepts, meeting)
 
+    def _candidates(self, concepts: list[int], hits: list[tuple[int, int]]) -> tuple[list[list[int]], list[list[int]]]:
+        """For each mention its regions, first choice first: those of its own and then of broader concepts; of narrower ones.
 
-def _take_one_to_one(own: list[list[int]], linked: list[list[int]]) -> dict[int, int]:
-    """mention -> region, first for all mentions with a region of their own concept, then by links; left to right."""
+        Args:
+            concepts: of the mentions.
+            hits: (region, concept of its tag) in the order of choice.
+        """
+        exact, narrower = [], []
+        for concept in concepts:
+            met, broader = self._met[concept], self._broader[concept]
+            own, above, below = [], [], []
+            for region, tag in hits:
+                if tag in met:
+                    (own if tag == concept else above if tag in broader else below).append(region)
+            exact.append(own + above)
+            narrower.append(below)
+        return exact, narrower
+
+
+def _take_one_to_one(exact: list[list[int]], narrower: list[list[int]]) -> dict[int, int]:
+    """mention -> region, left to right: first among the mentions' exact candidates, then among the narrower ones."""
     taken: dict[int, int] = {}
     used: set[int] = set()
-    for choices in (own, linked):
+    for choices in (exact, narrower):
         for mention, candidates in enumerate(choices):
             if mention in taken:
                 continue

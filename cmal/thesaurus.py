@@ -147,14 +147,19 @@ class Thesaurus:
     @cached_property
     def tags_met(self) -> tuple[tuple[int, ...], ...]:
         """By concept of a word, the concepts of tags it meets: its own first, then all broader and narrower ones."""
-        broader: dict[int, list[int]] = {}
-        for broad, narrow in self._narrower.items():
-            for concept in narrow:
-                broader.setdefault(concept, []).append(broad)
         return tuple(
-            (concept, *sorted((_reach(concept, broader) | _reach(concept, self._narrower)) - {concept}))
+            (concept, *sorted((self.broader[concept] | _reach(concept, self._narrower)) - {concept}))
             for concept in range(len(self.concept_names))
         )
+
+    @cached_property
+    def broader(self) -> tuple[frozenset[int], ...]:
+        """By concept, all concepts above it."""
+        above: dict[int, list[int]] = {}
+        for broad, narrow in self._narrower.items():
+            for concept in narrow:
+                above.setdefault(concept, []).append(broad)
+        return tuple(frozenset(_reach(concept, above)) for concept in range(len(self.concept_names)))
 
     def narrower_than(self, *names: str) -> frozenset[int]:
         """The concepts of these names and all concepts below them; unknown names add nothing."""

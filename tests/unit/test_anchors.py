@@ -119,6 +119,12 @@ def test_a_broad_word_leaves_a_region_to_the_word_that_names_it(finder):
     assert anchors.pairs.tolist() == [[1, 0], [0, 1]]
 
 
+def test_a_word_finer_than_the_tags_comes_before_a_broad_word(finder):
+    regions = regions_of(["person", "person"], conf=[0.2, 0.9])
+    assert anchors_of(finder, "a surfer in front of people", regions).pairs.tolist() == [[1, 0], [0, 1]]
+    assert anchors_of(finder, "people behind a surfer", regions).pairs.tolist() == [[1, 0], [0, 1]], "left to right"
+
+
 def test_linked_regions_are_chosen_by_confidence_whatever_their_tag(finder):
     for conf, chosen in (([0.2, 0.9], 1), ([0.9, 0.2], 0)):
         assert anchors_of(finder, "an animal", regions_of(["cat", "dog"], conf)).pairs.tolist() == [[chosen, 0]]
