@@ -1,4 +1,4 @@
-"""Images to region store: reads ahead, detects in batches, writes whole shards, and goes on where it was stopped.
+"""Images to region store: reads ahead, detects in batches, writes whole shards beside, and goes on where it stopped.
 
 A shard is the unit of work: its images, in the plan's order, form batches that never reach into the next shard. So a
 run that was killed at any moment and started again ends with the very bytes of a run that was not.
@@ -118,8 +118,12 @@ def extract_regions(
         skipped = sum(len(ids) for _, ids in ours) - sum(len(ids) for _, ids in work)
         run.total = sum(len(ids) for _, ids in work)
         _check_disk(run)
-        for number, ids, looked_at in _detect_all(run, work, files):
-            _keep(run, number, ids, looked_at, files)
+        with ThreadPoolExecutor(1, thread_name_prefix="write-shard") as writer:
+            writing: Future | None = None
+            for number, ids, looked_at in _detect_all(run, work, files):
+                _finish(run, writing)  # so that no more than two shards are in memory
+                writing = writer.submit(_keep, run, number, ids, looked_at, files)
+            _finish(run, writing)
     return ExtractionSummary(run.stored, run.failed, skipped, time.monotonic() - run.started)
 
 
@@ -243,19 +247,29 @@ def _read_ahead(run: _Run, items: Sequence[tuple[str, Path | None]]) -> Iterator
 
 def _keep(
     run: _Run, number: int, ids: tuple[str, ...], looked_at: list[tuple[str, Regions | str]], files: dict[str, Path]
-) -> None:
-    """Writes one shard: first its failures, then the shard, then the index, so that the index never promises too much."""
+) -> tuple[int, int]:
+    """Writes one shard: first its failures, then the shard, then the index, so that the index never promises too much.
+
+    Works in a thread, beside the detector that looks at the next shard. Returns how many images were stored and failed.
+    """
     found = dict(looked_at)
     failures = {image_id: reason for image_id, reason in found.items() if isinstance(reason, str)}
-    run.failed += len(failures)
     good = [(image_id, found[image_id]) for image_id in ids if image_id not in failures]
     with lock_file(run.out / ".index.lock"):
         _write_failures(run, set(ids), failures, files)
     info = write_shard(run.out / shard_name(number), good, run.header)
     with lock_file(run.out / ".index.lock"):
         add_to_index(run.out, run.header, info)
-    run.stored += len(good)
-    run.tell()
+    return len(good), len(failures)
+
+
+def _finish(run: _Run, writing: Future | None) -> None:
+    """Waits for a shard that is being written, and counts it; what went wrong there is raised here."""
+    if writing is not None:
+        stored, failed = writing.result()
+        run.stored += stored
+        run.failed += failed
+        run.tell()
 
 
 def add_to_index(folder: Path, header: StoreHeader, info: ShardInfo) -> None:

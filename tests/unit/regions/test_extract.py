@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cmal.errors import CmalError, DataError, StoreError
 from cmal.regions.extract import ExtractionReport, extract_regions, read_failures
 from cmal.regions.layout import COLUMNS, read_index
 from cmal.regions.lock import hold_folder
+from cmal.regions.shards import write_shard
 from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
@@ -120,6 +122,23 @@ def test_parts_done_by_several_runs_make_the_same_store(pictures, tmp_path):
     for number in (2, 0, 1):
         extract_regions(pictures, MeanColour(), tmp_path / "parts", shard_size=2, shard=(number, 3))
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+def test_a_shard_is_written_while_the_detector_looks_at_the_next(pictures, tmp_path, monkeypatch):
+    looks_at_the_second = threading.Event()
+
+    class Telling(MeanColour):
+        def detect(self, images):
+            if self.seen == 5:
+                looks_at_the_second.set()
+            return super().detect(images)
+
+    def patient(*arguments):
+        assert looks_at_the_second.wait(20), "the detector waits for the writing"
+        return write_shard(*arguments)
+
+    monkeypatch.setattr("cmal.regions.extract.write_shard", patient)
+    assert extract_regions(pictures, Telling(), tmp_path / "s", shard_size=5).images == 10
 
 
 def test_unreadable_images_are_listed_with_their_reason_and_the_run_goes_on(pictures, tmp_path):
