@@ -121,6 +121,28 @@ def test_evaluation_page_filters_right_and_wrong(browser, tiny_world, tiny_tasks
     assert seen["width"] > 200
 
 
+def test_entailment_page_filters_by_label_and_unfolds_its_tables(browser, tiny_world, tiny_tasks, tmp_path):
+    regions = tiny_world / "data" / "scenes" / "regions"
+    request = EvaluationRequest("scenes-ve", "test", checkpoint=tiny_tasks["ve"], regions=regions)
+    write_evaluation_page(tmp_path / "ve.html", request, run_evaluation(request, device="cpu"), None, 30)
+    script = """
+      seen.all = shown().length; seen.labels = {};
+      for (const option of document.getElementById("concept").options) {
+        if (option.value) { choose("concept", option.value); seen.labels[option.value] = shown().length; } }
+      const folds = [...document.querySelectorAll("details")];
+      seen.closed = folds.filter(fold => fold.querySelector("table").checkVisibility()).length;
+      folds.forEach(fold => fold.querySelector("summary").click());
+      seen.titles = folds.map(fold => fold.querySelector("summary").textContent);
+      seen.open = folds.filter(fold => fold.querySelector("table").checkVisibility()).length;
+    """
+    seen, console = browser(tmp_path / "ve.html", script)
+    assert console == []
+    assert set(seen["labels"]) == {"entailment", "neutral", "contradiction"}
+    assert sum(seen["labels"].values()) == seen["all"] > 0
+    assert seen["closed"] == 0 and seen["open"] == len(seen["titles"]) >= 3
+    assert seen["titles"][0] == "per label" and seen["titles"][-1] == "How it was scored"
+
+
 def test_report_has_charts_and_nothing_in_the_console(browser, tiny_world):
     seen, console = browser(
         write_run_report(tiny_world / "runs" / "tiny"),
