@@ -1,10 +1,10 @@
 """Does memory grow, do steps get slower? `python -m tests.bench.long_run --json FILE [--minutes 60] [--images 100000]`.
 
 Trains a small model with two loader workers on a generated store, by the ordinary command, and looks at it every ten
-seconds from outside: the memory of all its processes (PSS, so that shared pages count once), the processor time they have
+seconds from outside: the memory of all its processes (anonymous pages, shared ones counted once), the processor time they have
 used, and the step they are at. Steps are timed over the stretches between looks.
 
-    growth_mb             resident memory, median of the last tenth over that of the second tenth (the first warms up)
+    growth_mb             memory, median of the last tenth over that of the second tenth (the first warms up)
     slowdown              wall seconds a step, median of the last tenth over that of the second tenth, minus 1
     slowdown_cpu          the same of processor seconds, which other work on the machine disturbs less
 Bars: growth at most 50 MB, slowdown at most 5%.
@@ -91,8 +91,9 @@ def family(process: int) -> list[int]:
 
 
 def memory_mb(process: int) -> float:
+    """What the process holds for itself. Pages of files are left out: their share changes as other programs come and go."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) / 1024
 
 
 def cpu_seconds(process: int) -> float:
