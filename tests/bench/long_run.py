@@ -1,7 +1,7 @@
 """Does memory grow, do steps get slower? `python -m tests.bench.long_run --json FILE [--minutes 60] [--images 100000]`.
 
 Trains a small model with two loader workers on a generated store, by the ordinary command, and looks at it every ten
-seconds from outside: the memory of all its processes (anonymous pages, shared ones counted once), the processor time they have
+seconds from outside: the memory of all its processes (anonymous pages, shared ones once), the processor time they have
 used, and the step they are at. Steps are timed over the stretches between looks.
 
     growth_mb             memory, median of the last tenth over that of the second tenth (the first warms up)
