@@ -6,6 +6,8 @@ program speaks; callers catch `CmalError`.
 
 from __future__ import annotations
 
+import errno
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -51,6 +53,50 @@ class CheckpointError(CmalError):
 
 class ShapeError(CmalError):
     """Arrays given to a public function disagree in shape."""
+
+
+def told(error: BaseException) -> CmalError | None:
+    """What the system did to us, as a message: no room, no permission, a file that vanished, memory, a helper that died.
+
+    Returns:
+        None where it is none of these: a fault of our own.
+    """
+    if isinstance(error, CmalError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EPIPE:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return CmalError(
+            f"cannot write {error.filename or 'all of it'}" if is_full else f"cannot use {error.filename or 'a file'}",
+            f"the system says: {error.strerror}",
+            _REMEDIES.get(error.errno, "look after it, then run the same command again: what is finished is kept"),
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return CmalError(
+            "cannot go on: there is not enough memory",
+            in_one_line(error),
+            "use smaller batches or fewer workers, then run the same command again: what is finished is kept",
+        )
+    if isinstance(error, RuntimeError) and _NO_WORKER.search(str(error)):
+        return CmalError(
+            "cannot go on: a worker process ended early",
+            in_one_line(error),
+            "if the system ended it for want of memory, use fewer workers; run the same command again to go on",
+        )
+    return None
+
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.I)
+_NO_WORKER = re.compile(r"DataLoader worker|process pool was terminated abruptly")
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another place, then run the same command again",
+    errno.EDQUOT: "free some space or choose another place, then run the same command again",
+    errno.EACCES: "ask for the right to use it, or choose another place",
+    errno.EPERM: "ask for the right to use it, or choose another place",
+    errno.EROFS: "choose another place: this disk can only be read",
+    errno.ENOENT: "it was there before: put it back, then run the same command again",
+    errno.ENOMEM: "use smaller batches or fewer workers, then run the same command again",
+    errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
+}
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:

@@ -27,9 +27,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -46,7 +46,15 @@ def cannot_write(place: Path | str, error: OSError) -> CmalError:
     )
 
 
-def _sync(path: Path) -> None:
+def remove_left_overs(folder: Path, name: str = "*") -> None:
+    """Removes temporary files that killed writers of `name` left in a folder; the caller knows that none is at work."""
+    for path in Path(folder).glob(f".{name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 
@@ -18,6 +17,7 @@ COMMANDS = {
 }
 
 
+AGAIN = "run the same command again"
 _GOES_ON = "it goes on from its last checkpoint"
 AFTER_AN_INTERRUPT = {
     "pretrain": _GOES_ON,
@@ -51,26 +51,27 @@ class CmalGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        from cmal.errors import CmalError
+        from cmal.errors import CmalError, told
+        from cmal.signals import Stopped, stop_at_once
 
+        then = "it begins anew"
         try:
-            return super().invoke(ctx)
-        except CmalError as error:
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            from cmal.files import cannot_write
-
-            click.echo(f"Error: {cannot_write(error.filename or 'all of it', error)}", err=True)
+            with stop_at_once():
+                return super().invoke(ctx)
+        except Stopped as error:
+            then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", then)
+            asked = CmalError("stopped before the end", f"the process was asked to stop ({error})", f"{AGAIN}: {then}")
+            click.echo(f"Error: {asked}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", "it begins anew")
-            click.echo(f"Interrupted. Run the same command again: {then}.", err=True)
+            then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", then)
+            click.echo(f"Interrupted. {AGAIN.capitalize()}: {then}.", err=True)
             sys.exit(130)
+        except Exception as error:
+            if ctx.params.get("debug") or (message := told(error)) is None:
+                raise
+            click.echo(f"Error: {message}", err=True)
+            sys.exit(1)
 
 
 EPILOG = """\b

@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # ground floor first; a module lives where its longest prefix here says
 FLOORS = (
     ("cmal", "cmal.errors"),
-    ("cmal.files", "cmal.safe_pickle", "cmal.recipe", "cmal.thesaurus", "cmal.mentions", "cmal.metrics"),
+    (
+        *("cmal.files", "cmal.locks", "cmal.signals", "cmal.safe_pickle", "cmal.recipe"),
+        *("cmal.thesaurus", "cmal.mentions", "cmal.metrics"),
+    ),
     ("cmal.data.image_ids", "cmal.data.json_stream", "cmal.data.records", "cmal.data.sources", "cmal.data.scenes"),
     ("cmal.regions", "cmal.anchors"),
     ("cmal.model", "cmal.objectives", "cmal.data"),
@@ -37,6 +40,8 @@ ONLY = {
         "cmal.training",
         "cmal.data.groups",
         "cmal.files",
+        "cmal.locks",
+        "cmal.signals",
         "cmal.errors",
         "cmal.model.layers",
     ),  # something with a loss

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from cmal.errors import CmalError, told
+from cmal.signals import ignore_stopping
+
 STEPS_SORTED_TOGETHER = 32  # lengths are sorted within so many steps' worth of shuffled examples
 
 
@@ -110,14 +113,42 @@ class GroupSequence:
                 yield hand[self.rank if (turn // self.world) % 2 == 0 else self.world - 1 - self.rank]
 
 
-def load_groups(dataset: Dataset, groups: GroupSequence, workers: int) -> DataLoader:
-    """A loader that gives `dataset[group]` for every group, made in `workers` processes (0: here), at most one a core."""
+def load_groups(dataset: Dataset, groups: GroupSequence, workers: int) -> Iterator[tuple[Group, object]]:
+    """Gives `dataset[group]` for every group, made in `workers` processes (0: here), at most one a core.
+
+    Raises:
+        CmalError: what a worker met that the user can put right. RuntimeError: a worker died.
+    """
     workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return DataLoader(
-        dataset,
+    loader = DataLoader(
+        _Told(dataset) if workers else dataset,
         sampler=groups,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         persistent_workers=False,
+        worker_init_fn=_begin_worker if workers else None,
     )
+    for made in loader:
+        if isinstance(made, CmalError):
+            raise made
+        yield made
+
+
+class _Told(Dataset):
+    """A data set in a worker process, whose errors with a message reach the parent as they are, not as a traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, group: Group) -> object:
+        try:
+            return self.dataset[group]
+        except Exception as error:
+            if (message := told(error)) is None:
+                raise
+            return message
+
+
+def _begin_worker(number: int) -> None:
+    ignore_stopping()  # the parent decides; it wants its batches until it has written a checkpoint

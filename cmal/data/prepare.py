@@ -13,7 +13,7 @@ from cmal.data.leakage import listed_evaluation_sets, prepared_evaluation_sets
 from cmal.data.preparation.catalogue import CATALOGUE
 from cmal.data.preparation.inputs import RawFolder
 from cmal.data.preparation.job import Job, Options
-from cmal.data.preparation.output import OutputFolder, Progress, hold_folder
+from cmal.data.preparation.output import OutputFolder, Progress
 from cmal.data.preparation.sets import (
     coco_captions,
     flickr30k,
@@ -26,6 +26,7 @@ from cmal.data.preparation.sets import (
     web_captions,
 )
 from cmal.errors import DataError
+from cmal.locks import hold_folder
 
 MADE_BY = f"cmal {__version__}"
 SCENES_PARTS = ("scenes", "scenes-vqa", "scenes-ve", "scenes-rec")

@@ -19,10 +19,10 @@ import numpy as np
 
 from cmal.errors import CmalError, DataError, ImageError, StoreError
 from cmal.files import write_text
+from cmal.locks import hold_folder, lock_file
 from cmal.regions.detectors import Detector
 from cmal.regions.images import read_image
 from cmal.regions.layout import INDEX_NAME, ShardInfo, StoreHeader, read_index
-from cmal.regions.lock import hold_folder, lock_file
 from cmal.regions.plan import Plan, extend_plan, load_plan, save_plan
 from cmal.regions.shards import foretell_size, shard_name, write_index, write_shard
 from cmal.regions.types import Regions
@@ -108,8 +108,6 @@ def extract_regions(
     out, (slice_number, slices) = Path(out), shard
     run = _Run(out, detector, header, root, batch_size, workers, report)
     with hold_folder(out, shard):
-        if slices == 1:
-            _remove_left_overs(out)
         plan = _settle_plan(out, header, settings, sorted(files), shard_size)
         finished = {info.name for info in read_index(out)[1]}
         ours = [(number, ids) for number, ids in enumerate(plan.shards()) if number % slices == slice_number]
@@ -139,12 +137,6 @@ def _distinct(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     if not files:
         raise DataError("cannot extract regions", "there is no image in what was given", "check the path")
     return files
-
-
-def _remove_left_overs(out: Path) -> None:
-    """Temporary files of runs that were killed; nobody else writes here while we hold the folder."""
-    for path in out.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def _settle_plan(out: Path, header: StoreHeader, settings: dict, image_ids: list[str], shard_size: int) -> Plan:

@@ -31,6 +31,9 @@ ALIGN_AT_BYTES, ALIGN_TO_BYTES = 65536, 4096
 HDF5_OWN_BYTES = 1 << 18  # of HDF5's own, and between the columns; far more than was ever seen
 
 
+SHARD_PATTERN = "part-[0-9][0-9][0-9][0-9][0-9].h5"
+
+
 def shard_name(number: int) -> str:
     """ "part-00012.h5" for 12."""
     return f"part-{number:05d}.h5"
@@ -213,8 +216,8 @@ class StoreWriter:
         with StoreWriter(folder, header) as writer:
             writer.add("coco:391895", regions)
 
-    The index is written when the block ends well; a block that fails leaves no index, thus no store. The caller sees
-    that no image comes twice in different shards (`add` does, at 60 bytes an image).
+    The index is written when the block ends well; a block that fails leaves no shard, one that is killed leaves no index,
+    thus no store, and the next one removes its shards. The caller sees that nobody else writes there.
 
     Raises:
         StoreError: the folder holds a store already, or an image comes twice.
@@ -230,6 +233,7 @@ class StoreWriter:
                 f"cannot write a store into {folder}", "it holds one already", "choose another --out, or remove it"
             )
         os.makedirs(self.folder, exist_ok=True)
+        self._remove_shards()
 
     def add(self, image_id: str, regions: Regions) -> None:
         """Takes the regions of one more image."""
@@ -255,7 +259,15 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            if self._waiting:
-                self._flush()
-            write_index(self.folder, self.header, self.shards)
+        if kind is not None:
+            self._remove_shards()
+            return
+        if self._waiting:
+            self._flush()
+        write_index(self.folder, self.header, self.shards)
+
+    def _remove_shards(self) -> None:
+        """Of a store that was never finished: no index names them."""
+        for path in self.folder.glob(SHARD_PATTERN):
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 
 from cmal.errors import StoreError
-from cmal.files import atomic_path, sha256_of
+from cmal.files import atomic_path, remove_left_overs, sha256_of
+from cmal.locks import hold_folder
 from cmal.regions.layout import COLUMNS, FEATURES, read_index
-from cmal.regions.lock import hold_folder
 from cmal.regions.shards import IMAGES_A_WRITE, largest_size, new_file, write_head, write_index
 from cmal.regions.store import RegionStore
 
@@ -28,7 +29,8 @@ def verify_store(
         (name, what is wrong) of each damaged shard; none where all is well.
 
     Raises:
-        StoreError: not a store folder, or an extraction is at work in it.
+        StoreError: not a store folder.
+        CmalError: another command works in it.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -65,17 +67,23 @@ def merge_store(folder: Path, out: Path, report: Callable[[int, int], None] = la
 
     Raises:
         StoreError: the folder is no store or holds no image, or `out` lies where a folder is.
-        CmalError: the disk is full.
+        CmalError: the disk is full, or another command works in the folder.
     """
-    store, out = RegionStore.open(folder), Path(out)
+    folder, out = Path(folder), Path(out)
+    with hold_folder(folder) if folder.is_dir() else contextlib.nullcontext():
+        return _merge(RegionStore.open(folder), out, report)
+
+
+def _merge(store: RegionStore, out: Path, report: Callable[[int, int], None]) -> Path:
     ids = store.image_ids
     if not ids:
-        raise StoreError(f"cannot merge {folder}", "it holds no image yet", "finish the extraction first")
+        raise StoreError(f"cannot merge {store.path}", "it holds no image yet", "finish the extraction first")
     if out.is_dir():
         raise StoreError(f"cannot merge into {out}", "it is a folder", "name a file, e.g. regions.h5")
     offsets = [0]
     for image_id in ids:
         offsets.append(offsets[-1] + store.regions_of(image_id))
+    remove_left_overs(out.parent, out.name)
     with atomic_path(out) as temporary:
         try:
             with new_file(temporary, largest_size(store.header, ids, offsets[-1])) as file:

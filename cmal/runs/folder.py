@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ import yaml
 from cmal.errors import CheckpointError, RecipeError, list_faults
 from cmal.files import cannot_write, write_json, write_text
 from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
-from cmal.training.checkpoint import newest_checkpoint
+from cmal.training.checkpoint import newest_checkpoint, remove_folder
 
 METRICS = "metrics.jsonl"
 TEXT_ENCODER = "text_encoder.json"
@@ -49,7 +48,7 @@ def open_run(run: Path, recipe: object, start: str) -> Path | None:
     if start == "fresh" and run.exists():
         for name in ("checkpoints", METRICS, "recipe.yaml", "last", "best"):
             path = run / name
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            remove_folder(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     checkpoint = checkpoint_to_go_on_from(run, recipe, start)
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "recipe.yaml", recipe_text(recipe))
@@ -88,10 +87,13 @@ class MetricsFile:
     Args:
         path: the file.
         step: the step the run goes on from.
+        is_validated: whether the validation of that step is done; its line is dropped where it will come again.
     """
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int, is_validated: bool = True):
         kept = [line for line in _lines(path) if _step_of(line) <= step]
+        if not is_validated:
+            kept = [line for line in kept if _step_of(line) < step or "validation" not in json.loads(line)]
         write_text(path, "".join(kept))
         self.path = path
         self._file = path.open("a", encoding="utf-8")

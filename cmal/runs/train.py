@@ -15,6 +15,7 @@ from torch import nn
 from cmal.data.datasets import PretrainingData, TaskData
 from cmal.data.groups import GroupPlan, GroupSequence, load_groups
 from cmal.errors import RecipeError
+from cmal.locks import hold_folder
 from cmal.recipe import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
 from cmal.runs.folder import METRICS, MetricsFile, open_run
 from cmal.training.checkpoint import (
@@ -26,8 +27,8 @@ from cmal.training.checkpoint import (
     load_progress,
     load_weights,
     newest_checkpoint,
-    run_lock,
     save_checkpoint,
+    tidy,
     validation_at,
 )
 from cmal.training.distributed import Place, any_place, joined, wait_for_all
@@ -90,8 +91,9 @@ def run_training(
     run = Path(recipe.out)
     with joined(device) as place, contextlib.ExitStack() as held:
         if place.is_first:
-            held.enter_context(run_lock(run))
+            held.enter_context(hold_folder(run))
             open_run(run, recipe, start)
+            tidy(run, recipe.train.keep_checkpoints)
         wait_for_all()
         checkpoint = newest_checkpoint(run)
         resumed = load_progress(checkpoint).step if checkpoint else 0
@@ -102,7 +104,8 @@ def run_training(
 def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tick: Tick | None = None) -> Progress:
     """Runs the loop from a checkpoint or from the start, writing checkpoints and metrics into the run folder."""
     run = make_fit(work, place, checkpoint)
-    metrics = MetricsFile(work.run / METRICS, run.progress.step) if place.is_first else None
+    is_validated = validation_at(checkpoint_folder(work.run, run.progress.step)) is not None
+    metrics = MetricsFile(work.run / METRICS, run.progress.step, is_validated) if place.is_first else None
 
     def write_report(step: StepReport) -> None:
         if metrics:

@@ -8,7 +8,6 @@ A checkpoint is written under a temporary name, synced and renamed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cmal.errors import CheckpointError, CmalError
-from cmal.files import cannot_write, write_json
+from cmal.files import remove_left_overs, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
@@ -68,11 +67,11 @@ def save_checkpoint(
         torch.save(optimizer_state, temporary / OPTIMIZER)
         write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped})
         add_files(temporary)
-        for file in temporary.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
+        for path in (*temporary.iterdir(), temporary):
+            sync(path)
+        remove_folder(final)
         temporary.rename(final)
+        sync(final.parent)
         point_at(run / "last", final)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -93,21 +92,55 @@ def point_at(link: Path, folder: Path) -> None:
     os.replace(temporary, link)
 
 
+def remove_folder(folder: Path) -> None:
+    """Takes a folder's name away in one step, then removes it: nobody finds half of it under its name."""
+    if folder.exists():
+        temporary = folder.with_name(f".{folder.name}.old.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        folder.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _remove_old(run: Path, keep: int) -> None:
     wanted = {(run / name).resolve() for name in ("last", "best")}
     folders = sorted((run / "checkpoints").glob("step-*"))
     for folder in folders[:-keep]:
         if folder.resolve() not in wanted:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
+
+
+def tidy(run: Path, keep: int) -> Path | None:
+    """Finishes what a kill cut short in a run folder: what is half written or half removed goes, `last` leads to the newest.
+
+    Returns:
+        The newest checkpoint, or None.
+    """
+    for left_over in (*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")):
+        if left_over.is_dir() and not left_over.is_symlink():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
+    newest = newest_checkpoint(run)
+    if newest is not None:
+        remove_left_overs(newest)
+        if (run / "last").resolve() != newest.resolve():
+            point_at(run / "last", newest)
+        _remove_old(run, keep)
+    return newest
 
 
 def keep_best(run: Path, step: int, measures: Mapping[str, float], keep: int) -> None:
-    """Notes what validation measured at a checkpoint, and points `best` at it where none before was as good by "main"."""
+    """Notes what validation measured at a checkpoint, and points `best` at it where none before was as good by "main".
+
+    The note comes last: who finds it need not validate again, and `best` is settled.
+    """
     folder = checkpoint_folder(run, step)
-    write_json(folder / VALIDATION, dict(measures))
     best = validation_at(run / "best")
-    if "main" in measures and (best is None or measures["main"] > best.get("main", float("-inf"))):
+    is_best = "main" in measures and (best is None or measures["main"] > best.get("main", float("-inf")))
+    if is_best:
         point_at(run / "best", folder)
+    write_json(folder / VALIDATION, dict(measures))
+    if is_best:
         _remove_old(run, keep)
 
 
@@ -179,33 +212,3 @@ def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise CheckpointError(f"the checkpoint {folder} does not fit", shown, "use the recipe it was trained with")
     model.load_state_dict(weights)
-
-
-@contextlib.contextmanager
-def run_lock(run: Path):
-    """Holds a run folder for this process; the system frees it when the process ends, however it ends.
-
-    Raises:
-        CmalError: another process holds it; the message names it.
-    """
-    import fcntl
-
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("a+")
-    except OSError as error:
-        raise cannot_write(run, error) from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise CmalError(
-                f"cannot use the run folder {run}",
-                f"process {file.read().strip() or 'unknown'} is working in it",
-                "wait for it to end, or choose another folder: --set out=FOLDER",
-            ) from None
-        with contextlib.suppress(OSError):  # a full disk: then nobody is told who holds it
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), str(os.getpid()).encode())
-        yield

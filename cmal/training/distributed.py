@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import distributed as dist
 
+from cmal.errors import CmalError, in_one_line
+
 TIMEOUT_S = 1800
+SIGN_IN_S = 3.0  # after a loss
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,35 @@ def joined(device: str | None = None) -> Iterator[Place]:
         return
     backend = "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=TIMEOUT_S))
+    place = Place(dist.get_rank(), dist.get_world_size(), here)
     try:
-        yield Place(dist.get_rank(), dist.get_world_size(), here)
+        yield place
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        raise CmalError(
+            f"process {place.rank} of {place.world} cannot go on: it has lost {_who_is_lost(place)}",
+            in_one_line(error),
+            "see their messages; the last checkpoint is good, run the same command again to go on",
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+_LOST = re.compile(r"closed by peer|Connection reset|Broken pipe|Timed out|timed out|timeout|gloo|NCCL", re.I)
+
+
+def _who_is_lost(place: Place) -> str:
+    """Every survivor signs in at the meeting place; who has not signed after a while is lost."""
+    others = [rank for rank in range(place.world) if rank != place.rank]
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"survivor/{place.rank}", "here")
+        time.sleep(SIGN_IN_S)
+        lost = [rank for rank in others if not store.check([f"survivor/{rank}"])]
+    except RuntimeError:
+        lost = [0]  # who keeps the meeting place
+    return "process " + " and ".join(map(str, lost or others))
 
 
 def mean_over_places(values: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from cmal.errors import CmalError
+from cmal.errors import CmalError, told
+from cmal.signals import Stopped, stop_at_once
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
     if is_launched() or (wanted.processes == 1 and wanted.nodes == 1):
         work(*arguments)
         return
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -84,6 +86,12 @@ def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
     )
     try:
         elastic_launch(config, _run_quietly)(work, arguments)
+    except SignalException as error:
+        raise CmalError(
+            f"stopped with its {wanted.processes * wanted.nodes} processes",
+            f"the process was asked to stop ({error.sigval.name})",
+            "run the same command again: it goes on from its last checkpoint",
+        ) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise CmalError(
@@ -96,13 +104,18 @@ def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
 
 
 def _run_quietly(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """In a child: a CmalError is printed as its three lines and ends the process with status 1."""
+    """In a child: what the user can put right is printed as its three lines and ends the process with status 1."""
     import sys
 
     try:
-        work(*arguments)
-    except CmalError as error:
-        print(f"Error: {error}", file=sys.stderr, flush=True)
+        with stop_at_once():
+            work(*arguments)
+    except Stopped:
+        os._exit(1)  # the launcher tells of it, once for all
+    except Exception as error:
+        if (message := told(error)) is None:
+            raise
+        print(f"Error: {message}", file=sys.stderr, flush=True)
         os._exit(1)
 
 

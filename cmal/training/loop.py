@@ -7,7 +7,6 @@ one forward with a random state of its own (dropout), so that who computes it do
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cmal.data.groups import Group
 from cmal.errors import CmalError
+from cmal.signals import stop_at_once, stop_noted
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place, any_place, mean_over_places
 from cmal.training.optim import clipped_step, gradient_norm
@@ -85,7 +85,7 @@ def fit(run: Fit) -> Progress:
         run.validate(run.progress.step)  # where the run was killed between a checkpoint and its validation
     run.model.train()
     run.tick(progress.step, run.steps)
-    with stop_requested() as is_stopping:
+    with stop_noted() as is_stopping:
         for step in range(run.progress.step + 1, run.steps + 1):
             losses, count = accumulate_gradients(run, batches)
             grad_norm = gradient_norm(run.model)
@@ -110,7 +110,8 @@ def fit(run: Fit) -> Progress:
             if step % run.save_every == 0 or validates or stop:
                 run.save(progress)
             if validates:
-                run.validate(step)
+                with stop_at_once():  # the checkpoint is written, and validation can be done again
+                    run.validate(step)
                 run.model.train()
             if stop and step < run.steps:
                 raise CmalError(
@@ -167,21 +168,3 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """bfloat16 autocast where it is wanted; on a CPU only when asked for by name (it is two hundred times slower)."""
     wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and SIGUSR1 do not end the process; the function given says whether one came."""
-    came: list[int] = []
-    try:
-        before = {
-            s: signal.signal(s, lambda number, frame: came.append(number)) for s in (signal.SIGTERM, signal.SIGUSR1)
-        }
-    except ValueError:  # not the main thread
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

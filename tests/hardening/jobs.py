@@ -248,7 +248,7 @@ def broken_files(place: Path) -> list[str]:
     """Files under their final names that are not whole."""
     import h5py
 
-    from cmal.regions.store import Shard
+    from cmal.regions.shard_file import Shard
 
     bad = []
     for path in sorted((place / "out").rglob("*")):

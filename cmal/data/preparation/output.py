@@ -7,47 +7,22 @@ no manifest, and the next run begins anew.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from cmal.data.image_ids import MANIFEST
 from cmal.data.records import PairRecord, Record, record_line
-from cmal.errors import CmalError, DataError
+from cmal.errors import CmalError
 from cmal.files import atomic_path, cannot_write, write_json
+from cmal.locks import hold_folder
 
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".prepare-", ".tmp"
 REPORT_EVERY_RECORDS = 20_000
 
 Progress = Callable[[str, int, int], None]  # what, done, wanted (0 = not known)
-
-
-@contextlib.contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Holds an output folder, made if need be, for one `prepare`; freed however the process ends.
-
-    Raises:
-        DataError: another process prepares into it.
-        CmalError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"cannot prepare into {folder}", "another cmal prepare is writing there now", "wait until it has ended"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class SplitFile:

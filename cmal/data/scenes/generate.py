@@ -10,7 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ from cmal.data.scenes.preview import contact_sheet
 from cmal.data.scenes.world import Scene
 from cmal.data.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
 from cmal.errors import DataError
-from cmal.files import atomic_path, cannot_write, read_json, write_json
+from cmal.files import atomic_path, cannot_write, read_json, remove_left_overs, write_json
+from cmal.signals import ignore_stopping
 
 VERSION = 1  # raise it whenever the same seed would give other pictures or texts
 BLOCK = 16
@@ -70,6 +73,8 @@ def write_scenes(out: Path, images: dict[str, int], seed: int, workers: int = 0,
     if is_complete(out, images, seed):
         return
     complete.unlink(missing_ok=True)
+    for folder in (out, out / "official", out / "gold_anchors"):
+        remove_left_overs(folder)
     blocks = list(_blocks(out, images, seed))
     with Tables(out / "official") as tables, _mapped(workers or _cores(), len(blocks)) as run:
         for block, rows in zip(blocks, run(_make_block, blocks)):
@@ -129,8 +134,23 @@ def _mapped(workers: int, blocks: int) -> Iterator[Callable[..., Iterable]]:
     if min(workers, blocks) < 2:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, blocks)) as pool:
-        yield pool.imap
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, blocks), mp_context=context, initializer=_end_with_parent)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: ends it when its parent has died, however that died."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    ignore_stopping()  # the parent decides
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_block(block: _Block) -> list[Rows]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from cmal.errors import DataError, list_faults
 from cmal.files import read_json, write_text
+from cmal.locks import hold_folder
 from cmal.regions.detectors.vg_names import read_names, vg_attribute_names, vg_class_names
 from cmal.regions.extract import FAILED_NAME, ExtractionReport
 from cmal.regions.imports.foreign import (
@@ -126,6 +127,7 @@ def import_features(
     Raises:
         DataError: the format is unknown, a file is unreadable, or not one image could be taken.
         StoreError: `out` holds a store already, or the disk cannot hold it.
+        CmalError: another command works in `out`.
     """
     started = time.monotonic()
     path, out = Path(path), Path(out)
@@ -136,12 +138,12 @@ def import_features(
     header = StoreHeader(
         f"import:{source.format}", "", first.features.shape[1], source.class_names, source.attribute_names
     )
-    with StoreWriter(out, header, _shard_images(first)) as writer:
+    with hold_folder(out), StoreWriter(out, header, _shard_images(first)) as writer:
         run.foretell(out, first)
         run.write(images, writer)
         if not run.images:
             raise run.nothing()
-    _write_failures(out, path, run.failures)
+        _write_failures(out, path, run.failures)  # before the index, which calls the store whole
     return run.summary()
 
 
@@ -331,6 +333,7 @@ def _shard_images(first: ForeignImage) -> int:
 
 
 def _write_failures(out: Path, path: Path, failures: list[dict[str, str]]) -> None:
+    (out / FAILED_NAME).unlink(missing_ok=True)  # of an import that was killed
     if failures:
         lines = ({**line, "path": f"{path.name}: {line['path']}"} for line in failures)
         write_text(out / FAILED_NAME, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -14,7 +14,7 @@ import pytest
 
 from cmal.data.image_ids import guess_dataset
 from cmal.data.preparation.job import Options
-from cmal.data.preparation.output import OutputFolder, hold_folder
+from cmal.data.preparation.output import OutputFolder
 from cmal.data.prepare import DATASETS, prepare_dataset, scenes_sizes
 from cmal.data.records import (
     EntailmentRecord,
@@ -25,6 +25,7 @@ from cmal.data.records import (
     read_records,
 )
 from cmal.errors import CmalError, DataError
+from cmal.locks import hold_folder
 
 
 def write(path: Path, value: object) -> Path:
@@ -279,7 +280,7 @@ def test_scenes_go_through_the_same_readers_and_are_the_same_bytes_again(tmp_pat
 
 def test_two_runs_on_one_folder_do_not_mix(tmp_path):
     captions(tmp_path / "raw", "train", range(1, 4))
-    with hold_folder(tmp_path / "data" / "coco-captions"), pytest.raises(DataError, match="another cmal prepare"):
+    with hold_folder(tmp_path / "data" / "coco-captions"), pytest.raises(CmalError, match="has held it since"):
         prepare_dataset("coco-captions", tmp_path / "raw", tmp_path / "data")
 
 

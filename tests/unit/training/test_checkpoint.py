@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,6 @@ from cmal.training.checkpoint import (
     load_progress,
     load_weights,
     newest_checkpoint,
-    run_lock,
     save_checkpoint,
 )
 
@@ -83,17 +80,3 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="missing bias; unexpected other; weight:") as caught:
         fit_weights(model, weights, tmp_path)
     assert "(3, 2) in the file, (2, 2) in the model" in str(caught.value)
-
-
-def test_a_run_folder_has_one_process_and_the_second_is_told_who_it_is(tmp_path):
-    code = "import sys, pathlib; from cmal.training.checkpoint import run_lock\n"
-    code += "with run_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(CmalError, match=f"process {other.pid} is working in it"), run_lock(tmp_path):
-            pass
-        other.kill()
-    with run_lock(tmp_path):  # the system frees it, however the process ended
-        pass

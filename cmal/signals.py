@@ -1,0 +1,55 @@
+"""Being asked to stop: SIGTERM from a person or a scheduler, SIGUSR1 from SLURM some time before it ends a job.
+
+Work that can be taken up again is ended at once, by an exception (`stop_at_once`); a training first writes a checkpoint
+(`stop_noted`). A second signal ends the process in the system's own way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop; like Ctrl-C it passes by whoever catches an Exception."""
+
+
+def stop_at_once() -> contextlib.AbstractContextManager[None]:
+    """Within the block SIGTERM and SIGUSR1 raise Stopped."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(signal.Signals(number).name)
+
+    return _handled_by(stop)
+
+
+@contextlib.contextmanager
+def stop_noted() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and SIGUSR1 do not end the process; the function given says whether one came."""
+    came: list[int] = []
+    with _handled_by(lambda number, frame: came.append(number)):
+        yield lambda: bool(came)
+
+
+def ignore_stopping() -> None:
+    """For helpers of a process that decides itself when all stop: a scheduler may signal them too."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
+    try:
+        before = {number: signal.signal(number, handler) for number in STOPPING}
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
