@@ -31,8 +31,8 @@ from pathlib import Path
 import numpy as np
 
 from cmal.data.records import ImageTextRecord
+from cmal.regions.layout import StoreHeader
 from cmal.regions.shards import StoreWriter
-from cmal.regions.store import StoreHeader
 from cmal.regions.types import Regions
 
 THINGS = (
