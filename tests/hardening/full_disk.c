@@ -1,13 +1,17 @@
-/* A disk that is full at a chosen write: preloaded, it counts what changes files below a folder and fails the k-th.
+/* A disk that is full at a chosen write: preloaded, it counts what changes files below a folder and acts at the k-th.
 
-   fail_at(folder, k, sticky): from now on count calls that need room below `folder` (write, pwrite, writev, creating a
-   file, making a folder, enlarging a file); the k-th fails with ENOSPC, and with `sticky` every later one that writes
-   bytes or makes something too. k = 0 counts only. writes_seen() gives the count. */
+   watch(folder, k, mode): from now on count calls that need room below `folder` (write, pwrite, writev, sendfile, fsync,
+   making a file, folder or link, renaming). At the k-th:
+     FAIL_ONCE   it fails with ENOSPC;
+     FAIL_ON     it and all later ones fail with ENOSPC;
+     KILL        the process is killed before the call does anything.
+   k = 0 counts only. writes_seen() gives the count. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,11 +21,12 @@
 #include <unistd.h>
 
 static char root[PATH_MAX];
-static int wanted, sticky, seen, armed;
+enum { FAIL_ONCE, FAIL_ON, KILL };
+static int wanted, mode, seen, armed;
 
-void fail_at(const char *folder, int k, int keep_failing) {
+void watch(const char *folder, int k, int what) {
     strncpy(root, folder, sizeof root - 1);
-    wanted = k, sticky = keep_failing, seen = 0, armed = 1;
+    wanted = k, mode = what, seen = 0, armed = 1;
 }
 int writes_seen(void) { return seen; }
 
@@ -29,8 +34,10 @@ static int is_below(const char *path) { return strncmp(path, root, strlen(root))
 
 static int fails(void) {
     int number = __sync_add_and_fetch(&seen, 1);
-    if (wanted && (number == wanted || (sticky && number > wanted))) { errno = ENOSPC; return 1; }
-    return 0;
+    if (!wanted || (number != wanted && !(mode == FAIL_ON && number > wanted))) return 0;
+    if (mode == KILL) kill(getpid(), SIGKILL);
+    errno = ENOSPC;
+    return 1;
 }
 static int path_fails(int at, const char *path) {
     char whole[PATH_MAX * 2] = "";

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from cmal.regions.shards import StoreWriter
 
 IMAGES = 48  # of each import
 SHARD = {"cmal.regions.imports.convert:SHARD_IMAGES": 6}
-STEPS = 12
+STEPS = 8
 TRAINING = ("--device", "cpu", "--set", f"train.steps={STEPS}", "--set", "train.save_every=2")
 LXMERT_FIELDS = "img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features".split()
 BOXES = np.array([[1, 2, 30, 40], [0, 0, 64, 48]], np.float32)
@@ -110,11 +111,9 @@ def build_inputs(folder: Path, stage: Stage) -> Path:
     return folder
 
 
-def put_inputs(name: str, place: Path) -> None:
-    """What a job changes of its inputs, or merges, is a copy of its own."""
-    if name == "merge":
-        import shutil
-
+def put_inputs(job: Job, place: Path) -> None:
+    """What a job changes of its inputs is a copy of its own."""
+    if "--merge" in job.arguments:
         shutil.copytree(place / "in/store", place / "out/store")
 
 
@@ -236,6 +235,12 @@ def result_of(job: Job, place: Path) -> dict[str, Any]:
             found[f"{folder.name} {name}"] = tensor.numpy().tobytes()
         found[f"{folder.name} optimizer"] = (folder / "optimizer.pt").read_bytes()
     return found
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names of what two results do not have in common, with the values where they are short."""
+    names = sorted(name for name in one | other if one.get(name, ...) != other.get(name, ...))
+    return [f"{name}: {one.get(name, 'missing')!r:.400} against {other.get(name, 'missing')!r:.400}" for name in names]
 
 
 def half_files(place: Path) -> list[str]:

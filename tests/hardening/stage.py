@@ -36,6 +36,7 @@ HEAVY = (
     "cmal.runs.evaluate cmal.runs.probe cmal.pages.run_report cmal.pages.evaluation cmal.pages.anchors lmdb msgpack"
 )
 POLL_S = 0.005
+FAIL_ONCE, FAIL_ON, KILL = 0, 1, 2  # modes of full_disk.c
 
 
 class Act:
@@ -61,6 +62,10 @@ class Act:
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)
+
+    def writes(self) -> int:
+        """How often it changed something below the folder of `disk`, once it is over."""
+        return int((self.folder / "writes").read_text())
 
     def is_over(self) -> bool:
         return (self.folder / "status").exists()
@@ -145,9 +150,9 @@ class Stage:
 
         Args:
             how: of what follows, any: env, a mapping of environment variables; patches, {"module:NAME": value} of plain
-                values to be set before the command starts; user, a numeric id to become; disk, (folder, k, sticky): the
-                k-th write below the folder fails as on a full disk; memory, bytes of address space it may have beyond
-                what it has.
+                values to be set before the command starts; user, a numeric id to become; disk, (folder, k, mode): what
+                happens at the k-th write below the folder (see `full_disk.c`); memory, bytes of address space that it may
+                have beyond what it has.
         """
         self.acts += 1
         place = self.folder / f"act-{self.acts:05d}"
@@ -208,8 +213,8 @@ def run_command(order: Mapping[str, Any], place: Path) -> NoReturn:
         module, _, attribute = name.partition(":")
         setattr(importlib.import_module(module), attribute, value)
     if "disk" in order:
-        folder, number, is_sticky = order["disk"]
-        ctypes.CDLL(os.environ["LD_PRELOAD"]).fail_at(os.fsencode(folder), number, is_sticky)
+        folder, number, mode = order["disk"]
+        ctypes.CDLL(os.environ["LD_PRELOAD"]).watch(os.fsencode(folder), number, mode)
     if "user" in order:
         os.setgroups([])
         os.setgid(order["user"])
