@@ -4,7 +4,8 @@
    making a file, folder or link, renaming). At the k-th:
      FAIL_ONCE   it fails with ENOSPC;
      FAIL_ON     it and all later ones fail with ENOSPC;
-     KILL        the process is killed before the call does anything.
+     KILL        the process is killed before the call does anything;
+     PAUSE       the process is stopped (SIGSTOP) before the call; continued, it makes the call.
    k = 0 counts only. writes_seen() gives the count. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +22,7 @@
 #include <unistd.h>
 
 static char root[PATH_MAX];
-enum { FAIL_ONCE, FAIL_ON, KILL };
+enum { FAIL_ONCE, FAIL_ON, KILL, PAUSE };
 static int wanted, mode, seen, armed;
 
 void watch(const char *folder, int k, int what) {
@@ -36,6 +37,7 @@ static int fails(void) {
     int number = __sync_add_and_fetch(&seen, 1);
     if (!wanted || (number != wanted && !(mode == FAIL_ON && number > wanted))) return 0;
     if (mode == KILL) kill(getpid(), SIGKILL);
+    if (mode == PAUSE) { kill(getpid(), SIGSTOP); return 0; }
     errno = ENOSPC;
     return 1;
 }

@@ -36,7 +36,7 @@ HEAVY = (
     "cmal.runs.evaluate cmal.runs.probe cmal.pages.run_report cmal.pages.evaluation cmal.pages.anchors lmdb msgpack"
 )
 POLL_S = 0.005
-FAIL_ONCE, FAIL_ON, KILL = 0, 1, 2  # modes of full_disk.c
+FAIL_ONCE, FAIL_ON, KILL, PAUSE = 0, 1, 2, 3  # modes of full_disk.c
 
 
 class Act:
@@ -66,6 +66,12 @@ class Act:
     def writes(self) -> int:
         """How often it changed something below the folder of `disk`, once it is over."""
         return int((self.folder / "writes").read_text())
+
+    def is_stopped(self) -> bool:
+        """Whether SIGSTOP has come to it (see PAUSE)."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        return False
 
     def is_over(self) -> bool:
         return (self.folder / "status").exists()

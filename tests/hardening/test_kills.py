@@ -32,6 +32,7 @@ KILLS = {  # 230 beside the 50 of tests/unit/regions/test_extract.py
 }
 FAST = ("prepare coco-captions", "import tsv", "merge", "finetune")
 MOST_KILLS_A_PLACE = 3
+ALREADY_DONE = "it holds one already"  # says an import that is started again when all was done; the bytes are compared
 
 
 @dataclass
@@ -93,7 +94,7 @@ def kill_again_and_again(job: Job, stage: Stage, inputs: Path, folder: Path, kil
             act = kill_somewhere(job, stage, place, whole, share, at_write)
             assert broken_files(place) == [], f"killed at {share:.0%}"
             if act.wait() != -signal.SIGKILL:  # it had less to do than a whole run, or was faster: try elsewhere
-                assert act.wait() == 0, act.said()
+                assert act.wait() == 0 or ALREADY_DONE in act.said(), act.said()
                 tally.ended_before += 1
                 break
             shares.pop()
@@ -102,7 +103,7 @@ def kill_again_and_again(job: Job, stage: Stage, inputs: Path, folder: Path, kil
             if not shares:
                 break
         status, said = job.run(stage, place)
-        assert status == 0 or "it holds one already" in said, said  # an import that was killed when all was done
+        assert status == 0 or ALREADY_DONE in said, said
         tally.finished += 1
         assert differences(result_of(job, place), whole.result) == [], f"killed at {tally.at[-MOST_KILLS_A_PLACE:]}"
         assert half_files(place) == []
