@@ -71,10 +71,10 @@ def imports(source: str) -> Job:
 
 JOBS = {
     "prepare scenes": Job(
-        ("prepare", "scenes", "--images", "20", "--out", "out", "--workers", "1"), "out/scenes/official"
+        ("prepare", "scenes", "--images", "16", "--out", "out", "--workers", "1"), "out/scenes/official"
     ),
     "prepare scenes, two workers": Job(
-        ("prepare", "scenes", "--images", "20", "--out", "out", "--workers", "2"), "out/scenes/official"
+        ("prepare", "scenes", "--images", "16", "--out", "out", "--workers", "2"), "out/scenes/official"
     ),
     "prepare coco-captions": Job(("prepare", "coco-captions", "--raw", "in/coco", "--out", "out"), "out/coco-captions"),
     "prepare vqa": Job(("prepare", "vqa", "--raw", "in/vqa", "--out", "out"), "out/vqa"),

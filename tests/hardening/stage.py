@@ -44,7 +44,7 @@ class Act:
 
     def __init__(self, folder: Path):
         self.folder, self.started = folder, time.monotonic()
-        self.process = self._await("pid", 60)
+        self.process = self._await("pid", 600)  # the server may still be loading, on a busy machine
 
     def _await(self, name: str, timeout_s: float) -> int:
         end = time.monotonic() + timeout_s

@@ -17,18 +17,18 @@ from hardening.jobs import JOBS, Job, broken_files, differences, half_files, put
 from hardening.stage import KILL, Act, Stage
 
 KILLS = {  # 230 beside the 50 of tests/unit/regions/test_extract.py
-    "prepare scenes": 24,
-    "prepare scenes, two workers": 16,
-    "prepare coco-captions": 20,
-    "prepare vqa": 20,
-    "extract": 20,
-    "import tsv": 20,
-    "import lmdb": 15,
-    "import npy": 15,
-    "merge": 20,
-    "pretrain": 24,
-    "pretrain, two loaders": 12,
-    "finetune": 24,
+    "prepare scenes": 16,
+    "prepare scenes, two workers": 8,
+    "prepare coco-captions": 24,
+    "prepare vqa": 24,
+    "extract": 24,
+    "import tsv": 24,
+    "import lmdb": 20,
+    "import npy": 20,
+    "merge": 24,
+    "pretrain": 20,
+    "pretrain, two loaders": 6,
+    "finetune": 20,
 }
 FAST = ("prepare coco-captions", "import tsv", "merge", "finetune")
 MOST_KILLS_A_PLACE = 3
