@@ -44,7 +44,7 @@ class Act:
 
     def __init__(self, folder: Path):
         self.folder, self.started = folder, time.monotonic()
-        self.process = self._await("pid", 600)  # the server may still be loading, on a busy machine
+        self.process = self._await("pid", 60)
 
     def _await(self, name: str, timeout_s: float) -> int:
         end = time.monotonic() + timeout_s
@@ -145,6 +145,9 @@ class Stage:
                 env=os.environ | given,
                 text=True,
             )
+        while not (self.folder / "loaded").exists():  # minutes, on a busy machine
+            assert self.server.poll() is None, (self.folder / "server").read_text()
+            time.sleep(POLL_S)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -180,6 +183,7 @@ def serve() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # children share these pages for as long as nobody walks through them
+    put(Path(sys.argv[1]) / "loaded", os.getpid())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who wait for the commands are not waited for
     for line in sys.stdin:
         if os.fork() == 0:
