@@ -19,8 +19,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     epilog="""\b
 Examples:
   cmal eval scenes-rec --split testA --html answers.html
-  cmal eval scenes-retrieval --split test --checkpoint runs/scenes --zero-shot --json zero_shot.json
-  cmal eval flickr30k --split test --shortlist 64
+  cmal eval scenes-retrieval --split test --checkpoint runs/scenes --zero-shot --shortlist 16
 """,
 )
 @click.argument("task")
