@@ -1,7 +1,7 @@
 """Is it true what `--dry-run` says? `python -m tests.bench.dry_run --json FILE`.
 
 By turns a dry run and the run itself, each in a process of its own: `recipes/scenes.yaml` on a drawn world and
-`recipes/small.yaml` (batch 64, fresh weights) on the generated world of `tests/bench/loader.py`, both cut to some steps.
+`recipes/small.yaml` (batch 32, fresh weights) on the generated world of `tests/bench/loader.py`, both cut to some steps.
 
     hours_scenes, hours_small     estimated over real time of the whole run, median over turns
     memory_scenes, memory_small   estimated over real peak resident memory
@@ -75,7 +75,10 @@ def compare(folder: Path, repeats: int, names: list[str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in names:
         RECIPES[name](folder)
-        turns = [[in_its_own_process(w, name, folder) for w in ("estimate", "run")] for _ in range(repeats)]
+        turns = []
+        for turn in range(repeats):
+            turns.append([in_its_own_process(what, name, folder) for what in ("estimate", "run")])
+            print(f"{name}, turn {turn + 1}: {turns[-1]}", file=sys.stderr, flush=True)
         hours = np.array([estimate["seconds"] / run["seconds"] for estimate, run in turns])
         memory = np.array([estimate["bytes"] / run["bytes"] for estimate, run in turns])
         found[f"hours_{name}"] = round(float(np.median(hours)), 3)

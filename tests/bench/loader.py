@@ -3,7 +3,7 @@
 A generated world: 1,000 images of 36 regions of 2,048 numbers (147 kB an image, more than the processor's caches hold, and
 in the page cache as on a machine that trains for its second epoch), five captions of about 20 word pieces an image that
 name tags of the regions, so that anchors are found, masked and swapped. The model is `recipes/small.yaml`'s with fresh
-weights, its objectives, batch 64, dropout 0.1. The loop is the program's own, `training/loop.py`; it is given the real
+weights, its objectives, batch 32, dropout 0.1. The loop is the program's own, `training/loop.py`; it is given the real
 loader (two worker processes; `--workers 0`: none), or one batch again and again. They take turns; a turn of the loader
 begins when its queue is full, so that every step costs the making of one batch.
 
@@ -37,7 +37,7 @@ from tests.bench.timing import machine, options_of, seconds_of, write_figures
 IMAGES, REGIONS, FEATURES, CAPTIONS = 1000, 36, 2048, 5
 THINGS = "dog cat tree car house boat cup chair umbrella kite clock bench horse truck bottle table lamp bird".split()
 COLOURS = ["red", "white", "black", "blue", "green"]
-UNTIMED, TIMED = 3, 5  # steps of a turn
+UNTIMED, TIMED, BATCH = 2, 4, 32  # steps of a turn, and pairs of a step
 STEPS = 10_000  # of the plan; a turn takes a few of them
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +80,7 @@ def recipe_for(folder: Path) -> PretrainRecipe:
     changed = (
         *(f"out={folder}/run", f"data.records=[{folder}/train.jsonl]", f"data.regions={folder}/regions"),
         *("data.validation=", "model.text_checkpoint=", "model.vocabulary_size=1000", f"train.steps={STEPS}"),
-        *("train.batch_size=64", "train.group_size=64", "train.report_every=1"),
+        *(f"train.batch_size={BATCH}", f"train.group_size={BATCH}", "train.report_every=1"),
     )
     return load_recipe(PretrainRecipe, ROOT / "recipes/small.yaml", changed)
 
@@ -89,7 +89,7 @@ def step_seconds(made: Fit, groups: Iterable) -> list[float]:
     """Seconds of each timed step."""
     seconds: list[float] = []
     last = made.progress.step + UNTIMED + TIMED
-    take = replace(made, groups=groups, steps=last, report=lambda r: seconds.append(64 / r.examples_per_s))
+    take = replace(made, groups=groups, steps=last, report=lambda r: seconds.append(BATCH / r.examples_per_s))
     fit(take)
     return seconds[UNTIMED:]
 
