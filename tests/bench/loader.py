@@ -8,16 +8,18 @@ loader (two worker processes; `--workers 0`: none), or one batch again and again
 begins when its queue is full, so that every step costs the making of one batch.
 
     ratio         seconds a step with the loader over seconds with the batch in memory, median over turns
-    batch_s       seconds one core takes to make a batch; step_s, memory_step_s: medians
+    work_ratio    processor time of a step and of making its batch over that of the step alone: what `ratio` comes to where
+                  every core is busy, and what a machine shared with other work cannot blur
+    batch_s       processor seconds that making a batch takes; step_s, memory_step_s: medians
 """
 
 from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ from cmal.runs.pretrain import pretraining_work
 from cmal.runs.train import group_plan, make_fit
 from cmal.training.distributed import Place, joined
 from cmal.training.loop import Fit, fit
-from tests.bench.timing import machine, options_of, seconds_of, write_figures
+from tests.bench.timing import machine, options_of, write_figures
 
 IMAGES, REGIONS, FEATURES, CAPTIONS = 1000, 36, 2048, 5
 THINGS = "dog cat tree car house boat cup chair umbrella kite clock bench horse truck bottle table lamp bird".split()
@@ -101,21 +103,25 @@ def compare(folder: Path, place: Place, repeats: int, workers: int) -> dict[str,
     plan = group_plan(work)
     kept = next(iter(GroupSequence(plan, 1, 1)))
     in_memory = work.data[kept]
-    turns = []
+    turns, step_work = [], []
     for turn in range(repeats + 1):
         first = 1 + turn * 4 * (UNTIMED + TIMED)
         loader = load_groups(work.data, GroupSequence(plan, first, STEPS), workers)
-        turns.append((step_seconds(made, loader), step_seconds(made, itertools.repeat((kept, in_memory[1])))))
+        with_loader, began = step_seconds(made, loader), time.process_time()
+        turns.append((with_loader, step_seconds(made, itertools.repeat((kept, in_memory[1])))))
+        step_work.append((time.process_time() - began) / (UNTIMED + TIMED))
     loaded, held = (np.array(side) for side in zip(*turns[1:]))  # (repeats, TIMED) each
     ratios = loaded.mean(axis=1) / held.mean(axis=1)
+    began = time.process_time()
+    made_here = [work.data[group] for group in GroupSequence(plan, STEPS // 2, STEPS // 2 + 9)]  # not seen so far
+    batch_work = (time.process_time() - began) / len(made_here)
     return {
         "ratio": round(float(np.median(ratios)), 3),
         "ratio_all": np.sort(ratios).round(3).tolist(),
         "step_s": round(float(np.median(loaded)), 3),
         "memory_step_s": round(float(np.median(held)), 3),
-        "batch_s": round(
-            min(seconds_of(partial(work.data.__getitem__, group)) for group in GroupSequence(plan, 2, 6)), 3
-        ),
+        "work_ratio": round(1 + batch_work / float(np.median(step_work)), 3),
+        "batch_s": round(batch_work, 3),
         "workers": workers,
     }
 
