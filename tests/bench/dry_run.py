@@ -4,6 +4,8 @@ By turns a dry run and the run itself, each in a process of its own: `recipes/sc
 `recipes/small.yaml` (batch 32, fresh weights) on the generated world of `tests/bench/loader.py`, both cut to some steps.
 
     hours_scenes, hours_small     estimated over real time of the whole run, median over turns
+    work_scenes, work_small       the same with each side's wall time counted only as far as its process had a core, for a
+                                  machine that is busy with other things
     memory_scenes, memory_small   estimated over real peak resident memory
 """
 
@@ -14,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from cmal.recipe import PretrainRecipe, load_recipe
 from cmal.regions.detectors import build_detector
 from cmal.regions.extract import extract_regions
 from cmal.regions.image_lists import images_of_folder
-from cmal.runs.dry_run import estimate_training
+from cmal.runs.dry_run import Estimate, estimate_training
 from cmal.runs.pretrain import run_pretraining
 from tests.bench.loader import recipe_for, write_world
 from tests.bench.timing import machine, options_of, seconds_of, write_figures
@@ -58,11 +61,15 @@ RECIPES = {"scenes": scenes_recipe, "small": small_recipe}
 def child(what: str, name: str, folder: Path) -> dict[str, float]:
     """In a process of its own: a dry run's estimate, or what the run took."""
     recipe = RECIPES[name](folder)
+    began = time.process_time()
     if what == "estimate":
-        estimate, _ = estimate_training(recipe, "fresh", "cpu")
-        return {"seconds": estimate.total_s, "bytes": estimate.peak_memory_bytes}
-    seconds = seconds_of(lambda: run_pretraining(recipe, lambda step: None, "fresh", "cpu"))
-    return {"seconds": seconds, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        estimated: list[Estimate] = []
+        wall = seconds_of(lambda: estimated.append(estimate_training(recipe, "fresh", "cpu")[0]))
+        seconds, most = estimated[0].total_s, estimated[0].peak_memory_bytes
+    else:
+        wall = seconds = seconds_of(lambda: run_pretraining(recipe, lambda step: None, "fresh", "cpu"))
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "share_of_core": (time.process_time() - began) / wall, "bytes": most}
 
 
 def in_its_own_process(what: str, name: str, folder: Path) -> dict[str, float]:
@@ -81,6 +88,8 @@ def compare(folder: Path, repeats: int, names: list[str]) -> dict[str, object]:
             print(f"{name}, turn {turn + 1}: {turns[-1]}", file=sys.stderr, flush=True)
         hours = np.array([estimate["seconds"] / run["seconds"] for estimate, run in turns])
         memory = np.array([estimate["bytes"] / run["bytes"] for estimate, run in turns])
+        shares = np.array([estimate["share_of_core"] / run["share_of_core"] for estimate, run in turns])
+        found[f"work_{name}"] = round(float(np.median(hours * shares)), 3)
         found[f"hours_{name}"] = round(float(np.median(hours)), 3)
         found[f"hours_{name}_all"] = np.sort(hours).round(3).tolist()
         found[f"memory_{name}"] = round(float(np.median(memory)), 3)
