@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 TASKS = {"rec": "testA", "ve": "test", "vqa": "test", "retrieval": "test"}  # scenes-NAME -> the split it is scored on
 SHARES = (0.1, 0.25, 0.5, 1.0)
 SEEDS = (0, 1, 2)
+CLAIM_SEEDS = (*SEEDS, 3, 4)  # of the runs that the claims rest on: three left an interval of 22 points
 WITHOUT = "none"  # fine-tuned from fresh weights
 CMAL, CMCL, PLAIN, BOTH = "cmal", "cmcl", "mlm+mrm+itm", "cmal+cmcl"
 
@@ -88,7 +89,7 @@ def full_plan() -> list[Run]:
     Ablations have one seed: a lead where they differ by less than the seeds of CMAL do.
     """
     runs = []
-    for seed in SEEDS:
+    for seed in CLAIM_SEEDS:
         runs += [Run(variant, 1.0, seed) for variant in (CMAL, CMCL, PLAIN)] + [Run(CMAL, 0.5, seed)]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
     runs += [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
