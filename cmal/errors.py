@@ -85,7 +85,7 @@ def told(error: BaseException) -> CmalError | None:
     return None
 
 
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.I)
+_NO_MEMORY = re.compile(r"out of memory|n.t allocate memory|not allocate memory|bad_alloc|start new thread", re.I)
 _NO_WORKER = re.compile(r"DataLoader worker|process pool was terminated abruptly")
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose another place, then run the same command again",

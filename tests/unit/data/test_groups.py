@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
+from torch.utils.data import Dataset
 from toys import regions, toy_builder
 
 from cmal.data.datasets import PretrainingData
 from cmal.data.draws import DrawRates
 from cmal.data.groups import GroupPlan, GroupSequence, load_groups
 from cmal.data.records import ImageTextRecord
+from cmal.errors import CmalError, DataError, told
+from cmal.signals import STOPPING
 
 
 def plan(examples: int = 20, size: int = 4, per_step: int = 2, seed: int = 0) -> GroupPlan:
@@ -125,3 +132,51 @@ def test_the_loader_gives_the_groups_in_order_with_the_same_draws_however_many_w
     for (group, batch), wanted in zip(load_groups(data, sequence, workers), sequence, strict=True):
         assert group == wanted and batch.ids == tuple(RECORDS[i].id for i in wanted.indices)
         assert batch.masked.token_ids.equal(data[wanted][1].masked.token_ids)
+
+
+class Failing(Dataset):
+    """Gives the first group, fails at the second in the way asked for."""
+
+    def __init__(self, failure: Exception | int):
+        self.failure = failure
+
+    def __getitem__(self, group):
+        if group.number == 0:
+            return group, "batch"
+        if isinstance(self.failure, int):
+            os.kill(os.getpid(), self.failure)
+            time.sleep(60)
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (MemoryError("no room for 3 GB"), "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "cannot write x"),
+        (DataError("the store is damaged", "found", "remedy"), "the store is damaged"),
+    ],
+)
+def test_what_a_worker_meets_reaches_the_parent_as_a_message(failure, says):
+    made = load_groups(Failing(failure), GroupSequence(plan(per_step=1), 1, 4), 1)
+    assert next(made)[1] == "batch"
+    with pytest.raises(CmalError, match=says):
+        next(made)
+
+
+def test_a_worker_that_is_killed_ends_the_loader_with_what_can_be_told():
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
+        list(load_groups(Failing(signal.SIGKILL), GroupSequence(plan(per_step=1), 1, 4), 1))
+    assert "worker process ended early" in str(told(caught.value))
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_workers_leave_a_request_to_stop_to_their_parent(number):
+    """A scheduler signals every process of a job; the parent still wants its batches until it has written a checkpoint."""
+
+    class Signalled(Dataset):
+        def __getitem__(self, group):
+            os.kill(os.getpid(), number)
+            return group, "batch"
+
+    assert [batch for _, batch in load_groups(Signalled(), GroupSequence(plan(), 1, 2), 1)] == ["batch"] * 4

@@ -20,6 +20,8 @@ from cmal.training.checkpoint import (
     load_weights,
     newest_checkpoint,
     save_checkpoint,
+    tidy,
+    validation_at,
 )
 
 
@@ -63,6 +65,33 @@ def test_a_checkpoint_half_written_is_none(tmp_path):
     (tmp_path / "checkpoints" / ".step-00000002.tmp").mkdir()
     (tmp_path / "checkpoints" / "step-00000003").mkdir()
     assert newest_checkpoint(tmp_path) == whole
+
+
+def test_what_a_kill_cut_short_is_settled(tmp_path):
+    """Killed between the newest checkpoint and its link, with one half written and one half removed."""
+    save(tmp_path, 1)
+    before = (tmp_path / "last").readlink()
+    newest = save(tmp_path, 2)
+    save(tmp_path, 3).rename(tmp_path / "checkpoints" / ".step-00000003.old.tmp")
+    module.point_at(tmp_path / "last", tmp_path / before)
+    (tmp_path / "checkpoints" / ".step-00000004.tmp").mkdir()
+    (newest / ".validation.json.01234567.tmp").touch()
+    (tmp_path / ".last.tmp").symlink_to("nowhere")
+    assert tidy(tmp_path, keep=1) == newest and (tmp_path / "last").resolve() == newest
+    assert steps_in(tmp_path) == [2] and not list(tmp_path.rglob(".*.tmp"))
+    assert tidy(tmp_path / "nothing", keep=1) is None
+
+
+def test_killed_between_the_link_to_the_best_and_its_note_it_is_decided_anew(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    keep_best(tmp_path, 1, {"main": 0.5}, keep=9)
+    newest = save(tmp_path, 2)
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(module, "write_json", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        keep_best(tmp_path, 2, {"main": 0.7}, keep=9)
+    assert validation_at(newest) is None, "so that a run that goes on validates again"
+    keep_best(tmp_path, 2, {"main": 0.7}, keep=9)
+    assert (tmp_path / "best").resolve() == newest and validation_at(newest) == {"main": 0.7}
 
 
 @pytest.mark.parametrize("name", [module.WEIGHTS, module.OPTIMIZER, module.STATE])

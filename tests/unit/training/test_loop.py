@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cmal.data.groups import Group
 from cmal.errors import CmalError
+from cmal.signals import Stopped
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place
 from cmal.training.loop import Fit, fit, group_seed
@@ -105,6 +107,20 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(number):
         fit(run)
     assert saved == [Progress(2, 0)] and "run the same command again" in str(caught.value)
     assert signal.getsignal(number) is before
+
+
+def test_asked_to_stop_while_it_validates_it_stops_at_once():
+    saved = []
+
+    def validate(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+
+    run, _ = run_of([[1.0]] * 5, 5, save=saved.append, validate_every=2, validate=validate)
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        fit(run)
+    assert saved == [Progress(2, 0)] and time.monotonic() - started < 10
 
 
 def test_a_groups_dropout_depends_on_the_seed_and_its_number():

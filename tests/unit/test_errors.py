@@ -1,0 +1,45 @@
+"""What the system does to us becomes a message; our own faults stay what they are."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from cmal.errors import CmalError, DataError, told
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.json"), "cannot write a.json", "free some space"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot write all of it", "free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), "cannot use b", "ask for the right"),
+        (OSError(errno.EROFS, "Read-only file system", "c"), "cannot use c", "can only be read"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "d"), "cannot use d", "put it back"),
+        (OSError(errno.EIO, "Input/output error"), "cannot use a file", "run the same command again"),
+        (MemoryError(), "not enough memory", "fewer workers"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "not enough memory",
+            "smaller",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "not enough memory", "smaller batches"),
+        (RuntimeError("can't start new thread"), "not enough memory", "fewer workers"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "a worker process ended early",
+            "fewer",
+        ),
+    ],
+)
+def test_what_the_system_does_is_told_in_three_lines(error, what, remedy):
+    message = told(error)
+    assert what in message.what and remedy in message.remedy and len(str(message).splitlines()) == 3
+
+
+def test_a_message_stays_itself_and_a_fault_of_our_own_is_none():
+    own = DataError("what", "found", "remedy")
+    assert told(own) is own and isinstance(own, CmalError)
+    for fault in (ValueError("x"), RuntimeError("shapes"), KeyError("a"), BrokenPipeError(errno.EPIPE, "Broken pipe")):
+        assert told(fault) is None
