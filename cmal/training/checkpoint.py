@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cmal.errors import CheckpointError, CmalError
+from cmal.errors import CheckpointError, CmalError, in_one_line
 from cmal.files import remove_left_overs, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
@@ -64,7 +64,8 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
-        torch.save(optimizer_state, temporary / OPTIMIZER)
+        with (temporary / OPTIMIZER).open("wb") as file:  # by its name torch writes it too, but does not tell why it cannot
+            torch.save(optimizer_state, file)
         write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped})
         add_files(temporary)
         for path in (*temporary.iterdir(), temporary):
@@ -77,7 +78,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise CmalError(
             f"cannot write the checkpoint {final}",
-            f"the system says: {error}",
+            f"the system says: {in_one_line(error.__context__ or error)}",  # torch keeps the system's word for context
             "free some space, then run the same command again: it goes on from the last whole checkpoint",
         ) from error
     _remove_old(run, keep)

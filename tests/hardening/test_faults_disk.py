@@ -64,5 +64,7 @@ def test_a_full_disk_is_told_and_loses_nothing(stage, inputs, tmp_path, request,
             status, said = job.run(stage, place)
             assert status == 0 or MAY_BE_DONE in said, said
             assert differences(result_of(job, place), wanted) == [], f"full at write {write}"
-    print(f"{name}: full at {len(places)} of {act.writes()} writes, told {told} times, did without {len(places) - told}")
+    print(
+        f"{name}: full at {len(places)} of {act.writes()} writes, told {told} times, did without {len(places) - told}"
+    )
     assert told > len(places) // 2

@@ -76,7 +76,9 @@ def test_a_process_that_draws_scenes_is_killed(stage, inputs, tmp_path, victim):
     assert act.orphans_after(20) == []
 
 
-@pytest.mark.parametrize("megabytes", [8, pytest.param(40, marks=pytest.mark.slow), pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "megabytes", [8, pytest.param(40, marks=pytest.mark.slow), pytest.param(120, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ["pretrain", "extract", pytest.param("import tsv", marks=pytest.mark.slow)])
 def test_too_little_memory_is_told(stage, inputs, tmp_path, name, megabytes):
     """It may have only some megabytes more than the program takes; where that is enough it ends well."""
@@ -119,7 +121,7 @@ def start_two(stage: Stage, inputs: Path, folder: Path, **patches) -> tuple[Path
 
 @pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_of_two_processes_is_killed_and_the_other_names_it(stage, inputs, tmp_path, lost):
-    place, acts = start_two(stage, inputs, tmp_path / "place")
+    _place, acts = start_two(stage, inputs, tmp_path / "place")
     acts[lost].kill()
     other = acts[1 - lost]
     assert other.wait(SOON_S) == 1, other.said()
@@ -128,7 +130,7 @@ def test_one_of_two_processes_is_killed_and_the_other_names_it(stage, inputs, tm
 
 @pytest.mark.slow
 def test_one_of_two_processes_stands_still_and_the_other_ends_within_the_time_out(stage, inputs, tmp_path):
-    place, acts = start_two(stage, inputs, tmp_path / "place", **{"cmal.training.distributed:TIMEOUT_S": 10})
+    _place, acts = start_two(stage, inputs, tmp_path / "place", **{"cmal.training.distributed:TIMEOUT_S": 10})
     acts[1].send(signal.SIGSTOP)
     try:
         assert acts[0].wait(SOON_S) == 1, acts[0].said()

@@ -6,6 +6,7 @@ checkpoints, validating. `test_signals.py` and `test_loop.py` have the moments t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -30,10 +31,8 @@ def stop_somewhere(job: Job, stage: Stage, place: Path, after_s: float, number: 
         time.sleep(0.001)
     for process in act.family() if everybody else ():
         if process != act.process:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
-            except ProcessLookupError:
-                pass
     act.send(number)
     act.wait(SOON_S)
     return act
