@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static char root[PATH_MAX];
@@ -70,8 +71,19 @@ static int file_fails(int file) {
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 ssize_t write(int file, const void *data, size_t size) { return size && file_fails(file) ? -1 : NEXT(write)(file, data, size); }
-ssize_t pwrite(int file, const void *data, size_t size, off_t at) { return size && file_fails(file) ? -1 : NEXT(pwrite)(file, data, size, at); }
-ssize_t pwrite64(int file, const void *data, size_t size, off64_t at) { return size && file_fails(file) ? -1 : NEXT(pwrite64)(file, data, size, at); }
+/* a full disk has room for what was taken before (posix_fallocate) */
+static int has_room(int file, off64_t end) {
+    struct stat64 found;
+    return armed && mode <= FAIL_ON && fstat64(file, &found) == 0 && end <= found.st_blocks * 512;
+}
+ssize_t pwrite(int file, const void *data, size_t size, off_t at) {
+    return size && !has_room(file, at + size) && file_fails(file) ? -1 : NEXT(pwrite)(file, data, size, at);
+}
+ssize_t pwrite64(int file, const void *data, size_t size, off64_t at) {
+    return size && !has_room(file, at + size) && file_fails(file) ? -1 : NEXT(pwrite64)(file, data, size, at);
+}
+int posix_fallocate(int file, off_t at, off_t size) { return file_fails(file) ? ENOSPC : NEXT(posix_fallocate)(file, at, size); }
+int posix_fallocate64(int file, off64_t at, off64_t size) { return file_fails(file) ? ENOSPC : NEXT(posix_fallocate64)(file, at, size); }
 ssize_t writev(int file, const struct iovec *parts, int count) { return file_fails(file) ? -1 : NEXT(writev)(file, parts, count); }
 ssize_t sendfile(int out, int in, off_t *at, size_t size);
 ssize_t sendfile(int out, int in, off_t *at, size_t size) { return file_fails(out) ? -1 : NEXT(sendfile)(out, in, at, size); }
@@ -100,4 +112,20 @@ int openat64(int at, const char *path, int flags, ...) {
     va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more);
     if (armed && (flags & O_CREAT) && path_fails(at, path)) return -1;
     return NEXT(openat64)(at, path, flags, mode);
+}
+
+/* move_clock(seconds): every look at the clock on the wall finds it so far ahead or behind, by turns. */
+static int jump, looks;
+void move_clock(int seconds) { jump = seconds; }
+static int moved(void) { return !jump ? 0 : __sync_add_and_fetch(&looks, 1) % 2 ? jump : -jump; }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int status = NEXT(clock_gettime)(clock, now);
+    if (status == 0 && clock == CLOCK_REALTIME) now->tv_sec += moved();
+    return status;
+}
+time_t time(time_t *now) {
+    time_t found = NEXT(time)(NULL) + moved();
+    if (now) *now = found;
+    return found;
 }

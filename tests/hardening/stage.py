@@ -161,7 +161,7 @@ class Stage:
             how: of what follows, any: env, a mapping of environment variables; patches, {"module:NAME": value} of plain
                 values to be set before the command starts; user, a numeric id to become; disk, (folder, k, mode): what
                 happens at the k-th write below the folder (see `full_disk.c`); memory, bytes of address space that it may
-                have beyond what it has.
+                have beyond what it has; clock, seconds by which the clock on the wall jumps at each look.
         """
         self.acts += 1
         place = self.folder / f"act-{self.acts:05d}"
@@ -225,6 +225,8 @@ def run_command(order: Mapping[str, Any], place: Path) -> NoReturn:
     if "disk" in order:
         folder, number, mode = order["disk"]
         ctypes.CDLL(os.environ["LD_PRELOAD"]).watch(os.fsencode(folder), number, mode)
+    if "clock" in order:
+        ctypes.CDLL(os.environ["LD_PRELOAD"]).move_clock(order["clock"])
     if "user" in order:
         os.setgroups([])
         os.setgid(order["user"])
