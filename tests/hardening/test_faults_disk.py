@@ -17,6 +17,8 @@ from hardening.jobs import JOBS, Job, broken_files, differences, half_files, put
 from hardening.messages import message_of
 from hardening.stage import FAIL_ON, FAIL_ONCE, Stage
 
+pytestmark = pytest.mark.slow
+
 FAST = ("prepare vqa", "import npy", "merge", "pretrain")
 PLACES, FAST_PLACES = 30, 5
 FINISHED_EVERY = 3  # in every third place it is started again

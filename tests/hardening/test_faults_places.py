@@ -13,6 +13,8 @@ import pytest
 from hardening.jobs import JOBS, differences, put_inputs, result_of
 from hardening.messages import message_of
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 DAY_S = 86_400
 

@@ -14,6 +14,8 @@ from hardening.jobs import JOBS, TRAINING, Job, half_files, put_inputs, training
 from hardening.messages import message_of
 from hardening.stage import Act, Stage
 
+pytestmark = pytest.mark.slow
+
 SOON_S = 90
 LONG = "train.steps=100000"
 

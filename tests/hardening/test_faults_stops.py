@@ -18,6 +18,8 @@ from hardening.jobs import JOBS, Job, broken_files, differences, half_files, put
 from hardening.messages import message_of
 from hardening.stage import Act, Stage
 
+pytestmark = pytest.mark.slow
+
 FAST = ("prepare vqa", "extract", "pretrain")
 STOPS, FAST_STOPS = 8, 3
 SOON_S = 60  # on a machine that does other things too
