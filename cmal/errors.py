@@ -12,10 +12,17 @@ import textwrap
 from collections.abc import Iterable
 
 MOST_FAULTS_SHOWN = 20
+LONGEST_LINE = 1000  # characters of a message's line
+
+_STEERING = re.compile(  # controls but the line's end, overrides of direction, line parters, halves of characters
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 class CmalError(Exception):
     """Something the user can put right.
+
+    What a file of a stranger put into the message cannot steer a terminal or flood it: see `printable` and `cut_lines`.
 
     Args:
         what: what failed, and where (file and line); no full stop.
@@ -24,8 +31,8 @@ class CmalError(Exception):
     """
 
     def __init__(self, what: str, found: str, remedy: str):
-        super().__init__(what, found, remedy)
-        self.what, self.found, self.remedy = what, found, remedy
+        self.what, self.found, self.remedy = (cut_lines(printable(part)) for part in (what, found, remedy))
+        super().__init__(self.what, self.found, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.what}\n  {self.found}\n  {self.remedy}"
@@ -103,6 +110,42 @@ def in_one_line(error: BaseException, most: int = 200) -> str:
     """A library's error for the middle line of a message: its kind and first line, at most so many letters."""
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {textwrap.shorten(first, most, placeholder=' ...')}"
+
+
+def printable(text: str) -> str:
+    """The text with every character that could steer a terminal spelled out; line ends stay.
+
+    Example: "a\x1b[2Jb" becomes the eight characters a \\ x 1 b [ 2 J and b.
+    """
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def cut_lines(text: str) -> str:
+    """Lines beyond 1,000 characters end with how many more there were."""
+    if len(text) <= LONGEST_LINE:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}... ({len(line) - LONGEST_LINE:,} more characters)"
+        for line in lines
+    )
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value of a foreign file for a message: its repr, short; containers of some size by their kind alone."""
+    is_container = isinstance(value, dict | list | tuple | set | frozenset)
+    if is_container and (len(value) >= 20 or any(isinstance(part, dict | list | tuple) for part in value)):
+        return f"a {type(value).__name__}"
+    try:
+        text = repr(value[:most]) if isinstance(value, str | bytes) else repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(value).__name__} of many digits"
+    return short(text, most)
+
+
+def short(text: str, most: int = 60) -> str:
+    """The text, or its beginning with "..." where it is longer."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def list_faults(faults: Iterable[str]) -> str:

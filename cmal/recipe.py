@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cmal.errors import RecipeError, list_faults
+from cmal.errors import RecipeError, list_faults, short, shown
 
 RecipeType = TypeVar("RecipeType")
 MOST_BYTES = 1 << 20
@@ -302,6 +303,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+# what PyYAML lets through of a tagged scalar that is none: `!!bool maybe`, `!!int ''`, `!!timestamp x`
+_BAD_SCALAR = (ValueError, KeyError, IndexError, AttributeError, TypeError)
+
+
 def _read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The file as nested dictionaries, and the line of every dotted key."""
     remedy = "see recipes/ for examples"
@@ -315,7 +320,7 @@ def _read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         tree = loader.construct_document(node) if node is not None else {}
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}", f"the system says: {error.strerror}", remedy) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, *_BAD_SCALAR, RecursionError) as error:
         found = " ".join(str(error).split()) or type(error).__name__
         raise RecipeError(f"cannot read the recipe {path}", f"it is not plain YAML: {found}", remedy) from error
     if not isinstance(tree, dict):
@@ -327,9 +332,9 @@ def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> N
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
-        name = f"{prefix}{key.value}"
+        name = f"{prefix}{key.value}" if isinstance(key, yaml.ScalarNode) else f"{prefix}{type(key).__name__}"
         if name in lines:
-            raise ValueError(f'line {key.start_mark.line + 1}: "{name}" is given twice')
+            raise ValueError(f'line {key.start_mark.line + 1}: "{short(name)}" is given twice')
         lines[name] = key.start_mark.line + 1
         _note_lines(value, f"{name}.", lines)
 
@@ -337,18 +342,19 @@ def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> N
 def _override(tree: dict[str, Any], lines: dict[str, int], text: str, faults: list[str]) -> None:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        faults.append(f"--set {text}: should be KEY=VALUE, e.g. train.steps=100")
+        faults.append(f"--set {short(text)}: should be KEY=VALUE, e.g. train.steps=100")
         return
     *parents, last = name.strip().split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            faults.append(f"--set {text}: {parent} is no section")
+            faults.append(f"--set {short(text)}: {short(parent)} is no section")
             return
     try:
         tree[last] = yaml.load(value, _Loader)  # a SafeLoader: no object is built
-    except (yaml.YAMLError, ValueError) as error:
-        faults.append(f"--set {text}: {' '.join(str(error).split())}")
+    except (yaml.YAMLError, *_BAD_SCALAR, RecursionError) as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        faults.append(f"--set {short(text)}: {found[:200]}")
     lines[name.strip()] = 0
 
 
@@ -372,7 +378,7 @@ def _section(
             if isinstance(value, dict):
                 values[key] = _section(hints[key], value, f"{name}.", lines, faults)
             else:
-                faults.append(f'{_where(name, lines)}"{name}" is a section of keys, found {value!r}')
+                faults.append(f'{_where(name, lines)}"{name}" is a section of keys, found {shown(value)}')
         else:
             try:
                 values[key] = _value(value, hints[key], known[key].metadata)
@@ -385,7 +391,7 @@ def _unknown_key(name: str, key: str, known: list[str], lines: Mapping[str, int]
     close = [OFTEN_MEANT[key]] if OFTEN_MEANT.get(key) in known else []
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f'; did you mean "{close[0]}"?' if close else ""
-    return f'{_where(name, lines)}unknown key "{name}" (known: {", ".join(known)}){hint}'
+    return f'{_where(name, lines)}unknown key "{short(name)}" (known: {", ".join(known)}){hint}'
 
 
 def _value(value: Any, expected: Any, limits: Mapping[str, Any]) -> Any:
@@ -403,17 +409,17 @@ def _value(value: Any, expected: Any, limits: Mapping[str, Any]) -> Any:
     if expected is str and value is None:
         value = ""  # an empty value in YAML
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1000 else math.inf
     if type(value) is not expected:
-        raise ValueError(f"should be {names[expected]}, found {value!r}")
+        raise ValueError(f"should be {names[expected]}, found {shown(value)}")
     if expected in (int, float) and not abs(value) < float("inf"):
-        raise ValueError(f"should be finite, found {value!r}")
+        raise ValueError(f"should be finite, found {shown(value)}")
     least, most = limits.get("least"), limits.get("most")
     if least is not None and value < least:
-        raise ValueError(f"should be at least {least}, found {value!r}")
+        raise ValueError(f"should be at least {least}, found {shown(value)}")
     if most is not None and value > most:
-        raise ValueError(f"should be at most {most}, found {value!r}")
+        raise ValueError(f"should be at most {most}, found {shown(value)}")
     options = limits.get("options")
     if options and value not in options:
-        raise ValueError(f"should be one of {', '.join(options)}, found {value!r}")
+        raise ValueError(f"should be one of {', '.join(options)}, found {shown(value)}")
     return value

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cmal.errors import DataError, list_faults
+from cmal.errors import DataError, list_faults, shown
 from cmal.files import read_json, write_json
 from cmal.metrics import bootstrap_interval
 
@@ -197,13 +197,18 @@ def read_result(path: Path) -> EvaluationResult:
             found = f"format {row.get('format')!r}, version {row.get('version')!r}"
         raise DataError(f"cannot read the result {path}", found, f"give a file of format {FORMAT}, version {VERSION}")
     try:
-        return EvaluationResult(
+        result = EvaluationResult(
             metrics={name: Metric(**metric) for name, metric in row["metrics"].items()},
             checkpoint=row["checkpoint"]["path"],
             checkpoint_sha256=row["checkpoint"]["sha256"],
             **{name: row[name] for name in _PLAIN_FIELDS},
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        _check_kinds(result)
+        result.as_json()
+        return result
+    except DataError as error:  # it would not have been written so
+        raise DataError(f"cannot read the result {path}", error.found, "evaluate again") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DataError(
             f"cannot read the result {path}", f"a part is missing or of another kind: {error}", "evaluate again"
         ) from error
@@ -238,6 +243,24 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _check_kinds(result: EvaluationResult) -> None:
+    """Raises TypeError where a field of a result that was read is of another kind than those that are written."""
+    kinds: dict[str, type | tuple[type, ...]] = dict.fromkeys(_PLAIN_FIELDS, str)
+    kinds |= {"checkpoint": str, "checkpoint_sha256": str, "counts": dict, "tables": dict, "versions": dict}
+    kinds["chance"] = (int, float, type(None))
+    for name, kind in kinds.items():
+        if not isinstance(getattr(result, name), kind) or isinstance(result.chance, bool):
+            raise TypeError(f'"{name}" is {shown(getattr(result, name))}')
+    numbers = [value for metric in result.metrics.values() for value in (metric.value, metric.low, metric.high)]
+    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in numbers):
+        raise TypeError("a metric is no number")
+    if any(type(count) is not int for count in result.counts.values()):
+        raise TypeError("a count is no whole number")
+    if result.chance is not None and not math.isfinite(result.chance):
+        raise ValueError("the chance is not a finite number")
+    json.dumps(result.tables, allow_nan=False)
 
 
 def _is_sound(metric: Metric) -> bool:

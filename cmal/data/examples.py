@@ -12,8 +12,9 @@ import numpy as np
 
 from cmal.anchors import AnchorFinder, Anchors, Mentions, RegionConcepts
 from cmal.data.text import TokenisedText, WordPieces
+from cmal.errors import StoreError
 from cmal.regions.store import RegionStore
-from cmal.regions.types import Regions
+from cmal.regions.types import Regions, are_finite
 
 KEPT = 10_000  # pairs
 
@@ -108,9 +109,15 @@ class ExampleBuilder:
         """One Example.
 
         Raises:
-            StoreError: the store does not hold the image.
+            StoreError: the store does not hold the image, or its features are not finite.
         """
         regions = self.store[image_id]
+        if not are_finite(regions.features):
+            raise StoreError(
+                f'cannot use the regions of the image "{image_id}"',
+                "its features hold numbers that are not finite",
+                "check the store with cmal extract-regions --verify, or extract the regions again",
+            )
         if self.finder is None:
             tokenised, anchors = self.word_pieces.encode(text, self.max_tokens), None
         else:

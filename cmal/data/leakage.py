@@ -50,8 +50,11 @@ def _image_ids_in(path: Path) -> Iterable[str]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
-            yield from (row[name] for name in names if name in row)
-        except (ValueError, TypeError) as error:
+            found = [row[name] for name in names if name in row]
+            if not all(isinstance(image, str) for image in found):
+                raise ValueError("an image id is no text")
+            yield from found
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"cannot read the evaluation images of {path}", f"line {number:,}: {error}", "prepare it again"
             ) from None
@@ -66,7 +69,7 @@ def listed_evaluation_sets(raw: RawFolder) -> dict[str, frozenset[str]]:
     found = {}
     for name in COCO_SPLIT_LISTS:
         if (path := raw.find(name)) is not None:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             found[name] = frozenset(coco_image_id(line.split()[0]) for line in lines if line.strip())
     return found
 
@@ -132,6 +135,9 @@ def leakage_statement(prepared: Path) -> str:
     Args:
         prepared: the data set's folder, with its manifest.json.
 
+    Raises:
+        DataError: the manifest is damaged.
+
     Example: "coco-captions: 3 evaluation images (15 records) excluded; audited against flickr30k/test, refcoco/val".
     """
     path = Path(prepared) / MANIFEST
@@ -141,12 +147,15 @@ def leakage_statement(prepared: Path) -> str:
     name, exclusions = manifest.get("dataset", Path(prepared).name), manifest.get("exclusions") or {}
     if manifest.get("image_ids") == "scenes":
         return f"{name}: generated, training and evaluation images are different by construction"
-    sets = exclusions.get("by_evaluation_set") or {}
-    if not sets:
-        return f"{name}: not audited, no evaluation set was prepared before it"
-    fate = "excluded" if exclusions.get("excluded") else "KEPT (--allow-leakage)"
-    counts = f"{exclusions.get('images', 0):,} evaluation images ({exclusions.get('records', 0):,} records)"
-    return f"{name}: {counts} {fate}; audited against {', '.join(sets)}"
+    try:
+        sets = exclusions.get("by_evaluation_set") or {}
+        if not sets:
+            return f"{name}: not audited, no evaluation set was prepared before it"
+        fate = "excluded" if exclusions.get("excluded") else "KEPT (--allow-leakage)"
+        counts = f"{exclusions.get('images', 0):,} evaluation images ({exclusions.get('records', 0):,} records)"
+        return f"{name}: {counts} {fate}; audited against {', '.join(sets)}"
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"cannot read {path}", f'its "exclusions" are damaged: {error}', "prepare it again") from error
 
 
 def evaluation_leakage(pretraining: str, records: Path, split: str) -> str:

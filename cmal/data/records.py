@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmal.errors import DataError, list_faults
+from cmal.errors import DataError, list_faults, shown
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class PairRecord:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord
 
@@ -97,12 +99,19 @@ def _is_box(value: object) -> bool:
         isinstance(value, list)
         and len(value) == 4
         and all(isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e9 for x in value)
+        and value[2] >= 0
+        and value[3] >= 0
     )
 
 
+def _is_text(value: object) -> bool:
+    """A text of whole characters: half of one (a lone surrogate) can be written nowhere."""
+    return isinstance(value, str) and (value.isascii() or not _HALF_CHARACTER.search(value))
+
+
 _CHECKS = {
-    _TEXT: lambda v: isinstance(v, str),
-    _TEXTS: lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    _TEXT: _is_text,
+    _TEXTS: lambda v: isinstance(v, list) and all(map(_is_text, v)),
     _BOX: _is_box,
     _BOXES: lambda v: isinstance(v, list) and all(_is_box(x) for x in v),
 }
@@ -136,10 +145,12 @@ def parse_record(line: str | bytes, kind: type[Record]) -> Record:
         expected = _kind_of(hints[field.name])
         value = row.pop(field.name)
         if not _CHECKS[expected](value):
-            raise ValueError(f'"{field.name}" should be a {expected}, found {json.dumps(value)[:60]}')
+            raise ValueError(f'"{field.name}" should be a {expected}, found {shown(value)}')
         values[field.name] = _CASTS[expected](value)
     if row:
         raise ValueError(f'unknown key "{next(iter(row))}"')
+    if not values["id"]:
+        raise ValueError('"id" is empty')
     return kind(**values)
 
 

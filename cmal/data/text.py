@@ -10,7 +10,6 @@ Legend: T word pieces, W words, V vocabulary.
 from __future__ import annotations
 
 import heapq
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from cmal.errors import DataError
-from cmal.files import write_text
+from cmal.errors import DataError, shown
+from cmal.files import read_json, write_text
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NO_WORD = -1
@@ -44,6 +43,16 @@ class TokenisedText:
     word_of_token: np.ndarray
     words: tuple[str, ...]
     char_spans: np.ndarray
+
+
+def _table(value: object, path: Path) -> dict:
+    if not isinstance(value, dict):
+        raise _no_vocabulary(path, f"where a table should be it holds {shown(value)}")
+    return value
+
+
+def _no_vocabulary(path: Path, found: str) -> DataError:
+    return DataError(f"cannot read the vocabulary {path}", found, "download the file again")
 
 
 class WordPieces:
@@ -95,7 +104,7 @@ class WordPieces:
             DataError: no vocab.txt or tokenizer.json is found there, or the checkpoint keeps upper case.
         """
         config = _fetch(name_or_folder, "tokenizer_config.json")
-        if config is not None and json.loads(config.read_bytes()).get("do_lower_case", True) is False:
+        if config is not None and _table(read_json(config), config).get("do_lower_case", True) is False:
             raise DataError(
                 f"cannot use the vocabulary of {name_or_folder}",
                 "its tokenizer keeps upper case (do_lower_case is false)",
@@ -104,8 +113,10 @@ class WordPieces:
         if (path := _fetch(name_or_folder, "vocab.txt")) is not None:
             return cls.from_vocab(path)
         if (path := _fetch(name_or_folder, "tokenizer.json")) is not None:
-            ids = json.loads(path.read_bytes())["model"].get("vocab")
+            ids = _table(_table(read_json(path), path).get("model"), path).get("vocab")
             if isinstance(ids, dict):
+                if not all(type(number) is int for number in ids.values()):
+                    raise _no_vocabulary(path, "the pieces' numbers are not whole numbers")
                 return cls(sorted(ids, key=ids.__getitem__))
         raise DataError(
             f"cannot find a word-piece vocabulary in {name_or_folder}",

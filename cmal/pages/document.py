@@ -19,8 +19,8 @@ JPEG_QUALITY = 85
 
 
 def text(value: object) -> str:
-    """The value as text in HTML, in an element or in a quoted attribute."""
-    return html.escape(str(value), quote=True)
+    """The value as text in HTML, in an element or in a quoted attribute; half a character is shown as "?"."""
+    return html.escape(str(value), quote=True).encode("utf-8", "replace").decode("utf-8")
 
 
 def tag(name: str, *inner: str, **attributes: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -26,7 +25,7 @@ def write_run_report(run: Path) -> Path:
     """Writes the report of a run folder, as far as the run has come, and returns its path.
 
     Raises:
-        CheckpointError: the folder is no run folder. CmalError: the page cannot be written.
+        CheckpointError: the folder is no run folder. DataError: its metrics are damaged. CmalError: the page cannot be written.
     """
     if not (run / "recipe.yaml").is_file():
         raise CheckpointError(
@@ -69,8 +68,13 @@ def _facts(run: Path, steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _text_encoder(run: Path) -> Iterator[str]:
     if (run / TEXT_ENCODER).is_file():
         said = read_json(run / TEXT_ENCODER)
-        used = f"Text encoder from {said['source']}: {len(said['used'])} tensors used, {len(said['left'])} left"
-        yield folded(used, table(("left",), [(name,) for name in said["left"]]))
+        try:
+            used = f"Text encoder from {said['source']}: {len(said['used'])} tensors used, {len(said['left'])} left"
+            left = [(name,) for name in said["left"]]
+        except (KeyError, TypeError):
+            yield tag("p", text(f"{TEXT_ENCODER} is damaged."))
+            return
+        yield folded(used, table(("left",), left))
 
 
 def _worked_s(times: Sequence[float]) -> float:
@@ -140,11 +144,11 @@ def _recipe(run: Path) -> Iterator[str]:
 
 def _environment(run: Path) -> Iterator[str]:
     try:
-        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        environment = dict(_flat(read_json(run / "environment.json")))
+    except (DataError, AttributeError, RecursionError):
         return
     yield tag("h2", "Environment")
-    yield table(("what", "value"), list(_flat(environment)))
+    yield table(("what", "value"), list(environment.items()))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -288,16 +288,22 @@ def _shown(path: Path | None, root: Path | None) -> str:
     return str(path)
 
 
+_OF_A_FAILURE = ("image_id", "path", "reason")
+
+
 def read_failures(folder: Path) -> list[dict[str, str]]:
     """Lines of `failed.jsonl` (image_id, path, reason); none where there is no such file.
 
     Raises:
-        DataError: a line of it is not JSON.
+        DataError: a line of it is not JSON, or lacks one of the three texts.
     """
     path = Path(folder) / FAILED_NAME
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except ValueError as error:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        if not all(isinstance(line, dict) and all(isinstance(line.get(n), str) for n in _OF_A_FAILURE) for line in lines):
+            raise ValueError("a line lacks image_id, path or reason")
+        return lines
+    except (ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path}", f"it is not JSON lines: {error}", "remove the file") from error

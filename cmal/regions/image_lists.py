@@ -68,7 +68,7 @@ def _ids_of(records: Path) -> Iterator[str]:
                 if not ids:
                     raise ValueError("it names no image")
                 yield from ids
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         where = f" (line {number})" if number else ""
         raise DataError(
             f"cannot read records from {records}{where}", f"{error}", "give a .jsonl file that cmal prepare wrote"

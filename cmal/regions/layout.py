@@ -26,6 +26,7 @@ shard. `store.py` reads all this, `shards.py` writes it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from cmal.errors import CmalError, StoreError
+from cmal.errors import CmalError, StoreError, shown
 from cmal.files import read_json
 from cmal.regions.types import TOP_CLASSES
 
@@ -52,6 +53,9 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name -> (dtype, shape aft
     "class_top_ids": ("<i2", (TOP_CLASSES,)),
     "class_top_probs": ("<f2", (TOP_CLASSES,)),
 }
+MOST_NAMES = 1 << 15  # what the int16 ids can tell apart
+MOST_FEATURES = 1 << 20  # a region
+_PLAIN_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 BYTES_A_REGION = sum(np.dtype(d).itemsize * int(np.prod(s)) for n, (d, s) in COLUMNS.items() if n != FEATURES)
 
 
@@ -92,23 +96,25 @@ class StoreHeader:
         """Raises StoreError where `value` is not a header of this format and version."""
         if not isinstance(value, Mapping) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, Mapping) else type(value).__name__
-            raise unreadable(where, f'its format is {found!r}, not "{FORMAT}"')
+            raise unreadable(where, f'its format is {shown(found)}, not "{FORMAT}"')
         if value.get("version") != VERSION:
             raise StoreError(
                 f"cannot open {where}",
-                f"it is version {value.get('version')!r} of the format; this program reads version {VERSION}",
+                f"it is version {shown(value.get('version'))} of the format; this program reads version {VERSION}",
                 "extract the regions again, or use the version of cmal that wrote it",
             )
         try:
-            return cls(
-                str(value["detector"]),
-                str(value["weights_sha256"]),
-                int(value["feature_size"]),
-                tuple(str(name) for name in value["class_names"]),
-                tuple(str(name) for name in value["attribute_names"]),
-            )
+            names = [value[name] for name in ("class_names", "attribute_names")]
+            texts = [value["detector"], value["weights_sha256"], *names[0], *names[1]]
+            if not all(isinstance(text, str) for text in texts) or not all(isinstance(some, list) for some in names):
+                raise ValueError("a name is no text")
+            if max(map(len, names)) > MOST_NAMES:
+                raise ValueError(f"more than {MOST_NAMES:,} names")
+            if type(value["feature_size"]) is not int or not 0 <= value["feature_size"] <= MOST_FEATURES:
+                raise ValueError(f"feature_size is {shown(value['feature_size'])}")
+            return cls(texts[0], texts[1], value["feature_size"], tuple(names[0]), tuple(names[1]))
         except (KeyError, TypeError, ValueError) as error:
-            raise unreadable(where, f"its header is damaged: {error!r}") from error
+            raise unreadable(where, f"its header is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -142,11 +148,16 @@ def read_index(folder: Path) -> tuple[StoreHeader, list[ShardInfo]]:
     header = StoreHeader.from_json(value, path)
     try:
         shards = [ShardInfo(**{key: shard[key] for key in ShardInfo.__dataclass_fields__}) for shard in value["shards"]]
+        for shard in shards:
+            counts = (shard.images, shard.regions, shard.bytes)
+            if not isinstance(shard.sha256, str) or not all(type(count) is int and count >= 0 for count in counts):
+                raise TypeError(f"the line of {shown(shard.name)} is damaged")
+            if not isinstance(shard.name, str) or not _PLAIN_NAME.match(shard.name):
+                raise TypeError(f"the shard name {shown(shard.name)} is not a plain file name")
     except (KeyError, TypeError) as error:
-        raise unreadable(path, f"its list of shards is damaged: {error!r}") from error
-    for shard in shards:
-        if Path(shard.name).name != shard.name:
-            raise unreadable(path, f"the shard name {shard.name!r} is not a plain file name")
+        raise unreadable(path, f"its list of shards is damaged: {error}") from error
+    if len({shard.name for shard in shards}) != len(shards):
+        raise unreadable(path, "its list of shards names one twice")
     return header, shards
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmal.errors import CmalError, StoreError
+from cmal.errors import CmalError, StoreError, shown
 from cmal.files import read_json, write_json
 from cmal.regions.layout import StoreHeader
 
@@ -50,8 +50,13 @@ def load_plan(folder: Path, header: StoreHeader, settings: Mapping[str, Any]) ->
         value = read_json(path)
         ours = {"detector": _identity(header), "settings": dict(settings)}
         differences = list(_differences({key: value[key] for key in ours}, ours))
-        plan = Plan(int(value["shard_size"]), tuple(tuple(segment) for segment in value["segments"]))
-    except (KeyError, TypeError, ValueError, CmalError) as error:
+        plan = Plan(value["shard_size"], tuple(tuple(segment) for segment in value["segments"]))
+        images = [image for segment in plan.segments for image in segment]
+        if type(plan.shard_size) is not int or plan.shard_size < 1 or not all(isinstance(i, str) for i in images):
+            raise ValueError("its shard size or image ids are of another kind")
+        if len(set(images)) != len(images):
+            raise ValueError("an image is planned twice")
+    except (KeyError, TypeError, ValueError, AttributeError, CmalError) as error:
         raise StoreError(
             f"cannot continue the region store {folder}",
             f"its {PLAN_NAME} is damaged: {getattr(error, 'found', repr(error))}",
@@ -102,4 +107,4 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             yield from _differences(before, now, f"{prefix}{key}.")
         elif before != now:
-            yield f"{prefix}{key}: {before!r} in the store, {now!r} now"
+            yield f"{prefix}{key}: {shown(before)} in the store, {shown(now)} now"

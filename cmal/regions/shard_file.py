@@ -12,8 +12,10 @@ import numpy as np
 
 from cmal.errors import StoreError
 from cmal.regions.layout import BYTES_A_REGION, COLUMNS, FEATURES, StoreHeader, unreadable
-from cmal.regions.types import Regions
+from cmal.regions.types import NO_ATTRIBUTE, Regions
 
+ROUNDING_PX = 1.0  # so far may a box reach out of its image
+MOST_UNPACKED_BYTES, MOST_PACKING = 64 << 20, 64  # a compressed dataset: so large, or so many times as large as its file
 PAGE_RUN_BYTES = 1 << 16  # Linux maps so much around the page one touches
 
 
@@ -35,21 +37,25 @@ class Shard:
             raise StoreError(
                 f"cannot open {path}", "there is no such file", "run extract-regions again, or with --verify"
             ) from error
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise unreadable(self.path, str(error)) from error
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+            raise unreadable(self.path, f"it is damaged: {error or type(error).__name__}") from error
 
     def _read_layout(self, file: h5py.File) -> None:
-        raw = _own_dataset(file, "header", self.path)[()]
-        self.header = StoreHeader.from_json(json.loads(bytes(raw)), self.path)
-        ids = _own_dataset(file, "image_ids", self.path)[()]
+        raw = _read_head(file, "header", "u", self.path)
+        self.header = StoreHeader.from_json(json.loads(bytes(raw.astype(np.uint8))), self.path)
+        ids = _read_head(file, "image_ids", "S", self.path)
         self.image_ids = [bytes(image_id).decode("utf-8") for image_id in ids]
-        self.offsets = _own_dataset(file, "offsets", self.path)[()].astype(np.int64)
-        self.sizes_wh_px = _own_dataset(file, "sizes_wh_px", self.path)[()]
-        count = len(self.image_ids)
+        self.offsets = _read_head(file, "offsets", "i", self.path).astype(np.int64)
+        self.sizes_wh_px = _read_head(file, "sizes_wh_px", "i", self.path).astype(np.int32)
+        count, self.is_checked = len(self.image_ids), False
         if self.offsets.shape != (count + 1,) or self.sizes_wh_px.shape != (count, 2):
             raise unreadable(self.path, f"{count} image ids meet {self.offsets.shape[0]} offsets")
         if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
             raise unreadable(self.path, "its offsets do not rise from 0")
+        if (self.sizes_wh_px < 1).any():
+            raise unreadable(self.path, "it has an image without width or height")
+        if len(set(self.image_ids)) != count:
+            raise unreadable(self.path, "it has an image twice")
         rows = int(self.offsets[-1])
         self.places: list[tuple[str, np.dtype, tuple[int, ...], int, int | None]] = []
         for name, (dtype, tail) in COLUMNS.items():
@@ -62,6 +68,8 @@ class Shard:
                 )
             row_bytes = np.dtype(dtype).itemsize * int(np.prod(tail))
             place = dataset.id.get_offset() if dataset.chunks is None else None
+            if rows and row_bytes and dataset.chunks is None and place is None:
+                raise unreadable(self.path, f"{name} was never written")
             self.places.append((name, np.dtype(dtype), tail, row_bytes, place))
         self.is_contiguous = rows == 0 or all(place is not None for *_, place in self.places)
         self.end_byte = max((place or 0) + rows * row_bytes for *_, row_bytes, place in self.places)
@@ -86,15 +94,19 @@ class ShardFile:
 
     def __init__(self, shard: Shard):
         """Raises StoreError where the file is gone, shorter than its header says, or cannot be opened."""
+        self.path = shard.path
         self.first_rows, self.sizes_wh_px = shard.offsets.tolist(), shard.sizes_wh_px
         self.features_range, self.bytes_a_read = shard.features_range, shard.mapped_bytes_a_read
         self.survives_fork, self.owner = shard.is_contiguous, os.getpid()
         self.mapped: mmap.mmap | None = None
         try:
             columns = self._map(shard) if shard.is_contiguous else self._open(shard)
+            self.columns = [(name, column) for (name, *_), column in zip(shard.places, columns, strict=True)]
+            if not shard.is_checked:
+                _check_columns(shard, {name: column[...] for name, column in self.columns if name != FEATURES})
+                shard.is_checked = True
         except OSError as error:
             raise unreadable(shard.path, f"the system says: {error.strerror or error}") from error
-        self.columns = [(name, column) for (name, *_), column in zip(shard.places, columns, strict=True)]
 
     def _map(self, shard: Shard) -> list[np.ndarray]:
         with shard.path.open("rb") as file:
@@ -119,8 +131,11 @@ class ShardFile:
         """
         regions, size = object.__new__(Regions), self.sizes_wh_px.item
         fields, rows = regions.__dict__, slice(self.first_rows[row], self.first_rows[row + 1])
-        for name, column in self.columns:
-            fields[name] = column[rows].copy()
+        try:
+            for name, column in self.columns:
+                fields[name] = column[rows].copy()
+        except OSError as error:
+            raise unreadable(self.path, f"a compressed part is damaged: {error}") from error
         fields["image_wh_px"] = (size(row, 0), size(row, 1))
         return regions
 
@@ -134,6 +149,35 @@ class ShardFile:
             self.mapped.madvise(mmap.MADV_DONTNEED, *self.features_range)
 
 
+def _check_columns(shard: Shard, columns: dict[str, np.ndarray]) -> None:
+    """Raises StoreError where numbers beside the features cannot be; once a process and shard, a millisecond or two.
+
+    Features are looked at where they are used (`examples.py`): they are a hundred times as many.
+    """
+    boxes, images = columns["boxes_xyxy_px"], np.repeat(shard.sizes_wh_px, np.diff(shard.offsets), axis=0)
+    first, last = boxes[:, :2], boxes[:, 2:]
+    if not ((first >= -ROUNDING_PX).all() and (last >= first).all() and (last <= images + ROUNDING_PX).all()):
+        raise unreadable(shard.path, "a box is reversed, outside of its image or no number")
+    names = {"object_ids": 0, "class_top_ids": 0, "attribute_ids": NO_ATTRIBUTE}
+    for name, least in names.items():
+        most = len(shard.header.attribute_names if name == "attribute_ids" else shard.header.class_names)
+        ids = columns[name]
+        if ids.size and not (ids.min() >= least and ids.max() < max(most, 1)):
+            raise unreadable(shard.path, f"{name} go from {ids.min()} to {ids.max()}; there are {most:,} names")
+    for name in ("object_conf", "attribute_conf", "class_top_probs"):
+        shares = columns[name]
+        if shares.size and not (shares.min() >= 0 and shares.max() <= 1):  # false for what is no number, too
+            raise unreadable(shard.path, f"{name} go from {shares.min()} to {shares.max()}, not from 0 to 1")
+
+
+def _read_head(file: h5py.File, name: str, kind: str, path: Path) -> np.ndarray:
+    """One of the datasets that are read whole on opening, of numbers or texts of a kind ("i", "u", "S")."""
+    dataset = _own_dataset(file, name, path)
+    if dataset.dtype.kind != kind or not dataset.shape:
+        raise unreadable(path, f"{name} is {dataset.dtype} {dataset.shape}")
+    return dataset[()]
+
+
 def _own_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     """The dataset `name` if its bytes are in this very file: no soft, external or virtual link is followed."""
     link = file.get(name, getlink=True)
@@ -142,4 +186,6 @@ def _own_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     dataset = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise unreadable(path, f"{name} is not a dataset in the file itself")
+    if dataset.nbytes > max(MOST_UNPACKED_BYTES, MOST_PACKING * path.stat().st_size):
+        raise unreadable(path, f"{name} would take {dataset.nbytes:,} bytes of memory")
     return dataset

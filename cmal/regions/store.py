@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmal.errors import StoreError
-from cmal.regions.layout import COLUMNS, StoreHeader, read_index
+from cmal.regions.layout import COLUMNS, StoreHeader, read_index, unreadable
 from cmal.regions.shard_file import PAGE_RUN_BYTES, Shard, ShardFile
 from cmal.regions.types import Regions
 
@@ -119,7 +119,10 @@ class RegionStore:
                         f"{shard.path.name} comes from {_says(shard.header)}; the index says {_says(self.header)}",
                         "extract into one folder per detector",
                     )
+                before = len(self._rows)
                 self._rows.update({image_id: (number, row) for row, image_id in enumerate(shard.image_ids)})
+                if len(self._rows) != before + len(shard.image_ids):
+                    raise unreadable(shard.path, "it has an image that another shard has too")
                 shard.image_ids = []  # kept in the map alone
             self._shards = shards
             if sum(shard.columns_bytes for shard in shards) > MOST_MAPPED_BYTES // 2:

@@ -22,13 +22,14 @@ from typing import Any
 import torch
 import yaml
 
-from cmal.errors import CheckpointError, RecipeError, list_faults
+from cmal.errors import CheckpointError, DataError, RecipeError, list_faults
 from cmal.files import cannot_write, write_json, write_text
 from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
 from cmal.training.checkpoint import newest_checkpoint, remove_folder
 
 METRICS = "metrics.jsonl"
 TEXT_ENCODER = "text_encoder.json"
+LARGEST_COUNT = 1 << 62
 # what may change between a run and its continuation: it changes no number
 FREE_KEYS = ("train.report_every", "train.save_every", "train.keep_checkpoints", "train.validate_every", "data.workers")
 
@@ -124,18 +125,43 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file."""
-    return [json.loads(line) for line in _lines(path) if _step_of(line) >= 0]
+    """All lines of a metrics file; a last one that was cut off is left out.
+
+    Raises:
+        DataError: a line is neither a training's report nor a validation's.
+    """
+    rows = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            rows.append(_checked_report(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            found = f"line {number}: {error}" if isinstance(error, ValueError) else f"line {number} is no report"
+            raise DataError(f"cannot read {path}", found, "mend or delete the line") from error
+    return rows
+
+
+def _checked_report(row: Any) -> dict[str, Any]:
+    """Raises KeyError, TypeError or ValueError where a row is not as a training writes it."""
+    measures = row["losses"] if "losses" in row else row["validation"]
+    wanted = ("step", "steps", "skipped", "lr", "grad_norm", "examples_per_s", "time") if "losses" in row else ("step",)
+    numbers = [*measures.values(), *(row[name] for name in wanted)]
+    if not all(type(value) is float or (type(value) is int and abs(value) < LARGEST_COUNT) for value in numbers):
+        raise ValueError("a value is no number")  # one that is not finite is: a skipped step has such losses
+    if not all(type(row[name]) is int and row[name] >= 0 for name in wanted if name in ("step", "steps", "skipped")):
+        raise ValueError("a count of steps is no whole number")
+    return row
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
 
 
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")
 
 

@@ -18,7 +18,7 @@ from cmal.association_probe import AssociationProbe, probe_association
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import split_words, word_spans
-from cmal.errors import DataError, RecipeError
+from cmal.errors import DataError, RecipeError, short
 from cmal.files import sha256_of
 from cmal.probe import ROLES, ProbeItem, anchor_statistics
 from cmal.recipe import PretrainRecipe, load_recipe
@@ -38,6 +38,7 @@ from cmal.training.distributed import joined
 
 FORMAT, VERSION = "cmal-probe", 1
 GOLD_FOLDER = "gold_anchors"
+LARGEST_COORDINATE = 1e9
 SEED = 0
 
 Progress = Callable[[str, int, int], None]
@@ -161,7 +162,7 @@ def read_gold(records_file: Path, records: Sequence[ImageTextRecord]) -> dict[st
                 _check_anchors(anchors)
                 if captions.get(identity, caption) != caption:
                     raise ValueError(f'the caption of "{identity}" is another in the records')
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 found = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
                 raise DataError(
                     f"cannot read gold anchors from {path} (line {number})",
@@ -177,8 +178,10 @@ def _check_anchors(anchors: list[dict[str, Any]]) -> None:
     for anchor in anchors:
         start, end = anchor["span"]
         numbers = [start, end, *anchor["box_xyxy_px"]]
-        if anchor["role"] not in ROLES or len(numbers) != 6 or not all(isinstance(n, int | float) for n in numbers):
-            raise ValueError(f"not an anchor: {json.dumps(anchor)[:80]}")
+        is_box = len(numbers) == 6 and all(type(n) in (int, float) and abs(n) < LARGEST_COORDINATE for n in numbers)
+        is_span = type(start) is int and type(end) is int and 0 <= start <= end
+        if anchor["role"] not in ROLES or not is_box or not is_span:
+            raise ValueError(f"not an anchor: {short(json.dumps(anchor), 80)}")
 
 
 def thesaurus_of(checkpoint: Path | None) -> tuple[str, ...]:

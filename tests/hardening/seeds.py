@@ -220,4 +220,4 @@ METRICS = as_lines(
     ]
     + [{"step": 3, "validation": {"loss": 0.5}, "time": 1004.0}]
 )  # fmt: skip
-THESAURUS = b"dog, puppy\ncat\nfire hydrant\nanimal > dog, cat\n@attribute red, crimson\n"
+THESAURUS = b"dog, puppy\ncat\nfire hydrant\nanimal\nanimal > dog, cat\n@attribute red, crimson\n"

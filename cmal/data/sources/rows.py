@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cmal.data.json_stream import parse_json
-from cmal.errors import DataError, list_faults
+from cmal.errors import DataError, list_faults, shown
 
 T = TypeVar("T")
 MOST_FAULTS_KEPT = 1000
@@ -112,7 +112,7 @@ def text_line(line: bytes) -> str:
 
 def as_object(row: Any) -> dict:
     if not isinstance(row, dict):
-        raise ValueError(f"should be an object, found {_shown(row)}")
+        raise ValueError(f"should be an object, found {shown(row)}")
     return row
 
 
@@ -128,7 +128,7 @@ def get_id(row: dict, *names: str) -> int:
     """A whole number, not negative, in 63 bits."""
     value = get(row, *names)
     if type(value) is not int or not 0 <= value < MOST_ID:
-        raise ValueError(f'"{names[0]}" should be a whole number, found {_shown(value)}')
+        raise ValueError(f'"{names[0]}" should be a whole number, found {shown(value)}')
     return value
 
 
@@ -140,14 +140,14 @@ def get_text(row: dict, *names: str) -> str:
 def get_list(row: dict, *names: str) -> list:
     value = get(row, *names)
     if not isinstance(value, list):
-        raise ValueError(f'"{names[0]}" should be a list, found {_shown(value)}')
+        raise ValueError(f'"{names[0]}" should be a list, found {shown(value)}')
     return value
 
 
 def clean_text(value: Any, name: str = "text") -> str:
     """See `get_text`. Raises ValueError for what is no text, or not valid Unicode."""
     if not isinstance(value, str):
-        raise ValueError(f'"{name}" should be a text, found {_shown(value)}')
+        raise ValueError(f'"{name}" should be a text, found {shown(value)}')
     if value.isascii() and value.isprintable():
         return " ".join(value.split())
     if any("\ud800" <= char <= "\udfff" for char in value):
@@ -159,9 +159,9 @@ def get_box(row: dict, name: str = "bbox") -> tuple[float, float, float, float]:
     """A box [x, y, w, h] in pixels: four finite numbers below 1e9, width and height not negative."""
     value = get(row, name)
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(_is_coordinate(x) for x in value):
-        raise ValueError(f'"{name}" should be [x, y, width, height], found {_shown(value)}')
+        raise ValueError(f'"{name}" should be [x, y, width, height], found {shown(value)}')
     if value[2] < 0 or value[3] < 0:
-        raise ValueError(f'"{name}" has a negative width or height: {_shown(value)}')
+        raise ValueError(f'"{name}" has a negative width or height: {shown(value)}')
     return tuple(float(x) for x in value)
 
 
@@ -183,7 +183,3 @@ class UniqueIds:
                 raise LeaveOut("rows that repeat another row")
             raise ValueError(f"id {id} appears twice, with different content")
 
-
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) or len(value) < 20 else f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -18,13 +18,15 @@ from cmal.errors import DataError
 
 TEXTS = st.text(st.characters(codec="utf-8"))
 NUMBERS = st.floats(-1e6, 1e6)
-BOXES = st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+SIDES = st.floats(0, 1e6)
+BOXES = st.tuples(NUMBERS, NUMBERS, SIDES, SIDES)
+IDS = st.text(st.characters(codec="utf-8"), min_size=1)
 RECORDS = st.one_of(
-    st.builds(ImageTextRecord, TEXTS, TEXTS, TEXTS),
-    st.builds(VqaRecord, TEXTS, TEXTS, TEXTS, st.lists(TEXTS).map(tuple), TEXTS, TEXTS),
-    st.builds(EntailmentRecord, TEXTS, TEXTS, TEXTS, TEXTS),
-    st.builds(ReferringRecord, TEXTS, TEXTS, TEXTS, TEXTS, BOXES, st.lists(BOXES).map(tuple)),
-    st.builds(PairRecord, TEXTS, TEXTS, TEXTS, TEXTS, TEXTS, TEXTS),
+    st.builds(ImageTextRecord, IDS, TEXTS, TEXTS),
+    st.builds(VqaRecord, IDS, TEXTS, TEXTS, st.lists(TEXTS).map(tuple), TEXTS, TEXTS),
+    st.builds(EntailmentRecord, IDS, TEXTS, TEXTS, TEXTS),
+    st.builds(ReferringRecord, IDS, TEXTS, TEXTS, TEXTS, BOXES, st.lists(BOXES).map(tuple)),
+    st.builds(PairRecord, IDS, TEXTS, TEXTS, TEXTS, TEXTS, TEXTS),
 )
 
 
@@ -49,6 +51,8 @@ def test_a_line_is_plain_json_with_the_field_names():
         ('{"id": "a", "image_id": "b"}', 'key "caption" is missing'),
         ('{"id": "a", "image_id": "b", "caption": "c", "x": 1}', 'unknown key "x"'),
         ('{"id": 1, "image_id": "b", "caption": "c"}', '"id" should be a text, found 1'),
+        ('{"id": "", "image_id": "b", "caption": "c"}', '"id" is empty'),
+        ('{"id": "a", "image_id": "b", "caption": "\\ud800"}', '"caption" should be a text'),
         ("[]", "not a JSON object"),
         ("{", "not JSON"),
     ],
@@ -58,7 +62,7 @@ def test_a_faulty_line_says_what_is_wrong(line, reason):
         parse_record(line, ImageTextRecord)
 
 
-@pytest.mark.parametrize("box", ["[1, 2, 3]", "[1, 2, 3, NaN]", "[1, 2, 3, 1e400]", "[1, 2, 3, true]", '"x"'])
+@pytest.mark.parametrize("box", ["[1, 2, 3]", "[1, 2, 3, NaN]", "[1, 2, 3, 1e400]", "[1, 2, 3, true]", "[1, 2, -3, 4]", '"x"'])
 def test_a_box_is_four_finite_numbers(box):
     line = '{"id": "a", "ref_id": "1", "image_id": "b", "expression": "c", "box_xywh_px": ' + box + "}"
     with pytest.raises(ValueError, match="box_xywh_px"):
