@@ -38,7 +38,8 @@ from cmal.regions.images import read_image
 from cmal.regions.imports import import_features
 from cmal.regions.plan import Plan, load_plan, save_plan
 from cmal.regions.shards import write_index, write_shard
-from cmal.regions.store import RegionStore, StoreHeader
+from cmal.regions.layout import StoreHeader
+from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
 

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from cmal.errors import DataError, list_faults
+from cmal.errors import DataError, list_faults, shown
 from cmal.files import read_json, write_text
 from cmal.locks import hold_folder
 from cmal.regions.detectors.vg_names import read_names, vg_attribute_names, vg_class_names
 from cmal.regions.extract import FAILED_NAME, ExtractionReport
 from cmal.regions.imports.foreign import (
+    LARGEST_SIDE_PX,
     UNKNOWN_CLASSES,
     UNKNOWN_SIDE_PX,
     BadImage,
@@ -38,7 +39,7 @@ from cmal.regions.imports.uniter import open_uniter
 from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
 from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
-from cmal.regions.layout import BYTES_A_REGION, StoreHeader
+from cmal.regions.layout import BYTES_A_REGION, MOST_NAMES, StoreHeader
 from cmal.regions.shards import StoreWriter, foretell_size
 from cmal.regions.types import Regions
 
@@ -135,6 +136,11 @@ def import_features(
     known_sizes = read_sizes(sizes, dataset) if sizes else {}
     run = _Run(path, dataset, source, known_sizes, report or (lambda _: None), started)
     first, images = run.peek()
+    for names in (source.class_names, source.attribute_names):
+        if len(names) > MOST_NAMES:
+            raise DataError(
+                f"cannot import {path}", f"it has {len(names):,} class names; a store tells {MOST_NAMES:,} apart", _CHOOSE
+            )
     header = StoreHeader(
         f"import:{source.format}", "", first.features.shape[1], source.class_names, source.attribute_names
     )
@@ -186,16 +192,22 @@ def read_sizes(path: Path, dataset: str | None) -> dict[str, tuple[int, int]]:
     try:
         if isinstance(value, dict) and isinstance(value.get("images"), list):
             rows = value["images"]
-            return {
-                image_id_of(_key_of(row), dataset or "coco"): (int(row["width"]), int(row["height"])) for row in rows
-            }
-        return {image_id_of(str(key), dataset): (int(size[0]), int(size[1])) for key, size in value.items()}
+            return {image_id_of(_key_of(row), dataset or "coco"): _size((row["width"], row["height"])) for row in rows}
+        return {image_id_of(str(key), dataset): _size(size) for key, size in value.items()}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
             f"cannot read image sizes from {path}",
             f"{type(error).__name__}: {error}",
             'give {"image id": [width, height], ...}, or a COCO file with "images"',
         ) from error
+
+
+def _size(size: Sequence[object]) -> tuple[int, int]:
+    """Raises ValueError where these are not a width and a height."""
+    width, height = size
+    if not all(type(side) is int and 1 <= side <= LARGEST_SIDE_PX for side in (width, height)):
+        raise ValueError(f"{shown(size)} is no width and height")
+    return width, height
 
 
 class _Run:
@@ -319,7 +331,12 @@ def _open(path: Path, format: str | None, classes: tuple[str, ...], attributes: 
 
 
 def _names(path: Path | None, usual: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-    return usual() if path is None else read_names(Path(path))
+    if path is None:
+        return usual()
+    try:
+        return read_names(Path(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the names in {path}", f"the system says: {error}", "check the path") from error
 
 
 def _key_of(row: Mapping[str, object]) -> str:

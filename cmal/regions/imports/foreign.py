@@ -13,10 +13,14 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from cmal.data.image_ids import image_id_for_file
-from cmal.errors import DataError
+from cmal.errors import DataError, shown
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
 LARGEST_FLOAT16 = 65504.0
+LARGEST_SIDE_PX = 1_000_000
+LARGEST_COORDINATE = 1e9
+OUTSIDE_PX = 1.0  # a box that begins so far behind the image's edge is of another image, or of another size of it
+ROUNDING = 1e-3  # by which a probability may miss 0 or 1
 UNKNOWN_SIDE_PX = 1000  # where a file gives boxes as shares of the image and nobody tells its size
 UNKNOWN_CLASSES = ("unknown",)  # where a file has no classes: no anchors, everything else works
 
@@ -155,8 +159,8 @@ def to_regions(
         BadRow: shapes disagree, an id has no name, or a number is not one.
     """
     features = image.features
-    if features.ndim != 2 or not features.shape[1]:
-        raise BadRow(f"features have shape {features.shape}, not (regions, numbers)")
+    if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiu":
+        raise BadRow(f"features have shape {features.shape} and type {features.dtype}, not (regions, numbers)")
     count = len(features)
     size = image.image_wh_px or sizes.get(image_id)
     if size is None:
@@ -164,8 +168,8 @@ def to_regions(
             raise BadRow("neither the file nor the list of sizes gives the image's width and height")
         size = (UNKNOWN_SIDE_PX, UNKNOWN_SIDE_PX)
         tally.unknown_sizes += 1
-    if min(size) < 1:
-        raise BadRow(f"the image's size is {size[0]} x {size[1]}")
+    if not all(1 <= side <= LARGEST_SIDE_PX for side in size):
+        raise BadRow(f"the image's size is {shown(size[0])} x {shown(size[1])}")
     ids, conf, top_ids, top_probs = _classes_of(image, count, classes)
     if image.attribute_ids is None:
         attribute_ids, attribute_conf = np.full(count, NO_ATTRIBUTE), np.zeros(count, np.float32)
@@ -201,22 +205,26 @@ def _as_half(features: np.ndarray, tally: Tally, image_id: str) -> np.ndarray:
 
 
 def _boxes(image: ForeignImage, count: int, size: tuple[int, int]) -> np.ndarray:
-    boxes = np.array(image.boxes_xyxy, dtype=np.float32)
-    if boxes.shape != (count, 4):
-        raise BadRow(f"boxes have shape {boxes.shape}; there are {count} regions")
-    if not np.isfinite(boxes).all():
+    """(R, 4) float32 in pixels, cut to the image. Raises BadRow also for a box that is reversed or wholly outside."""
+    given = np.asarray(image.boxes_xyxy)
+    if given.shape != (count, 4) or given.dtype.kind not in "fiu":
+        raise BadRow(f"boxes have shape {given.shape} and type {given.dtype}; there are {count} regions")
+    if not np.isfinite(given).all() or (count and np.abs(given.astype(np.float64)).max() > LARGEST_COORDINATE):
         raise BadRow("boxes hold numbers that are not finite")
     edges = np.array([size[0], size[1], size[0], size[1]], dtype=np.float32)
-    return (boxes * edges if image.is_unit else boxes).clip(0, edges)
+    boxes = given.astype(np.float32) * edges if image.is_unit else given.astype(np.float32)
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise BadRow("a box is reversed: its right or lower edge is before its left or upper one")
+    if (boxes[:, :2] > edges[:2] + OUTSIDE_PX).any() or (boxes[:, 2:] < -OUTSIDE_PX).any():
+        raise BadRow(f"a box lies outside of the image of {size[0]} x {size[1]} pixels")
+    return boxes.clip(0, edges)
 
 
 def _classes_of(image: ForeignImage, count: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """object_ids, object_conf, class_top_ids, class_top_probs, from whatever of it the file has."""
     top_ids, top_probs = np.zeros((count, TOP_CLASSES), np.int16), np.zeros((count, TOP_CLASSES), np.float32)
     if image.class_probs is not None:
-        probs = np.asarray(image.class_probs, dtype=np.float32)
-        if probs.shape != (count, classes) or not np.isfinite(probs).all():
-            raise BadRow(f"class probabilities have shape {probs.shape}, not {(count, classes)}, or are not finite")
+        probs = _shares(image.class_probs, (count, classes), "class probabilities")
         shown = min(TOP_CLASSES, classes)
         some = np.argpartition(-probs, shown - 1, axis=1)[:, :shown]
         order = np.take_along_axis(some, np.lexsort((some, -np.take_along_axis(probs, some, 1)), axis=1), 1)
@@ -242,7 +250,16 @@ def _ids(values: np.ndarray, count: int, names: int, kind: str, least: int) -> n
 def _confidences(values: np.ndarray | None, count: int, kind: str) -> np.ndarray:
     if values is None:
         return np.zeros(count, np.float32)
-    values = np.asarray(values, dtype=np.float32)
-    if values.shape != (count,) or not np.isfinite(values).all():
-        raise BadRow(f"{kind} confidences have shape {values.shape}, or are not finite; there are {count} regions")
-    return values
+    return _shares(values, (count,), f"{kind} confidences")
+
+
+def _shares(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Numbers between 0 and 1 as float32; what misses by rounding is cut."""
+    values = np.asarray(values)
+    if values.shape != shape or values.dtype.kind not in "fiu":
+        raise BadRow(f"{what} have shape {values.shape} and type {values.dtype}; {shape} was expected")
+    if not np.isfinite(values).all():
+        raise BadRow(f"{what} are not finite")
+    if values.size and not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):
+        raise BadRow(f"{what} go from {values.min():.3g} to {values.max():.3g}, not from 0 to 1")
+    return values.astype(np.float32).clip(0, 1)

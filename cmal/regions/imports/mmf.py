@@ -11,6 +11,7 @@ Source: facebookresearch/mmf tools/scripts/features; facebookresearch/vilbert-mu
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cmal.errors import DataError
+from cmal.errors import DataError, shown
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.unpickle import PickleRefused, unpickle
 from cmal.regions.imports.volta import image_of_table
@@ -65,7 +66,7 @@ def _images(folder: Path, paths: list[str], classes: int, progress: Progress) ->
             yield read_pair(folder / name, key, classes)
         except (BadRow, PickleRefused) as error:
             yield BadImage(key, name, str(error))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, IndexError, MemoryError) as error:
             yield BadImage(key, name, f"{type(error).__name__}: {error}")
 
 
@@ -103,11 +104,13 @@ def read_npy(path: Path) -> Any:
             version = np.lib.format.read_magic(file)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(file)
-        except ValueError as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # its head is a Python literal
             raise BadRow(f"{path.name} is not a .npy file: {error}") from None
         if dtype.hasobject:
             if shape != ():
                 raise BadRow(f"{path.name} holds an array of objects")
             objects = unpickle(file.read())  # numpy's own array of one object, here a list
             return objects[0] if isinstance(objects, list) and len(objects) == 1 else objects
+        if math.prod(shape) * dtype.itemsize > path.stat().st_size:
+            raise BadRow(f"{path.name} is cut short: its shape is {shown(shape)}")
     return np.load(path, allow_pickle=False)

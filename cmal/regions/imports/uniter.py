@@ -53,7 +53,9 @@ def _images(file: LmdbFile, progress: Progress) -> Iterator[ForeignImage | BadIm
         place = f'entry "{name}"'
         try:
             yield parse_value(name, place, value)
-        except (BadRow, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except DataError:
+            raise
+        except Exception as error:  # zip, zlib, msgpack and numpy have a dozen ways to fail at damaged bytes
             yield BadImage(name, place, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
 
@@ -67,6 +69,8 @@ def parse_value(key: str, place: str, value: bytes) -> ForeignImage:
     if boxes.ndim != 2 or boxes.shape[1] < 4:
         raise BadRow(f"norm_bb has shape {boxes.shape}")
     probs = arrays.get("soft_labels")
+    if probs is not None and probs.ndim != 2:
+        raise BadRow(f"soft_labels have shape {probs.shape}")
     return ForeignImage(
         key,
         place,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cmal.errors import DataError
+from cmal.errors import DataError, shown
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines, split_fields
 from cmal.regions.types import NO_ATTRIBUTE
@@ -189,7 +189,7 @@ def _parse_labels(value: Any, size: Any) -> _Labels:
     words = [_first(one.get("attributes")) for one in objects]
     scores = [_first(one.get("attr_scores")) for one in objects]
     return _Labels(
-        classes=tuple(str(one.get("class", "")) for one in objects),
+        classes=tuple(_word(one.get("class", "")) for one in objects),
         conf=tuple(float(one.get("conf", 0.0)) for one in objects),
         attributes=tuple(word if isinstance(word, str) else "" for word in words),
         attribute_conf=tuple(float(s) if isinstance(s, int | float) else 0.0 for s in scores),
@@ -197,6 +197,12 @@ def _parse_labels(value: Any, size: Any) -> _Labels:
         size_wh=found,
         features=tuple(one["feature"] for one in objects if isinstance(one.get("feature"), str)),
     )
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"a class is {shown(value)}, not a text")
+    return value
 
 
 def _first(value: Any) -> Any:
@@ -210,7 +216,7 @@ def _gather_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for _, line in read_lines(path, Progress()):
         try:
             labels = _parse_labels(_json(line.partition(b"\t")[2]), None)
-        except (BadRow, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue  # told in the second pass, with its line
         classes.update(labels.classes)
         attributes.update(labels.attributes)
@@ -240,7 +246,7 @@ def _images(
                     raise BadRow(f"{labels.path.name} has no line for it")
                 said = _parse_labels(value, size)
             yield _assemble(key, place, features, boxes, said, size, class_ids, attribute_ids)
-        except (BadRow, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             yield BadImage(key, place, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
 

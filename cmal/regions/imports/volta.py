@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from cmal.errors import shown
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.lmdb_files import LmdbFile
 from cmal.regions.imports.tsv import decode
@@ -63,7 +64,7 @@ def _images(file: LmdbFile, classes: int, progress: Progress) -> Iterator[Foreig
             yield image_of_table(name, place, unpickle(value), classes)
         except (BadRow, PickleRefused) as error:
             yield BadImage(name, place, str(error))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, IndexError) as error:
             yield BadImage(name, place, f"{type(error).__name__}: {error}")
 
 
@@ -76,6 +77,8 @@ def image_of_table(key: str, place: str, table: Any, classes: int) -> ForeignIma
     if not isinstance(table, Mapping):
         raise BadRow(f"it holds a {type(table).__name__}, not a table")
     count = None if _pick(table, ("num_boxes",)) is None else int(_pick(table, ("num_boxes",)))
+    if count is not None and count < 0:
+        raise BadRow(f"num_boxes is {shown(count)}")
     features = _matrix(table, ("features",), count)
     count = len(features) if count is None else min(count, len(features))  # MMF pads with zero rows behind num_boxes
     boxes = _matrix(table, BOXES, len(features), columns=4)
@@ -102,6 +105,8 @@ def _with_probabilities(image: ForeignImage, probs: np.ndarray | None, count: in
     if probs.ndim == 1 and probs.size in (0, count):
         return dataclasses.replace(image, object_conf=probs)
     probs = probs.reshape(len(image.features), -1) if probs.ndim == 1 else probs
+    if probs.ndim != 2:
+        raise BadRow(f"cls_prob has shape {probs.shape}")
     if probs.shape[1] == classes + 1:
         probs = probs[:, 1:]
     return dataclasses.replace(image, class_probs=probs[:count])
