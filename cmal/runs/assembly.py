@@ -7,7 +7,9 @@ A checkpoint folder can be used alone: beside the weights lie `model.json` (size
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from cmal.anchors import AnchorFinder
 from cmal.data.datasets import image_ids_of
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
-from cmal.errors import CheckpointError, DataError
+from cmal.errors import CheckpointError, DataError, shown
 from cmal.files import write_json
 from cmal.model.cmal import Cmal, build_cmal
 from cmal.pretraining import CmalForPretraining
@@ -28,6 +30,8 @@ from cmal.regions.store import RegionStore
 from cmal.thesaurus import Thesaurus
 
 FACTS = "model.json"
+LARGEST_SIZE = 1 << 20  # of a checkpoint: wider, deeper or of more words no model of ours is
+CANDIDATES, AMC_AT = ("both", "batch", "example"), ("both", "unified")
 VOCABULARY = "vocab.txt"
 
 
@@ -70,11 +74,42 @@ class ModelFacts:
             )
         try:
             facts = cls(**json.loads(path.read_text(encoding="utf-8")))
-            return dataclasses.replace(facts, labels=tuple(facts.labels))
-        except (ValueError, TypeError) as error:
+            facts = dataclasses.replace(facts, labels=tuple(facts.labels))
+            check_facts(facts)
+            return facts
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"cannot load the checkpoint {folder}", f"{FACTS}: {error}", "make it again"
             ) from error
+
+
+def check_facts(facts: ModelFacts) -> None:
+    """Raises ValueError where a checkpoint's facts are of other kinds, or name sizes that no model of ours has."""
+    for field_ in dataclasses.fields(ModelFacts):
+        kind = {"sizes": dict, "weights": dict, "labels": tuple, "classes": int}.get(field_.name, str)
+        if type(getattr(facts, field_.name)) is not kind:
+            raise ValueError(f'"{field_.name}" is {shown(getattr(facts, field_.name))}')
+    if facts.kind not in ("pretraining", "task"):
+        raise ValueError(f'"kind" is {shown(facts.kind)}')
+    sizes, known = facts.sizes, {f.name: f for f in dataclasses.fields(ModelSection)}
+    names = [*inspect.signature(build_cmal).parameters]
+    if set(sizes) != set(names):
+        raise ValueError(f'"sizes" should have {", ".join(names)}; it has {", ".join(map(str, sizes))}')
+    for name, value in sizes.items():
+        limits = known[name].metadata if name in known else {"least": 1}
+        kind = type(known[name].default) if name in known else int
+        number = value + 0.0 if kind is float and type(value) is int else value
+        if type(number) is not kind or not limits.get("least", 0) <= value <= (limits.get("most") or LARGEST_SIZE):
+            raise ValueError(f'the size "{name}" is {shown(value)}')
+    if sizes["width"] % sizes["heads"]:
+        raise ValueError(f'{sizes["heads"]} heads do not divide a width of {sizes["width"]}')
+    weights = facts.weights.values()
+    if not all(isinstance(name, str) for name in (*facts.labels, *facts.weights)):
+        raise ValueError("a label is no text")
+    if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights):
+        raise ValueError("a weight of a loss is no number")
+    if facts.candidates not in CANDIDATES or facts.amc_at not in AMC_AT or not 0 <= facts.classes <= LARGEST_SIZE:
+        raise ValueError("its association or classes are none of ours")
 
 
 def read_pretraining_facts(folder: Path, purpose: str) -> ModelFacts:

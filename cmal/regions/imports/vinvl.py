@@ -290,7 +290,7 @@ def _assemble(
         return ForeignImage(key, place, features, unit_boxes, found, is_unit=True)
     if len(said.classes) != len(features):
         raise BadRow(f"{len(features)} features meet {len(said.classes)} labels")
-    rects = np.array(said.rects, dtype=np.float32).reshape(len(said.rects), -1)
+    rects = np.array(said.rects, dtype=np.float64).reshape(len(said.rects), -1)
     boxes = rects if unit_boxes is None else unit_boxes
     return ForeignImage(
         key,
@@ -300,7 +300,7 @@ def _assemble(
         image_wh_px=said.size_wh,
         is_unit=unit_boxes is not None,
         object_ids=np.array([class_ids[name] for name in said.classes], dtype=np.int64),
-        object_conf=np.array(said.conf, dtype=np.float32),
+        object_conf=np.array(said.conf, dtype=np.float64),
         attribute_ids=np.array([attribute_ids.get(w, NO_ATTRIBUTE) for w in said.attributes], dtype=np.int64),
-        attribute_conf=np.array(said.attribute_conf, dtype=np.float32),
+        attribute_conf=np.array(said.attribute_conf, dtype=np.float64),
     )
