@@ -126,7 +126,9 @@ def cut_lines(text: str) -> str:
         return text
     lines = text.split("\n")
     return "\n".join(
-        line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}... ({len(line) - LONGEST_LINE:,} more characters)"
+        line
+        if len(line) <= LONGEST_LINE
+        else f"{line[:LONGEST_LINE]}... ({len(line) - LONGEST_LINE:,} more characters)"
         for line in lines
     )
 

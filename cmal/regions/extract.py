@@ -302,7 +302,9 @@ def read_failures(folder: Path) -> list[dict[str, str]]:
         return []
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        if not all(isinstance(line, dict) and all(isinstance(line.get(n), str) for n in _OF_A_FAILURE) for line in lines):
+        if not all(
+            isinstance(line, dict) and all(isinstance(line.get(n), str) for n in _OF_A_FAILURE) for line in lines
+        ):
             raise ValueError("a line lacks image_id, path or reason")
         return lines
     except (ValueError, RecursionError) as error:

@@ -102,7 +102,7 @@ def check_facts(facts: ModelFacts) -> None:
         if type(number) is not kind or not limits.get("least", 0) <= value <= (limits.get("most") or LARGEST_SIZE):
             raise ValueError(f'the size "{name}" is {shown(value)}')
     if sizes["width"] % sizes["heads"]:
-        raise ValueError(f'{sizes["heads"]} heads do not divide a width of {sizes["width"]}')
+        raise ValueError(f"{sizes['heads']} heads do not divide a width of {sizes['width']}")
     weights = facts.weights.values()
     if not all(isinstance(name, str) for name in (*facts.labels, *facts.weights)):
         raise ValueError("a label is no text")

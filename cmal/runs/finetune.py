@@ -139,8 +139,12 @@ def read_answers(recipe: FinetuneRecipe) -> tuple[str, ...]:
         return ()
     path = Path(recipe.data.root) / "answers.json"
     try:
-        answers = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        answers = json.loads(path.read_bytes())
+        if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+            raise ValueError("it is no list of texts")
+        if len(set(answers)) != len(answers):
+            raise ValueError("an answer is in it twice")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"cannot read {path}", str(error), f"prepare the data set again: {how_to_prepare(recipe.task)}"
         ) from error

@@ -9,6 +9,7 @@ A checkpoint is written under a temporary name, synced and renamed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,12 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cmal.errors import CheckpointError, CmalError, in_one_line
-from cmal.files import remove_left_overs, sync, write_json
+from cmal.errors import CheckpointError, CmalError, in_one_line, shown
+from cmal.files import remove_left_overs, sha256_of, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
 VALIDATION = "validation.json"
+MOST_STEPS = 1 << 40
+SETTINGS = ("betas", "eps", "weight_decay", "amsgrad", "maximize")  # of an optimizer, which the recipe sets
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def save_checkpoint(
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
         with (temporary / OPTIMIZER).open("wb") as file:  # by its name torch writes it too, but does not tell why it cannot
             torch.save(optimizer_state, file)
-        write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped})
+        digests = {name: sha256_of(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
+        write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped, "sha256": digests})
         add_files(temporary)
         for path in (*temporary.iterdir(), temporary):
             sync(path)
@@ -146,9 +150,17 @@ def keep_best(run: Path, step: int, measures: Mapping[str, float], keep: int) ->
 
 
 def validation_at(folder: Path) -> dict[str, float] | None:
-    """What validation measured at a checkpoint; None where it has not been run."""
+    """What validation measured at a checkpoint; None where it has not been run. Raises CheckpointError where damaged."""
     path = folder / VALIDATION
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        measures = json.loads(path.read_bytes())
+        if not isinstance(measures, dict) or not all(type(value) in (int, float) for value in measures.values()):
+            raise ValueError(f"{VALIDATION} is no table of numbers")
+        return {name: float(value) for name, value in measures.items()}
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        raise damaged(folder, error) from error
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -160,9 +172,24 @@ def newest_checkpoint(run: Path) -> Path | None:
 def load_progress(folder: Path) -> Progress:
     """How far the run was at a checkpoint. Raises CheckpointError when its state cannot be read."""
     try:
-        state = json.loads((folder / STATE).read_text())
-        return Progress(int(state["step"]), int(state["skipped"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        state = json.loads((folder / STATE).read_bytes())
+        step, skipped = state["step"], state["skipped"]
+        if type(step) is not int or type(skipped) is not int or not 0 <= skipped <= step <= MOST_STEPS:
+            raise ValueError(f"{STATE} says step {shown(step)}, {shown(skipped)} skipped")
+        return Progress(step, skipped)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(folder, error) from error
+
+
+def check_digest(folder: Path, name: str) -> None:
+    """Raises CheckpointError where a file is not the one that the checkpoint's state tells of; no state tells nothing."""
+    if not (folder / STATE).is_file() or not (folder / name).is_file():
+        return
+    try:
+        told = json.loads((folder / STATE).read_bytes()).get("sha256", {}).get(name)
+        if told is not None and sha256_of(folder / name) != told:
+            raise ValueError(f"{name} has other bytes than were written")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise damaged(folder, error) from error
 
 
@@ -179,6 +206,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
             f"there is no {WEIGHTS} in it" if folder.is_dir() else "there is no such folder",
             "make one first: cmal pretrain RECIPE",
         )
+    check_digest(folder, WEIGHTS)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -187,11 +215,32 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Puts the saved state into the optimizer. Raises CheckpointError when it is missing, damaged or of another model."""
+    check_digest(folder, OPTIMIZER)
     try:
         state = torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu")
+        _check_optimizer_state(state, optimizer)
         optimizer.load_state_dict(shard_like_parameters(optimizer, state))
     except Exception as error:
         raise damaged(folder, error) from error
+
+
+def _check_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raises where a state is not one of this optimizer: other settings, tensors of another shape or not finite."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if any(theirs[name] != ours[name] for name in SETTINGS if name in ours):
+            raise ValueError(f"{OPTIMIZER} has other settings than the recipe")
+        if not all(0 <= float(theirs[name]) < math.inf for name in ("lr", "initial_lr") if name in theirs):
+            raise ValueError(f"{OPTIMIZER} has no learning rate")
+    for number, entry in state["state"].items():
+        if set(entry) != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"{OPTIMIZER} holds {shown(list(entry))} of parameter {number}")
+        for name, value in entry.items():
+            wanted = torch.Size() if name == "step" else parameters[number].shape
+            if value.shape != wanted or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} of parameter {number} has another shape or is not finite")
+        if entry["step"] < 0 or bool((entry["exp_avg_sq"] < 0).any()):
+            raise ValueError(f"the means of parameter {number} are negative")
 
 
 def damaged(folder: Path, error: Exception) -> CheckpointError:
@@ -200,16 +249,23 @@ def damaged(folder: Path, error: Exception) -> CheckpointError:
 
 
 def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Loads weights strictly: every name and shape must fit.
+    """Loads weights strictly: every name, shape and type must fit, and every number be finite.
 
     Raises:
-        CheckpointError: names the first entries that are missing, unexpected or of another shape.
+        CheckpointError: names the first entries that are missing, unexpected, of another shape or not finite.
     """
     own = model.state_dict()
     faults = [f"missing {n}" for n in own if n not in weights] + [f"unexpected {n}" for n in weights if n not in own]
     shapes = [(n, tuple(weights[n].shape), tuple(own[n].shape)) for n in own if n in weights]
     faults += [f"{name}: {theirs} in the file, {ours} in the model" for name, theirs, ours in shapes if theirs != ours]
+    both = [n for n in own if n in weights]
+    faults += [
+        f"{n}: {weights[n].dtype} is no type of weights"
+        for n in both
+        if weights[n].is_floating_point() != own[n].is_floating_point()
+    ]
+    faults += [f"{n}: holds numbers that are not finite" for n in both if not torch.isfinite(weights[n]).all()]
     if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise CheckpointError(f"the checkpoint {folder} does not fit", shown, "use the recipe it was trained with")
+        listed = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise CheckpointError(f"the checkpoint {folder} does not fit", listed, "use the recipe it was trained with")
     model.load_state_dict(weights)

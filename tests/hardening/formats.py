@@ -307,9 +307,10 @@ def write_lmdb(entries: dict[bytes, bytes]) -> bytes:
 
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         path = Path(folder) / "data.mdb"
-        with lmdb.open(
-            str(path), subdir=False, map_size=1 << 24, sync=False, metasync=False, lock=False
-        ) as environment, environment.begin(write=True) as transaction:
+        with (
+            lmdb.open(str(path), subdir=False, map_size=1 << 24, sync=False, metasync=False, lock=False) as environment,
+            environment.begin(write=True) as transaction,
+        ):
             for key, value in entries.items():
                 transaction.put(key, value)
         return path.read_bytes()
@@ -322,7 +323,10 @@ def read_lmdb(data: bytes) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         path = Path(folder) / "data.mdb"
         path.write_bytes(data)
-        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment, environment.begin() as opened:
+        with (
+            lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment,
+            environment.begin() as opened,
+        ):
             return {bytes(key).decode(): bytes(value) for key, value in opened.cursor()}
 
 
@@ -330,5 +334,3 @@ def scratch() -> str | None:
     """A folder in memory where there is one."""
     shared = Path("/dev/shm")
     return str(shared) if shared.is_dir() else None
-
-

@@ -46,7 +46,21 @@ NUMBERS = (
     *(math.nan, math.inf, -math.inf),
 )
 RAW = (
-    *("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000, "-", "01", "1.", "tru", "null", '"\\ud800"', '"\\x"'),
+    *(
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e999",
+        "-1e999",
+        "9" * 5000,
+        "-",
+        "01",
+        "1.",
+        "tru",
+        "null",
+        '"\\ud800"',
+        '"\\x"',
+    ),
     *('"unfinished', "{", "]", ",", ":", "/* */", "'single'", '{"a": 1, "a": 2}', '"\\u0000"', "\x00", "\ufeff"),
 )
 ARRAY_TYPES = ("<f8", "<f2", ">f4", "<i4", "<i8", "<u1", "<u8", "?", "<c8", "S4", "U2", "M8[s]")
@@ -110,7 +124,9 @@ def mutate_bytes(rng: random.Random, data: bytes, other: bytes = b"") -> bytes:
     elif turn == 9:
         out[start : start + 4] = rng.choice((0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)).to_bytes(4, "little")
     elif turn == 10:
-        out[start:start] = rng.choice((b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\xc3\x28", b'"', b"\t", b"1e999"))
+        out[start:start] = rng.choice(
+            (b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\xc3\x28", b'"', b"\t", b"1e999")
+        )
     else:
         digits = [place for place, byte in enumerate(out) if 48 <= byte <= 57]
         if digits:

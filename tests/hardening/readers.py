@@ -69,7 +69,9 @@ def _records() -> list[Reader]:
         def read(folder: Path, kind: type[Record] = kind) -> None:
             check_records(read_records(folder / "train.jsonl", kind))
 
-        readers.append(Reader(f"records {name}", {"train.jsonl": seeds.as_lines(rows)}, {"train.jsonl": JSON_LINES}, read))
+        readers.append(
+            Reader(f"records {name}", {"train.jsonl": seeds.as_lines(rows)}, {"train.jsonl": JSON_LINES}, read)
+        )
     return readers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from pathlib import Path
@@ -12,12 +13,21 @@ from hardening.fuzzing import Reader
 from torch import nn
 
 from cmal.data.text import WordPieces
+from cmal.files import sha256_of
 from cmal.hub import CmalModel
 from cmal.model.cmal import build_cmal
 from cmal.pretraining import CmalForPretraining
 from cmal.regions.detectors.assembly import read_state_file
 from cmal.runs.assembly import ModelFacts, write_beside_weights
-from cmal.training.checkpoint import Progress, keep_best, load_optimizer, load_progress, save_checkpoint, validation_at
+from cmal.training.checkpoint import (
+    Progress,
+    keep_best,
+    load_optimizer,
+    load_progress,
+    load_weights,
+    save_checkpoint,
+    validation_at,
+)
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "runs", "##s"]
 SIZES = {
@@ -48,7 +58,12 @@ def _checkpoint_files() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as place:
         run = Path(place)
         save_checkpoint(
-            run, Progress(3, 1), model.state_dict(), state, lambda folder: write_beside_weights(folder, FACTS, pieces), 2
+            run,
+            Progress(3, 1),
+            model.state_dict(),
+            state,
+            lambda folder: write_beside_weights(folder, FACTS, pieces),
+            2,
         )
         keep_best(run, 3, {"main": 0.5, "loss": 1.0}, 2)
         return {path.name: path.read_bytes() for path in (run / STEP).iterdir()}
@@ -72,6 +87,13 @@ def _read_optimizer(folder: Path) -> None:
     optimizer.step()
 
 
+def _read_hashed(folder: Path) -> None:
+    """Weights or optimizer state with any byte changed are noticed by their hash."""
+    load_weights(folder)
+    load_optimizer(folder, torch.optim.AdamW(_READ_MODEL.parameters(), lr=1e-3))
+    assert {path.name: sha256_of(path) for path in folder.glob("[mo]*.[sp]*")} == _HASHES, "passed over"
+
+
 def _read_progress(folder: Path) -> None:
     progress = load_progress(folder)
     assert 0 <= progress.skipped <= progress.step
@@ -86,16 +108,24 @@ def _read_detector_weights(folder: Path) -> None:
 
 
 _READ_MODEL = _model()
+_HASHES: dict[str, str] = {}
 
 
 def model_readers() -> list[Reader]:
     """Checkpoints: weights, facts, vocabulary, optimizer, progress; weight files of detectors."""
     files = _checkpoint_files()
-    weights = {"weights.safetensors": files["model.safetensors"], "weights.bin": TORCH.build({"w": torch.ones(2, 3).numpy()})}
+    _HASHES.update({name: hashlib.sha256(files[name]).hexdigest() for name in ("model.safetensors", "optimizer.pt")})
+    weights = {
+        "weights.safetensors": files["model.safetensors"],
+        "weights.bin": TORCH.build({"w": torch.ones(2, 3).numpy()}),
+    }
+    saved = {name: data for name, data in files.items() if name != "state.json"}  # as a hub's folder: no hashes
+    old = {**files, "state.json": b'{"step": 3, "skipped": 1}'}
     return [
-        Reader("checkpoint weights", files, {"model.safetensors": SAFETENSORS}, _read_model, 2.0),
+        Reader("checkpoint weights", saved, {"model.safetensors": SAFETENSORS}, _read_model, 2.0),
+        Reader("checkpoint, hashed", files, {"model.safetensors": None, "optimizer.pt": None}, _read_hashed, 0.5),
         Reader("checkpoint facts", files, {"model.json": JSON, "vocab.txt": LINES}, _read_model, 2.0),
-        Reader("checkpoint optimizer", files, {"optimizer.pt": TORCH}, _read_optimizer, 2.0),
+        Reader("checkpoint optimizer", old, {"optimizer.pt": TORCH}, _read_optimizer, 2.0),
         Reader("checkpoint state", files, {"state.json": JSON, "validation.json": JSON}, _read_progress),
         Reader("detector weights", weights, {"weights.safetensors": SAFETENSORS, "weights.bin": TORCH}, _read_detector_weights),
     ]  # fmt: skip

@@ -62,7 +62,9 @@ def check_store(store: RegionStore) -> None:
         assert one.boxes_xyxy_px.shape == (count, 4) and np.isfinite(one.boxes_xyxy_px).all()
         assert width > 0 and height > 0
         assert (one.boxes_xyxy_px[:, 2:] >= one.boxes_xyxy_px[:, :2]).all(), "a reversed box"
-        assert (one.boxes_xyxy_px >= -1).all() and (one.boxes_xyxy_px <= [width + 1, height + 1] * 2).all(), "a box outside"
+        assert (one.boxes_xyxy_px >= -1).all() and (one.boxes_xyxy_px <= [width + 1, height + 1] * 2).all(), (
+            "a box outside"
+        )
         assert ((one.object_ids >= 0) & (one.object_ids < len(store.class_names))).all()
         assert ((one.attribute_ids >= -1) & (one.attribute_ids < max(len(store.attribute_names), 1))).all()
         assert ((one.class_top_ids >= 0) & (one.class_top_ids < max(len(store.class_names), 1))).all()
@@ -257,7 +259,9 @@ def region_readers() -> list[Reader]:
     names = ("coco_train2014_000000000009.npz", "coco_train2014_000000000025.npz")
     msgpack = write_lmdb({name.encode(): MSGPACK.build(uniter) for name in names} | {b"__keys__": b"[]"})
     npz = write_lmdb({name.encode(): NPZ.build(uniter) for name in names})
-    volta = write_lmdb({key.encode(): pickle.dumps(table, 2) for key, table in tables.items()} | {b"keys": pickle.dumps([])})
+    volta = write_lmdb(
+        {key.encode(): pickle.dumps(table, 2) for key, table in tables.items()} | {b"keys": pickle.dumps([])}
+    )
     mmf, h5 = _mmf_files(), {name: H5 for name in store if name.endswith(".h5")}
     given = partial(_import, dataset="coco")
     return [

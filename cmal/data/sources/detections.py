@@ -61,7 +61,7 @@ def _detection(row: dict) -> Detection:
     return (
         get_id(row, "image_id"),
         get_box(row, "box" if "box" in row else "bbox"),
-        row.get("category_id", 0),
+        get_id(row, "category_id") if "category_id" in row else 0,
         float(score),
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from cmal.data.image_ids import image_id_for_file
 from cmal.data.json_stream import iterate_array
 from cmal.data.records import ImageTextRecord
-from cmal.data.sources.rows import UniqueIds, as_object, get, get_id, get_list, get_text, parse_rows
+from cmal.data.sources.rows import UniqueIds, as_object, get_id, get_list, get_text, parse_rows
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
@@ -62,6 +62,6 @@ def _image_id(row: dict, image_ids: str) -> str:
         return f"coco:{get_id(row, 'cocoid')}"
     if not get_text(row, "filename"):
         raise ValueError('"filename" is empty')
-    folder = str(get(row, "filepath")) if image_ids == "scenes" and "filepath" in row else ""
+    folder = get_text(row, "filepath") if image_ids == "scenes" and "filepath" in row else ""
     name = get_text(row, "filename")
     return image_id_for_file(image_ids, f"{folder}/{name}" if folder and "/" not in name else name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from cmal.data.image_ids import image_id_for_file
 from cmal.data.records import ImageTextRecord
 from cmal.data.sources.rows import LeaveOut, UniqueIds, get_text, iterate_lines, json_line, parse_rows
-from cmal.errors import DataError
+from cmal.errors import DataError, short
 
 COLUMNS = ("image", "caption")
 SPLITS = ("train", "val", "test")
@@ -47,10 +47,14 @@ def read_pairs(
         row = json_line(row) if isinstance(row, bytes) else row
         name, caption = get_text(row, "image"), get_text(row, "caption")
         image_id = image_id_for_file(image_ids, name)
-        picture = (root / name).resolve()
+        try:
+            picture = (root / name).resolve()
+            is_there = picture.is_file()
+        except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+            raise ValueError(f'the picture "{short(name)}" cannot be looked for: {error}') from None
         if not picture.is_relative_to(root):
             raise ValueError(f'the picture "{name}" is outside {folder}')
-        if not picture.is_file():
+        if not is_there:
             raise ValueError(f'there is no picture "{name}" in {folder}')
         if not caption:
             raise LeaveOut("empty captions")

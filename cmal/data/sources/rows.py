@@ -137,6 +137,12 @@ def get_text(row: dict, *names: str) -> str:
     return clean_text(get(row, *names), names[0])
 
 
+def get_name(row: dict, *names: str) -> str:
+    """A text, or the whole number that some releases write in its place."""
+    value = get(row, *names)
+    return get_text({names[0]: str(value) if type(value) is int and abs(value) < MOST_ID else value}, names[0])
+
+
 def get_list(row: dict, *names: str) -> list:
     value = get(row, *names)
     if not isinstance(value, list):
@@ -182,4 +188,3 @@ class UniqueIds:
             if known == digest:
                 raise LeaveOut("rows that repeat another row")
             raise ValueError(f"id {id} appears twice, with different content")
-

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cmal.data.image_ids import flickr30k_image_id, image_id_for_file
 from cmal.data.records import EntailmentRecord
-from cmal.data.sources.rows import LeaveOut, UniqueIds, get, get_text, iterate_lines, json_line, parse_rows
+from cmal.data.sources.rows import LeaveOut, UniqueIds, get_name, get_text, iterate_lines, json_line, parse_rows
 
 LABELS = ("contradiction", "entailment", "neutral")
 IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
@@ -36,7 +36,7 @@ def read_snli_ve(path: Path, dataset: str, image_ids: str, dropped: Counter[str]
     def parse(line: bytes) -> EntailmentRecord:
         row = json_line(line)
         pair, hypothesis, label = get_text(row, "pairID"), get_text(row, "sentence2"), get_text(row, "gold_label")
-        name = str(get(row, *IMAGE_KEYS))
+        name = get_name(row, *IMAGE_KEYS)
         image_id = flickr30k_image_id(name) if image_ids == "flickr30k" else image_id_for_file(image_ids, name)
         if label == "-":
             raise LeaveOut('rows without an agreed label ("-")')

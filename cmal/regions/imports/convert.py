@@ -139,7 +139,9 @@ def import_features(
     for names in (source.class_names, source.attribute_names):
         if len(names) > MOST_NAMES:
             raise DataError(
-                f"cannot import {path}", f"it has {len(names):,} class names; a store tells {MOST_NAMES:,} apart", _CHOOSE
+                f"cannot import {path}",
+                f"it has {len(names):,} class names; a store tells {MOST_NAMES:,} apart",
+                _CHOOSE,
             )
     header = StoreHeader(
         f"import:{source.format}", "", first.features.shape[1], source.class_names, source.attribute_names

@@ -62,7 +62,9 @@ def test_a_faulty_line_says_what_is_wrong(line, reason):
         parse_record(line, ImageTextRecord)
 
 
-@pytest.mark.parametrize("box", ["[1, 2, 3]", "[1, 2, 3, NaN]", "[1, 2, 3, 1e400]", "[1, 2, 3, true]", "[1, 2, -3, 4]", '"x"'])
+@pytest.mark.parametrize(
+    "box", ["[1, 2, 3]", "[1, 2, 3, NaN]", "[1, 2, 3, 1e400]", "[1, 2, 3, true]", "[1, 2, -3, 4]", '"x"']
+)
 def test_a_box_is_four_finite_numbers(box):
     line = '{"id": "a", "ref_id": "1", "image_id": "b", "expression": "c", "box_xywh_px": ' + box + "}"
     with pytest.raises(ValueError, match="box_xywh_px"):
