@@ -26,6 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cmal.errors import printable
+
 PLAIN_EVERY_S = 10.0
 RATE_OVER_S = 300.0  # a step may take minutes
 
@@ -46,7 +48,7 @@ def echo(text: str) -> None:
     """A line of output, but not under --quiet; on a terminal it breaks between words, elsewhere it stays one line."""
     if is_quiet():
         return
-    out = console()
+    out, text = console(), printable(text)
     if out.is_terminal:
         text = textwrap.fill(
             text, out.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False, tabsize=1
@@ -76,7 +78,7 @@ def _text(cell: object) -> str:
         return f"{cell:.4g}"
     from rich.markup import escape
 
-    return escape(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell))
+    return escape(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else printable(str(cell)))
 
 
 class RateColumn(ProgressColumn):
@@ -155,7 +157,7 @@ class ProgressDisplay:
         if not self.is_terminal and not self.quiet and (time.monotonic() - self._told > PLAIN_EVERY_S or done == total):
             self._told = time.monotonic()
             parts = (self.label, f"{done}/{total}", self.unit, self._pace(done, total), *notes)
-            print(" ".join(filter(None, parts)), flush=True)
+            print(printable(" ".join(filter(None, parts))), flush=True)
 
     def _move(self, done: int, total: int, notes: Sequence[str]) -> None:
         """The bar on a terminal, the notes in columns below it; elsewhere only the clock starts."""
@@ -179,7 +181,7 @@ class ProgressDisplay:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if not self.quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, soft_wrap=True)
 
 
 class StagesDisplay(ProgressDisplay):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmal.errors import printable
+
 if TYPE_CHECKING:
     from cmal.data.prepare import PreparedDataset
 
@@ -133,7 +135,9 @@ class _Progress:
             self._bars.stop()
 
     def line(self, text: str) -> None:
-        (self._bars.console if self._bars else self._console).print(text, markup=False, highlight=False, soft_wrap=True)
+        (self._bars.console if self._bars else self._console).print(
+            printable(text), markup=False, highlight=False, soft_wrap=True
+        )
 
     def step(self, what: str, done: int, wanted: int) -> None:
         """`wanted` is 0 where it is not known."""

@@ -265,7 +265,7 @@ def _parse_torch(data: bytes) -> Any:
             return value.numpy()
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return type(value)(plain(item) for item in value) if isinstance(value, list | tuple) else value
 
     return plain(torch.load(io.BytesIO(data), weights_only=True))
 
@@ -278,7 +278,7 @@ def _build_torch(tree: Any) -> bytes:
             return torch.from_numpy(np.ascontiguousarray(value))
         if isinstance(value, dict):
             return {key: tensors(item) for key, item in value.items()}
-        return [tensors(item) for item in value] if isinstance(value, list | tuple) else value
+        return type(value)(tensors(item) for item in value) if isinstance(value, list | tuple) else value
 
     out = io.BytesIO()
     torch.save(tensors(tree), out)

@@ -111,7 +111,10 @@ def _texts_are_clean(record: Record) -> bool:
 
 
 def _texts(values: object) -> list[str]:
-    return [text for value in values for text in ([value] if isinstance(value, str) else _texts(value) if isinstance(value, tuple) else [])]  # fmt: skip
+    found = []
+    for value in values:
+        found += [value] if isinstance(value, str) else _texts(value) if isinstance(value, tuple) else []
+    return found
 
 
 def _official() -> list[Reader]:
@@ -275,15 +278,37 @@ def _small() -> list[Reader]:
     run_formats = {name: JSON for name in run if name.endswith(".json")} | {"metrics.jsonl": JSON_LINES}
     pages = {"set/manifest.json": seeds.as_json(manifest), "set/val.jsonl": records}
     return [
-        Reader("recipe pretrain", {"recipe.yaml": base.read_bytes()}, {"recipe.yaml": YAML}, partial(_read_recipe, PretrainRecipe)),
-        Reader("recipe finetune", {"recipe.yaml": finetune.read_bytes()}, {"recipe.yaml": YAML}, partial(_read_recipe, FinetuneRecipe)),
-        Reader("recipe --set", {"recipe.yaml": base.read_bytes(), "set.txt": override.encode()}, {"set.txt": LINES}, _read_override),
+        Reader(
+            "recipe pretrain",
+            {"recipe.yaml": base.read_bytes()},
+            {"recipe.yaml": YAML},
+            partial(_read_recipe, PretrainRecipe),
+        ),
+        Reader(
+            "recipe finetune",
+            {"recipe.yaml": finetune.read_bytes()},
+            {"recipe.yaml": YAML},
+            partial(_read_recipe, FinetuneRecipe),
+        ),
+        Reader(
+            "recipe --set",
+            {"recipe.yaml": base.read_bytes(), "set.txt": override.encode()},
+            {"set.txt": LINES},
+            _read_override,
+        ),
         Reader("boxes instances", {"instances.json": seeds.INSTANCES}, {"instances.json": JSON}, _read_boxes),
         Reader("result json", {"result.json": seeds.RESULT}, {"result.json": JSON}, _read_result),
         Reader("run report", run, run_formats, _read_report),
-        Reader("gold anchors", {"train.jsonl": records, "gold_anchors/train.jsonl": seeds.GOLD}, {"gold_anchors/train.jsonl": JSON_LINES}, _read_gold),
+        Reader(
+            "gold anchors",
+            {"train.jsonl": records, "gold_anchors/train.jsonl": seeds.GOLD},
+            {"gold_anchors/train.jsonl": JSON_LINES},
+            _read_gold,
+        ),
         Reader("manifest, split lists", pages, {"set/manifest.json": JSON, "set/val.jsonl": JSON_LINES}, _read_leakage),
-        Reader("image lists", {"train.jsonl": records, **seeds.PICTURES}, {"train.jsonl": JSON_LINES}, _read_image_list),
+        Reader(
+            "image lists", {"train.jsonl": records, **seeds.PICTURES}, {"train.jsonl": JSON_LINES}, _read_image_list
+        ),
         Reader("thesaurus", {"own.txt": seeds.THESAURUS}, {"own.txt": LINES}, _read_thesaurus, 0.5),
         Reader(
             "tokenizer",
@@ -291,5 +316,11 @@ def _small() -> list[Reader]:
             {"bert/tokenizer.json": JSON, "bert/tokenizer_config.json": JSON},
             _read_vocabulary,
         ),
-        Reader("vocab.txt", {"bert/vocab.txt": "\n".join(vocabulary).encode()}, {"bert/vocab.txt": LINES}, _read_vocabulary, 0.5),
-    ]  # fmt: skip
+        Reader(
+            "vocab.txt",
+            {"bert/vocab.txt": "\n".join(vocabulary).encode()},
+            {"bert/vocab.txt": LINES},
+            _read_vocabulary,
+            0.5,
+        ),
+    ]

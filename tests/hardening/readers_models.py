@@ -127,5 +127,10 @@ def model_readers() -> list[Reader]:
         Reader("checkpoint facts", files, {"model.json": JSON, "vocab.txt": LINES}, _read_model, 2.0),
         Reader("checkpoint optimizer", old, {"optimizer.pt": TORCH}, _read_optimizer, 2.0),
         Reader("checkpoint state", files, {"state.json": JSON, "validation.json": JSON}, _read_progress),
-        Reader("detector weights", weights, {"weights.safetensors": SAFETENSORS, "weights.bin": TORCH}, _read_detector_weights),
-    ]  # fmt: skip
+        Reader(
+            "detector weights",
+            weights,
+            {"weights.safetensors": SAFETENSORS, "weights.bin": TORCH},
+            _read_detector_weights,
+        ),
+    ]

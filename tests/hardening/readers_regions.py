@@ -36,9 +36,9 @@ from cmal.errors import CmalError
 from cmal.regions.extract import read_failures
 from cmal.regions.images import read_image
 from cmal.regions.imports import import_features
+from cmal.regions.layout import StoreHeader
 from cmal.regions.plan import Plan, load_plan, save_plan
 from cmal.regions.shards import write_index, write_shard
-from cmal.regions.layout import StoreHeader
 from cmal.regions.store import RegionStore
 from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
@@ -271,18 +271,45 @@ def region_readers() -> list[Reader]:
         Reader("import lxmert-tsv", {"f.tsv": lxmert}, {"f.tsv": FEATURE_ROWS}, partial(given, "f.tsv"), 2.0),
         Reader("import butd-tsv", {"f.tsv": butd}, {"f.tsv": FEATURE_ROWS}, partial(given, "f.tsv")),
         Reader(
-            "import vinvl-tsv", vinvl,
+            "import vinvl-tsv",
+            vinvl,
             {"features.tsv": FEATURE_ROWS, "features.lineidx": LINES, "predictions.tsv": KEYED_JSON},
-            partial(given, "features.tsv", format="vinvl-tsv"), 2.0,
+            partial(given, "features.tsv", format="vinvl-tsv"),
+            2.0,
         ),
         Reader(
-            "import vinvl predictions", {"predictions.tsv": _vinvl_whole()}, {"predictions.tsv": KEYED_JSON},
+            "import vinvl predictions",
+            {"predictions.tsv": _vinvl_whole()},
+            {"predictions.tsv": KEYED_JSON},
             partial(given, "predictions.tsv", format="vinvl-tsv"),
         ),
-        Reader("import uniter msgpack", {"db/data.mdb": msgpack}, {"db/data.mdb": lmdb_of(MSGPACK)}, partial(given, "db"), 2.0),
-        Reader("import uniter npz", {"db/data.mdb": npz, **sizes}, {"db/data.mdb": lmdb_of(NPZ)}, partial(given, "db", sizes="sizes.json")),
-        Reader("import sizes", {"db/data.mdb": npz, **sizes}, {"sizes.json": JSON}, partial(given, "db", sizes="sizes.json"), 0.5),
-        Reader("import volta-lmdb", {"db/data.mdb": volta}, {"db/data.mdb": lmdb_of(PICKLE)}, partial(given, "db", format="volta-lmdb"), 2.0),
+        Reader(
+            "import uniter msgpack",
+            {"db/data.mdb": msgpack},
+            {"db/data.mdb": lmdb_of(MSGPACK)},
+            partial(given, "db"),
+            2.0,
+        ),
+        Reader(
+            "import uniter npz",
+            {"db/data.mdb": npz, **sizes},
+            {"db/data.mdb": lmdb_of(NPZ)},
+            partial(given, "db", sizes="sizes.json"),
+        ),
+        Reader(
+            "import sizes",
+            {"db/data.mdb": npz, **sizes},
+            {"sizes.json": JSON},
+            partial(given, "db", sizes="sizes.json"),
+            0.5,
+        ),
+        Reader(
+            "import volta-lmdb",
+            {"db/data.mdb": volta},
+            {"db/data.mdb": lmdb_of(PICKLE)},
+            partial(given, "db", format="volta-lmdb"),
+            2.0,
+        ),
         Reader("import mmf-npy", mmf, dict.fromkeys(mmf, NPY), partial(given, "f"), 2.0),
         Reader("images", pictures, dict.fromkeys(pictures), partial(_read_image, pictures), 3.0),
-    ]  # fmt: skip
+    ]

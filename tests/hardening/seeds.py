@@ -197,7 +197,7 @@ RESULT = as_json(
         "task": "vqa",
         "split": "val",
         "main": "accuracy",
-        "metrics": {"accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}, "other": {"value": 0.1, "low": None, "high": None}},
+        "metrics": {"accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}, "rank": {"value": 3, "low": None, "high": None}},
         "interval": "95%",
         "chance": 0.1,
         "counts": {"questions": 12},

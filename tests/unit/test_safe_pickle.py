@@ -55,9 +55,8 @@ def test_other_ways_to_reach_code_are_refused(data):
         load_plain_pickle(data, "refs")
 
 
-def test_a_memo_number_that_would_reserve_gigabytes_is_refused():
-    with pytest.raises(DataError, match="memo number"):
-        load_plain_pickle(b"\x80\x02]r\xff\xff\xff\x7f.", "refs")
+def test_a_memo_number_far_away_reserves_nothing():
+    assert load_plain_pickle(b"\x80\x02]r\xff\xff\xff\x7f.", "refs") == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 20])

@@ -87,9 +87,11 @@ class LmdbFile:
                 continue
             page_bytes = _TABLE.unpack_from(self._map, start + HEAD_BYTES + 24)[0]
             _, flags, _, _, _, _, entries, root = _TABLE.unpack_from(self._map, start + HEAD_BYTES + 24 + 48)
-            _, transaction = struct.unpack_from("<QQ", self._map, start + HEAD_BYTES + 24 + 96)
+            last, transaction = struct.unpack_from("<QQ", self._map, start + HEAD_BYTES + 24 + 96)
             if page_bytes not in (1 << bits for bits in range(8, 17)) or transaction <= best:
                 continue
+            if (last + 1) * page_bytes > len(self._map):
+                raise ValueError(f"it was cut short: it should have {(last + 1) * page_bytes:,} bytes")
             if flags & DUPLICATES:
                 raise ValueError("its keys have several values")
             self._page_bytes, self._entries, self._root, best = page_bytes, entries, root, transaction

@@ -7,13 +7,14 @@ bytes, type and shape, all checked. (`cmal/safe_pickle.py` reads pickles of plai
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+
+from cmal.safe_pickle import PlainReader, Refused
 
 DEEPEST = 4  # containers in containers, as far as arrays in them are resolved
 
@@ -46,6 +47,11 @@ class _Array:
 
     def __init__(self) -> None:
         self.value: np.ndarray | list[Any] = np.zeros(0)
+
+    @property
+    def parts(self) -> list[Any]:
+        """What an array of objects holds."""
+        return self.value if isinstance(self.value, list) else []
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Type):
@@ -93,12 +99,6 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _ordered(items: Any = ()) -> dict[Any, Any]:
-    if not isinstance(items, list | tuple):
-        raise PickleRefused("a damaged OrderedDict")
-    return dict(items)
-
-
 def _no_bytes() -> bytes:
     return b""
 
@@ -112,7 +112,6 @@ ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _array_type,
     ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): _ordered,
     ("builtins", "bytes"): _no_bytes,
     ("__builtin__", "bytes"): _no_bytes,
 }
@@ -121,14 +120,8 @@ for _package in ("numpy.core", "numpy._core"):
     ADMITTED[f"{_package}.numeric", "_frombuffer"] = _frombuffer
 
 
-class _Reader(pickle._Unpickler):  # the one in Python: the one in C can be made to fill the memory with empty slots
-    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ADMITTED[module, name]
-        except KeyError:
-            raise PickleRefused(f"{module}.{name}") from None
+class _Reader(PlainReader):
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(PlainReader.dispatch)
 
     def load_build(self) -> None:
         state = self.stack.pop()
@@ -146,10 +139,11 @@ def unpickle(data: bytes) -> Any:
         PickleRefused: it names something else (the text says what), or it is damaged. Nothing has been executed then.
     """
     try:
-        return _resolve(_Reader(io.BytesIO(data), encoding="latin1").load(), DEEPEST)
-    except PickleRefused as error:
+        return _resolve(_Reader(data, ADMITTED).load(), DEEPEST)
+    except (PickleRefused, Refused) as error:
+        reason = str(error).removeprefix("it asks for ").removesuffix(", which is no plain container")
         raise PickleRefused(
-            f"the pickle asks for {error}; only containers, numbers, text and arrays are read"
+            f"the pickle asks for {reason}; only containers, numbers, text and arrays are read"
         ) from None
     except Exception as error:  # damaged bytes raise nearly anything
         raise PickleRefused(f"the pickle is damaged: {type(error).__name__}: {error}") from None
