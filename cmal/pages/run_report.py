@@ -25,7 +25,7 @@ def write_run_report(run: Path) -> Path:
     """Writes the report of a run folder, as far as the run has come, and returns its path.
 
     Raises:
-        CheckpointError: the folder is no run folder. DataError: its metrics are damaged. CmalError: the page cannot be written.
+        CheckpointError: the folder is no run folder. DataError: its metrics are damaged. CmalError: it cannot be written.
     """
     if not (run / "recipe.yaml").is_file():
         raise CheckpointError(

@@ -6,9 +6,9 @@ The library lmdb trusts the file: a damaged or hostile one ends the process (SIG
 | where | what |
 |---|---|
 | page, 16 bytes of head | number u64, pad u16, flags u16 (1 branch, 2 leaf, 4 overflow, 8 meta), lower u16, upper u16 |
-| page 0 and 1, from 16 | magic u32, version u32, address u64, map size u64, two tables of 48 bytes, last page u64, transaction u64 |
-| table | pad u32 (of the first: the page size), flags u16, depth u16, pages 3 × u64, entries u64, root u64 |
-| node | low u16, high u16, flags u16, key size u16, key; a leaf's value or overflow page; a branch's page is low, high, flags |
+| page 0 and 1, from 16 | magic u32, version u32, address u64, map size u64, two tables, last page u64, transaction u64 |
+| table, 48 bytes | pad u32 (of the first: the page size), flags u16, depth u16, pages 3 × u64, entries u64, root u64 |
+| node | low u16, high u16, flags u16, key size u16, key; then a leaf's value; a branch's page is low, high, flags |
 
 Source: openldap/openldap libraries/liblmdb/mdb.c.
 """
