@@ -69,7 +69,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    out.print(Text(title, style="bold"))
+    out.print(Text(printable(title), style="bold"))
     out.print(table)
 
 

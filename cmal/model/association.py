@@ -17,6 +17,7 @@ from cmal.model.prompt import PromptPlan
 
 INITIAL_TEMPERATURE = 0.1
 LEAST_TEMPERATURE = 0.01
+MOST_TEMPERATURE = 100.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Cosines(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
+        log = self.log_temperature.clamp(max=math.log(MOST_TEMPERATURE))  # before exp, which would reach infinity
+        return log.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
 
     def by_concept(self, words: Tensor, regions: Tensor, concept: Tensor) -> tuple[Association, Association]:
         """Of K anchors the words (K, D), regions (K, D) and concepts (K,): each asked for its like among all the others'.

@@ -121,7 +121,7 @@ def read_bert(name_or_folder: str) -> Mapping[str, Tensor]:
 
     try:
         return AutoModel.from_pretrained(name_or_folder).state_dict()
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of a damaged or hostile file nearly anything, UnpicklingError among it
         found = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise CheckpointError(
             f'cannot read the text checkpoint "{name_or_folder}"',

@@ -75,7 +75,7 @@ def parse_rows(
         except LeaveOut as reason:
             dropped[str(reason)] += 1
         except DataError as error:
-            faults.add(f"{place} {number:,}", error.found)
+            faults.add(f"{place} {number:,}", f"{error.found}; {error.remedy}")
         except ValueError as error:
             faults.add(f"{place} {number:,}", error)
         else:
