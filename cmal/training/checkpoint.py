@@ -67,7 +67,9 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
-        with (temporary / OPTIMIZER).open("wb") as file:  # by its name torch writes it too, but does not tell why it cannot
+        with (temporary / OPTIMIZER).open(
+            "wb"
+        ) as file:  # by its name torch writes it too, but does not tell why it cannot
             torch.save(optimizer_state, file)
         digests = {name: sha256_of(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
         write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped, "sha256": digests})
