@@ -18,6 +18,8 @@ from cmal.model.association import Association, AssociativeMapping, Cosines, Uni
 from cmal.model.cmal import Cmal, UniModal
 from cmal.model.layers import Transform, initialise, rows_at
 
+OBJECTIVES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
+
 
 @dataclass(frozen=True)
 class Losses:

@@ -24,7 +24,7 @@ from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError, DataError, shown
 from cmal.files import write_json
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.pretraining import CmalForPretraining
+from cmal.pretraining import OBJECTIVES, CmalForPretraining
 from cmal.recipe import ModelSection
 from cmal.regions.store import RegionStore
 from cmal.thesaurus import Thesaurus
@@ -103,6 +103,10 @@ def check_facts(facts: ModelFacts) -> None:
             raise ValueError(f'the size "{name}" is {shown(value)}')
     if sizes["width"] % sizes["heads"]:
         raise ValueError(f"{sizes['heads']} heads do not divide a width of {sizes['width']}")
+    if not set(facts.weights) <= set(OBJECTIVES):
+        raise ValueError(f'"weights" are of {", ".join(OBJECTIVES)}; it has {", ".join(map(str, facts.weights))}')
+    if facts.candidates not in ("batch", "example", "both") or facts.amc_at not in ("both", "unified"):
+        raise ValueError(f'"candidates" is {shown(facts.candidates)}, "amc_at" is {shown(facts.amc_at)}')
     weights = facts.weights.values()
     if not all(isinstance(name, str) for name in (*facts.labels, *facts.weights)):
         raise ValueError("a label is no text")

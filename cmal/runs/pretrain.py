@@ -19,7 +19,7 @@ from cmal.data.text import WordPieces
 from cmal.errors import CmalError
 from cmal.files import write_json
 from cmal.model.pretrained import LoadingReport, load_bert, read_bert
-from cmal.pretraining import CmalForPretraining
+from cmal.pretraining import OBJECTIVES, CmalForPretraining
 from cmal.recipe import PretrainRecipe
 from cmal.regions.store import RegionStore
 from cmal.runs.assembly import (
@@ -36,7 +36,7 @@ from cmal.runs.train import Report, Tick, TrainingSummary, Work, mean_parts, run
 from cmal.training.distributed import Place
 
 VALIDATION_GROUPS = 8
-LOSS_NAMES = ("mlm", "mrm_class", "mrm_feature", "itm", "amc", "itc")
+LOSS_NAMES = OBJECTIVES
 
 
 @dataclass(frozen=True)

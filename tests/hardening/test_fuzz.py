@@ -58,7 +58,7 @@ def _endless(folder) -> None:
 
 FAULTS = {
     "ValueError": lambda folder: int("x"),
-    "MemoryError": lambda folder: bytearray(MEMORY_BYTES + (1 << 20)),
+    "MemoryError": lambda folder: bytearray(3 * MEMORY_BYTES),
     "died": lambda folder: os.abort(),
     "AssertionError": lambda folder: exec("assert False"),
 }
