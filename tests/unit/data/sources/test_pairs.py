@@ -52,7 +52,7 @@ def test_faults_are_reported_together(folder):
     assert str(error.value).splitlines()[1:-1] == [
         f'  row 2: there is no picture "gone.jpg" in {folder}',
         "  row 3: id 1 appears twice, with different content",
-        "  row 4: found '../secret.jpg'",
+        "  row 4: found '../secret.jpg'; it should be a plain path below the image folder",
         '  row 5: "split" should be one of train, val, test, found "dev"',
     ]
 
