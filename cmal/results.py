@@ -260,7 +260,7 @@ def _check_kinds(result: EvaluationResult) -> None:
         raise TypeError("a count is no whole number")
     if result.chance is not None and not math.isfinite(result.chance):
         raise ValueError("the chance is not a finite number")
-    json.dumps(result.tables, allow_nan=False)
+    json.dumps([result.tables, result.versions], allow_nan=False)
 
 
 def _is_sound(metric: Metric) -> bool:

@@ -28,10 +28,10 @@ from cmal.pretraining import OBJECTIVES, CmalForPretraining
 from cmal.recipe import ModelSection
 from cmal.regions.store import RegionStore
 from cmal.thesaurus import Thesaurus
+from cmal.training.checkpoint import check_digest
 
 FACTS = "model.json"
 LARGEST_SIZE = 1 << 20  # of a checkpoint: wider, deeper or of more words no model of ours is
-CANDIDATES, AMC_AT = ("both", "batch", "example"), ("both", "unified")
 VOCABULARY = "vocab.txt"
 
 
@@ -108,12 +108,12 @@ def check_facts(facts: ModelFacts) -> None:
     if facts.candidates not in ("batch", "example", "both") or facts.amc_at not in ("both", "unified"):
         raise ValueError(f'"candidates" is {shown(facts.candidates)}, "amc_at" is {shown(facts.amc_at)}')
     weights = facts.weights.values()
-    if not all(isinstance(name, str) for name in (*facts.labels, *facts.weights)):
+    if not all(isinstance(label, str) for label in facts.labels):
         raise ValueError("a label is no text")
     if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights):
         raise ValueError("a weight of a loss is no number")
-    if facts.candidates not in CANDIDATES or facts.amc_at not in AMC_AT or not 0 <= facts.classes <= LARGEST_SIZE:
-        raise ValueError("its association or classes are none of ours")
+    if not 0 <= facts.classes <= LARGEST_SIZE:
+        raise ValueError(f'"classes" is {shown(facts.classes)}')
 
 
 def read_pretraining_facts(folder: Path, purpose: str) -> ModelFacts:
@@ -163,8 +163,16 @@ def write_beside_weights(folder: Path, facts: ModelFacts, word_pieces: WordPiece
 
 
 def load_word_pieces(folder: Path) -> WordPieces:
-    """The vocabulary beside a checkpoint."""
-    return WordPieces.from_vocab(folder / VOCABULARY)
+    """The vocabulary beside a checkpoint. Raises CheckpointError where it is not the one that the model was trained with."""
+    check_digest(folder, VOCABULARY)
+    pieces, wanted = WordPieces.from_vocab(folder / VOCABULARY), ModelFacts.read(folder).sizes["vocabulary"]
+    if len(pieces) != wanted:
+        raise CheckpointError(
+            f"cannot load the checkpoint {folder}",
+            f"{VOCABULARY} has {len(pieces):,} word pieces, the model {wanted:,}",
+            "give the vocabulary that lies beside the model's weights",
+        )
+    return pieces
 
 
 def check_store(store: RegionStore, feature_size: int, where: str) -> None:

@@ -67,13 +67,11 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
-        with (temporary / OPTIMIZER).open(
-            "wb"
-        ) as file:  # by its name torch writes it too, but does not tell why it cannot
+        with (temporary / OPTIMIZER).open("wb") as file:  # given the name alone torch does not tell why it cannot write
             torch.save(optimizer_state, file)
-        digests = {name: sha256_of(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
-        write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped, "sha256": digests})
         add_files(temporary)
+        digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped, "sha256": digests})
         for path in (*temporary.iterdir(), temporary):
             sync(path)
         remove_folder(final)
@@ -229,6 +227,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
 def _check_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Raises where a state is not one of this optimizer: other settings, tensors of another shape or not finite."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError(f"{OPTIMIZER} numbers other parameters")
     for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if any(theirs[name] != ours[name] for name in SETTINGS if name in ours):
             raise ValueError(f"{OPTIMIZER} has other settings than the recipe")

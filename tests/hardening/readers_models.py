@@ -124,7 +124,7 @@ def model_readers() -> list[Reader]:
     return [
         Reader("checkpoint weights", saved, {"model.safetensors": SAFETENSORS}, _read_model, 2.0),
         Reader("checkpoint, hashed", files, {"model.safetensors": None, "optimizer.pt": None}, _read_hashed, 0.5),
-        Reader("checkpoint facts", files, {"model.json": JSON, "vocab.txt": LINES}, _read_model, 2.0),
+        Reader("checkpoint facts", saved, {"model.json": JSON, "vocab.txt": LINES}, _read_model, 2.0),
         Reader("checkpoint optimizer", old, {"optimizer.pt": TORCH}, _read_optimizer, 2.0),
         Reader("checkpoint state", files, {"state.json": JSON, "validation.json": JSON}, _read_progress),
         Reader(

@@ -23,6 +23,7 @@ from cmal.regions.imports.foreign import BadRow, ForeignImage, Tally, to_regions
 from cmal.regions.imports.lmdb_files import LmdbFile
 from cmal.regions.store import RegionStore
 from cmal.results import read_result
+from cmal.runs.assembly import load_word_pieces
 from cmal.runs.folder import read_metrics
 from cmal.safe_pickle import load_plain_pickle
 from cmal.training.checkpoint import load_progress, load_weights, validation_at
@@ -81,6 +82,18 @@ def test_a_metric_that_is_no_number_is_not_read_back(tmp_path, metric):
     (tmp_path / "r.json").write_text(json.dumps(row))
     with pytest.raises(DataError, match="cannot read the result"):
         read_result(tmp_path / "r.json")
+
+
+def test_a_version_that_is_no_number_is_not_read_back(tmp_path):
+    row = json.loads(seeds.RESULT) | {"versions": {"python": float("inf")}}
+    (tmp_path / "r.json").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="cannot read the result"):
+        read_result(tmp_path / "r.json")
+
+
+def test_a_class_name_of_half_a_character(tmp_path):
+    text = reader("import vinvl predictions").files["predictions.tsv"].replace(b'"dog"', b'"\\ud800"')
+    assert "not a text" in refuses("import vinvl predictions", tmp_path, {"predictions.tsv": text})
 
 
 def test_a_metrics_line_that_a_kill_cut_is_left_out_and_a_damaged_one_told(tmp_path):
@@ -330,3 +343,30 @@ def test_a_picture_whose_name_is_too_long_for_any_disk(tmp_path):
     row = json.dumps({"image": "a" * 400 + ".jpg", "caption": "a dog"}).encode()
     message = refuses("prepare pairs jsonl", tmp_path, {"table/captions.jsonl": row})
     assert "cannot be looked for" in message and "free some space" not in message
+
+
+def test_an_npy_whose_head_is_no_literal(tmp_path):
+    from cmal.regions.imports.mmf import read_npy
+
+    for head in (b"{'descr': (", b"{'descr\0", b"{'descr': '<f4", b"(" * 60):
+        (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + head.ljust(63) + b"\n")
+        with pytest.raises(BadRow, match="is not a .npy file"):
+            read_npy(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("change", [b"cat\n", b""])
+def test_another_vocabulary_beside_a_checkpoint(tmp_path, change):
+    files = dict(reader("checkpoint, hashed").files)
+    write_files(tmp_path / "a", files | {"vocab.txt": files["vocab.txt"].replace(b"dog\n", change)})
+    with pytest.raises(CheckpointError, match="vocab.txt has other bytes than were written"):
+        load_word_pieces(tmp_path / "a")
+    longer = {"vocab.txt": files["vocab.txt"] + b"more\n"}
+    assert "has 10 word pieces, the model 9" in refuses("checkpoint facts", tmp_path / "b", longer)
+
+
+def test_an_optimizer_state_of_other_parameters(tmp_path):
+    from hardening.formats import TORCH
+
+    state = TORCH.parse(reader("checkpoint optimizer").files["optimizer.pt"])
+    state["param_groups"][0]["params"][0] = 7
+    assert "numbers other parameters" in refuses("checkpoint optimizer", tmp_path, {"optimizer.pt": TORCH.build(state)})

@@ -191,7 +191,7 @@ def _parse_labels(value: Any, size: Any) -> _Labels:
     return _Labels(
         classes=tuple(_word(one.get("class", "")) for one in objects),
         conf=tuple(float(one.get("conf", 0.0)) for one in objects),
-        attributes=tuple(word if isinstance(word, str) else "" for word in words),
+        attributes=tuple(_word(word) if isinstance(word, str) else "" for word in words),
         attribute_conf=tuple(float(s) if isinstance(s, int | float) else 0.0 for s in scores),
         rects=tuple(tuple(float(x) for x in one.get("rect", ())) for one in objects),
         size_wh=found,
@@ -200,7 +200,7 @@ def _parse_labels(value: Any, size: Any) -> _Labels:
 
 
 def _word(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
         raise BadRow(f"a class is {shown(value)}, not a text")
     return value
 
