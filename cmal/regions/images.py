@@ -22,6 +22,7 @@ from cmal.data.image_ids import IMAGE_ENDINGS
 from cmal.errors import ImageError
 
 MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
+PIXELS_A_TURN = 1 << 22  # of grey values beyond 8 bits
 _WANTED_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 
 Image.init()  # loads Pillow's readers; which of them exist depends on how it was built
@@ -123,9 +124,20 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 or 32 bits, whole or floating, as 8 bits: the range is told by the type and the largest value."""
-    values = np.nan_to_num(np.asarray(values).astype(np.float64))
-    largest = values.max(initial=0.0)
+    """Grey values of 16 or 32 bits, whole or floating, as 8 bits: the range is told by the type and the largest value.
+
+    Some rows at a time: the largest picture that is read would take gigabytes as float64.
+    """
+    rows = max(1, PIXELS_A_TURN // max(values.shape[1], 1))
+    turns = [slice(first, first + rows) for first in range(0, len(values), rows)]
+    largest = max((np.nan_to_num(values[turn].astype(np.float64)).max(initial=0.0) for turn in turns), default=0.0)
+    out = np.empty(values.shape, np.uint8)
+    for turn in turns:
+        out[turn] = _in_range(np.nan_to_num(values[turn].astype(np.float64)), largest)
+    return out
+
+
+def _in_range(values: np.ndarray, largest: float) -> np.ndarray:
     if largest > 65535:
         values = values * (255.0 / largest)
     elif largest > 255:

@@ -350,7 +350,7 @@ def test_an_npy_whose_head_is_no_literal(tmp_path):
 
     for head in (b"{'descr': (", b"{'descr\0", b"{'descr': '<f4", b"(" * 60):
         (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + head.ljust(63) + b"\n")
-        with pytest.raises(BadRow, match="is not a .npy file"):
+        with pytest.raises(BadRow, match=r"is not a \.npy file"):
             read_npy(tmp_path / "x.npy")
 
 
@@ -358,7 +358,7 @@ def test_an_npy_whose_head_is_no_literal(tmp_path):
 def test_another_vocabulary_beside_a_checkpoint(tmp_path, change):
     files = dict(reader("checkpoint, hashed").files)
     write_files(tmp_path / "a", files | {"vocab.txt": files["vocab.txt"].replace(b"dog\n", change)})
-    with pytest.raises(CheckpointError, match="vocab.txt has other bytes than were written"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt has other bytes than were written"):
         load_word_pieces(tmp_path / "a")
     longer = {"vocab.txt": files["vocab.txt"] + b"more\n"}
     assert "has 10 word pieces, the model 9" in refuses("checkpoint facts", tmp_path / "b", longer)
