@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+import torch
 from hardening.fuzzing import MEMORY_BYTES, Reader, fuzz, mutated, shares, table
 from hardening.readers import all_readers
 
@@ -76,6 +77,11 @@ def test_the_harness_stops_an_endless_reader(monkeypatch):
     monkeypatch.setattr("hardening.fuzzing.CPU_S", 0.2)
     outcomes = fuzz(Reader("toy", {"a": b"123"}, {"a": None}, _endless), 1)
     assert "processor time" in outcomes.failures[0][1]
+
+
+def test_a_reader_may_use_many_tensors_after_the_parent_used_threads():
+    torch.ones(4_000_000).sum()
+    assert fuzz(Reader("toy", {"a": b"123"}, {"a": None}, lambda folder: torch.ones(4_000_000).sum()), 1).read == 1
 
 
 def test_the_harness_counts_what_is_read_and_refused():
