@@ -125,7 +125,9 @@ def _work(reader: Reader, seed: int, numbers: Sequence[int], place: str, results
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, mapped + MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, _too_slow)
-    torch.set_num_threads(1)  # the threads of the parent's OpenMP pool are not there after a fork: waiting for them hangs
+    torch.set_num_threads(
+        1
+    )  # the threads of the parent's OpenMP pool are not there after a fork: waiting for them hangs
     sys.setrecursionlimit(1000)
     for number in numbers:
         folder = Path(place, str(number))
