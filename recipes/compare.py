@@ -11,7 +11,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import statistics
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -106,23 +108,30 @@ def measure(run: Run) -> dict[str, Any]:
         ("few_shot", run.budget.few_records, run.budget.few_steps),
     ):
         results = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in TASKS}
-        row[name] = {task: round(result.metrics[result.main].value, 5) for task, result in results.items()}
-        row["chance"] = {task: round(result.chance, 5) for task, result in results.items()}
+        row[name] = {task: mean(one.metrics[one.main].value for one in splits) for task, splits in results.items()}
+        row["chance"] = {task: mean(one.chance for one in splits) for task, splits in results.items()}
     if run.variant != WITHOUT and "objectives.amc=0" not in run.overrides:
         row["association"] = probe(folder)
     shutil.rmtree(folder)
     return row | {"minutes": round((time.monotonic() - started) / 60, 2)}
 
 
-def score(run: Run, folder: Path, task: str, records: int, steps: int) -> EvaluationResult:
-    """A task scored after fine-tuning on `records` records (0: all)."""
+def mean(values: Iterable[float]) -> float:
+    return round(statistics.fmean(values), 5)
+
+
+def score(run: Run, folder: Path, task: str, records: int, steps: int) -> list[EvaluationResult]:
+    """A task scored after fine-tuning on `records` records (0: all), on each of its splits."""
     out, init = folder / f"{task}-{records}", "random" if run.variant == WITHOUT else "pretrained"
     settings = [f"out={out}", f"init={init}", f"init_from={folder}/pretrain/last", f"train.seed={run.seed}"]
     settings += [f"data.max_records={records}", f"train.steps={steps}", f"optimizer.warmup_steps={steps // 10}"]
     cmal("finetune", f"recipes/finetune/scenes_{task}.yaml", "--quiet", *with_set(settings))
-    result = out.with_suffix(".json")
-    cmal("eval", f"scenes-{task}", "--split", TASKS[task], "--checkpoint", str(out), "--json", str(result), "--quiet")
-    return read_result(result)
+    results = []
+    for split in TASKS[task]:
+        result = out.with_name(f"{out.name}-{split}.json")
+        cmal("eval", f"scenes-{task}", "--split", split, "--checkpoint", str(out), "--json", str(result), "--quiet")
+        results.append(read_result(result))
+    return results
 
 
 def probe(folder: Path) -> dict[str, Any]:

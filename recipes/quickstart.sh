@@ -18,24 +18,29 @@ cmal extract-regions data/scenes/images --out data/scenes/regions --detector sce
 cmal extract-regions data/scenes/images --out data/scenes/regions-gt \
   --detector boxes:data/scenes/official/instances.json --features scenes
 
-step "3/6 pre-train by associative learning"
-cmal pretrain recipes/scenes.yaml
-
-step "4/6 fine-tune on four tasks, with and without pre-training: same data, same steps"
-step "5/6 and score them"
-tune_and_score() {  # TASK SPLIT INIT
-  cmal finetune "recipes/finetune/scenes_$1.yaml" --set "init=$3" --set "out=$results/$1-$3"
-  cmal eval "scenes-$1" --split "$2" --checkpoint "$results/$1-$3" --json "$results/$1-$3.json"
+split_of() { if [ "$1" = rec ]; then echo testA; else echo test; fi; }
+tune_and_score() {  # TASK INIT INIT_FROM
+  cmal finetune "recipes/finetune/scenes_$1.yaml" --set "init=$2" --set "init_from=$3" --set "out=$results/$1-$2"
+  cmal eval "scenes-$1" --split "$(split_of "$1")" --checkpoint "$results/$1-$2" --json "$results/$1-$2.json"
 }
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-for task in vqa ve rec retrieval; do
-  split=test
-  [ "$task" = rec ] && split=testA
-  # the two runs of a task side by side, one thread each; the second one's lines go to a file
-  OMP_NUM_THREADS=1 tune_and_score "$task" "$split" random > "$results/$task-random.log" 2>&1 & without=$!
-  OMP_NUM_THREADS=1 tune_and_score "$task" "$split" pretrained & with=$!
-  wait "$with"
-  wait "$without" || { cat "$results/$task-random.log"; exit 1; }
+# two commands side by side, half of the cores each: small models gain little from more
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 1 ? cores / 2 : 1))}"
+
+step "3/6 pre-train by associative learning; meanwhile fine-tune and score without any pre-training"
+cmal pretrain recipes/scenes.yaml --quiet --set out="$results/sizes" --set train.steps=1  # sizes and word pieces alone
+(for task in rec vqa ve retrieval; do tune_and_score "$task" random "$results/sizes/last"; done) > "$results/random.log" 2>&1 &
+without=$!
+cmal pretrain recipes/scenes.yaml
+
+step "4/6 fine-tune on four tasks with pre-training: same data, same steps"
+step "5/6 and score them"
+(for task in vqa ve; do tune_and_score "$task" pretrained runs/scenes/last; done) > "$results/pretrained.log" 2>&1 &
+with=$!
+for task in rec retrieval; do tune_and_score "$task" pretrained runs/scenes/last; done
+for side in "$with pretrained" "$without random"; do
+  wait "${side% *}" || { cat "$results/${side#* }.log"; exit 1; }
 done
 
 step "6/6 probe the anchors"

@@ -1,0 +1,113 @@
+"""The comparison's plan and report: what is run, and that each number of the report follows from the results."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def recipes_in_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    yield
+    for name in ("compare", "compare_plan", "compare_report"):
+        sys.modules.pop(name, None)
+
+
+def row(variant: str, seed: int, mean: float, share: float = 1.0) -> dict:
+    """A run whose four tasks score mean - .03, - .01, + .01, + .03."""
+    tasks = ("scenes-rec", "scenes-ve", "scenes-vqa", "scenes-retrieval")
+    scores = dict(zip(tasks, (mean - 0.03, mean - 0.01, mean + 0.01, mean + 0.03)))
+    few = {task: score / 2 for task, score in scores.items()}
+    facts = {"variant": variant, "share": share, "seed": seed, "steps": 700}
+    return facts | {"scores": scores, "few_shot": few, "chance": dict.fromkeys(tasks, 0.1)}
+
+
+def test_differences_are_paired_by_seed():
+    """Differences .1, .1, .1 of means that themselves vary by .4: the interval is of the differences, zero wide."""
+    from compare_report import difference, mean_score, of
+
+    rows = [row("cmal", seed, 0.3 + 0.2 * seed) for seed in (0, 1, 2)]
+    rows += [row("cmcl", seed, 0.2 + 0.2 * seed) for seed in (2, 0, 1, 5)]  # seed 5 has no partner
+    mean, half, seeds = difference(of(rows, "cmal", 1.0), of(rows, "cmcl", 1.0), mean_score)
+    assert (mean, half, seeds) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-9), 3)
+
+
+def test_the_interval_is_students():
+    """Values 1, 2, 3: mean 2, standard error 1/sqrt(3), t of two degrees of freedom 4.303."""
+    from compare_report import interval
+
+    assert interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.303 / math.sqrt(3)))
+    assert interval([1.0]) == (1.0, None)
+
+
+def test_the_report_says_what_the_rows_say(tmp_path):
+    pytest.importorskip("matplotlib")
+    from compare_report import write_report
+
+    rows = [row("cmal", s, 0.50 + 0.01 * s) for s in (0, 1, 2)] + [row("cmcl", s, 0.40 + 0.01 * s) for s in (0, 1, 2)]
+    rows += [row("cmal", s, 0.45, share=0.5) for s in (0, 1)]
+    results = tmp_path / "compare.json"
+    results.write_text(json.dumps({"runs": rows}))
+    text = write_report(results, tmp_path)
+    assert "- CMAL minus CMCL, all pairs: +10.0 points, 95% interval +10.0 to +10.0 (paired over 3 seeds)." in text
+    assert "- CMAL with half of the pairs minus CMCL with all of them: +4.5 points" in text, ".45 - .40 and .45 - .41"
+    assert "- CMAL minus mlm+mrm+itm, all pairs: not measured yet." in text
+    assert "| cmal | 50% | 42.0 ± 0.0 | 48.0 ± 0.0 | 44.0 ± 0.0 | 46.0 ± 0.0 | 45.0 ± 0.0 | 22.5 ± 0.0 | 2 |" in text
+    assert (tmp_path / "compare.md").read_text() == text and (tmp_path / "compare.png").stat().st_size > 5_000
+
+
+def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
+    from compare_plan import CLAIM_SEEDS, CMAL, CMCL, PLAIN, SEEDS, SHARES, TUNING, VARIANTS, Run, full_plan
+
+    plan = full_plan()
+    assert len(plan) == len(set(plan)) == len({run.name for run in plan})
+    claims = [(CMAL, 1.0), (CMCL, 1.0), (PLAIN, 1.0), (CMAL, 0.5)]
+    assert set(plan[: 4 * len(CLAIM_SEEDS)]) == {Run(v, share, seed) for v, share in claims for seed in CLAIM_SEEDS}
+    assert {Run(v, share, seed) for v in VARIANTS for share in SHARES for seed in SEEDS} <= set(plan)
+    for variant in ("mlm+mrm+itm", "cmcl", "cmal"):
+        assert sum(name.startswith(f"{variant},") for name in TUNING) >= 2, "a grid for every variant"
+
+
+def test_a_run_that_has_a_result_is_not_run_again(tmp_path, monkeypatch):
+    import compare
+    from compare_plan import QUICK, Run
+
+    run, other = Run("cmal", 0.5, 0, QUICK), Run("cmal", 0.5, 1, QUICK)
+    compare.write_rows(tmp_path / "compare.json", [{**row("cmal", 0, 0.5, 0.5), "steps": QUICK.pretrain_steps}])
+    begun = []
+
+    class Pool:
+        def __init__(self, *arguments, **settings):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return False
+
+        def submit(self, function, run):
+            begun.append(run)
+
+    monkeypatch.setattr(compare, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(compare, "as_completed", lambda futures: [])
+    compare.run_all([run, other], tmp_path / "compare.json", jobs=1)
+    assert begun == [other]
+
+
+def test_what_is_committed_is_what_the_results_give(tmp_path):
+    """recipes/results/compare.md is not older than compare.json beside it."""
+    pytest.importorskip("matplotlib")
+    from compare_report import write_report
+
+    results = ROOT / "recipes" / "results" / "compare.json"
+    copy = tmp_path / "compare.json"
+    copy.write_bytes(results.read_bytes())
+    assert write_report(copy, tmp_path) == results.with_suffix(".md").read_text()
