@@ -178,9 +178,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     figures = machine() | compare(options.repeats)
+    write_figures(figures, options.json)  # the recall takes long: what is measured is not lost with it
     if options.run or options.steps:
         figures["recall"] = recall_loss(options.run, options.steps)
-    write_figures(figures, options.json)
+        write_figures(figures, options.json)
 
 
 if __name__ == "__main__":
