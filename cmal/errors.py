@@ -7,6 +7,7 @@ program speaks; callers catch `CmalError`.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import textwrap
 from collections.abc import Iterable
@@ -70,11 +71,12 @@ def told(error: BaseException) -> CmalError | None:
     """
     if isinstance(error, CmalError):
         return error
-    if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EPIPE:
+    lost = isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError)  # batches come through sockets
+    if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EPIPE and not lost:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return CmalError(
             f"cannot write {error.filename or 'all of it'}" if is_full else f"cannot use {error.filename or 'a file'}",
-            f"the system says: {error.strerror}",
+            f"the system says: {system_word(error)}",
             _REMEDIES.get(error.errno, "look after it, then run the same command again: what is finished is kept"),
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
@@ -83,7 +85,7 @@ def told(error: BaseException) -> CmalError | None:
             in_one_line(error),
             "use smaller batches or fewer workers, then run the same command again: what is finished is kept",
         )
-    if isinstance(error, RuntimeError) and _NO_WORKER.search(str(error)):
+    if lost or (isinstance(error, RuntimeError) and _NO_WORKER.search(str(error))):
         return CmalError(
             "cannot go on: a worker process ended early",
             in_one_line(error),
@@ -94,6 +96,7 @@ def told(error: BaseException) -> CmalError | None:
 
 _NO_MEMORY = re.compile(r"out of memory|n.t allocate memory|not allocate memory|bad_alloc|start new thread", re.I)
 _NO_WORKER = re.compile(r"DataLoader worker|process pool was terminated abruptly")
+_HDF5_ERRNO = re.compile(r"errno = (\d+)")
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose another place, then run the same command again",
     errno.EDQUOT: "free some space or choose another place, then run the same command again",
@@ -104,6 +107,16 @@ _REMEDIES = {
     errno.ENOMEM: "use smaller batches or fewer workers, then run the same command again",
     errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
 }
+
+
+def system_word(error: OSError) -> str:
+    """What the system said, in one line. HDF5 tells it in two, with much around it: "... errno = 28, error message = ...".
+
+    Example: OSError(28, "No space left on device") gives "No space left on device".
+    """
+    number = _HDF5_ERRNO.search(str(error))
+    words = error.strerror or (os.strerror(int(number[1])) if number else str(error))
+    return textwrap.shorten(words, 200, placeholder=" ...")
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.errors import CmalError, DataError
+from cmal.errors import CmalError, DataError, system_word
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def cannot_write(place: Path | str, error: OSError) -> CmalError:
     """What the system says of a full disk, a folder that may not be written or the like, as a message."""
     return CmalError(
         f"cannot write {place}",
-        f"the system says: {error.strerror or error}",
+        f"the system says: {system_word(error)}",
         "free some space or choose another place, then run the same command again",
     )
 

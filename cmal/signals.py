@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -39,6 +40,19 @@ def ignore_stopping() -> None:
     """For helpers of a process that decides itself when all stop: a scheduler may signal them too."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def start_resource_tracker() -> None:
+    """Starts the process in which Python counts what worker processes share, deaf to SIGUSR1.
+
+    It is deaf to SIGTERM by itself. A scheduler may signal every process of a job; without its tracker Python prints a
+    traceback for each semaphore.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,10 @@ groups, and a device takes its part of them. There is no state to save but the s
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -120,6 +123,9 @@ def load_groups(dataset: Dataset, groups: GroupSequence, workers: int) -> Iterat
         CmalError: what a worker met that the user can put right. RuntimeError: a worker died.
     """
     workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if workers:
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)
     loader = DataLoader(
         _Told(dataset) if workers else dataset,
         sampler=groups,
@@ -152,3 +158,12 @@ class _Told(Dataset):
 
 def _begin_worker(number: int) -> None:
     ignore_stopping()  # the parent decides; it wants its batches until it has written a checkpoint
+
+
+def _end_workers() -> None:
+    """At exit: multiprocessing asks what workers are left to stop, which they ignore, and would wait for them for ever."""
+    left = [child for child in multiprocessing.active_children() if child.daemon]
+    if left:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would call it an error that they end
+    for child in left:
+        child.kill()

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cmal.data.image_ids import IMAGE_ENDINGS
-from cmal.errors import ImageError
+from cmal.errors import ImageError, system_word
 
 MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
 PIXELS_A_TURN = 1 << 22  # of grey values beyond 8 bits
@@ -84,7 +84,7 @@ def _read_bytes(path: Path, root: Path | None) -> bytes:
             raise _failed(path, "not a regular file")
         raw = path.read_bytes()
     except OSError as error:
-        raise _failed(path, f"the system says: {error.strerror or error}") from error
+        raise _failed(path, f"the system says: {system_word(error)}") from error
     if not raw:
         raise _failed(path, "the file is empty (zero bytes)")
     return raw

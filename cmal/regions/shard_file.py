@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cmal.errors import StoreError
+from cmal.errors import StoreError, system_word
 from cmal.regions.layout import BYTES_A_REGION, COLUMNS, FEATURES, StoreHeader, unreadable
 from cmal.regions.types import NO_ATTRIBUTE, Regions
 
@@ -109,7 +109,7 @@ class ShardFile:
                 _check_columns(shard, {name: column[...] for name, column in self.columns if name != FEATURES})
                 shard.is_checked = True
         except OSError as error:
-            raise unreadable(shard.path, f"the system says: {error.strerror or error}") from error
+            raise unreadable(shard.path, f"the system says: {system_word(error)}") from error
 
     def _map(self, shard: Shard) -> list[np.ndarray]:
         with shard.path.open("rb") as file:

@@ -33,7 +33,7 @@ from cmal.training.checkpoint import (
 )
 from cmal.training.distributed import Place, any_place, joined, wait_for_all
 from cmal.training.loop import Fit, StepReport, fit
-from cmal.training.memory import keep_freed_memory
+from cmal.training.memory import give_back_freed_memory, keep_freed_memory
 from cmal.training.optim import build_optimizer, build_schedule
 from cmal.training.sharding import copy_to_all, shard, tune, whole
 
@@ -116,6 +116,8 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tic
         states = whole(work.model.state_dict()), whole(run.optimizer.state_dict())
         if place.is_first:
             save_checkpoint(work.run, at, *states, work.add_files, work.train.keep_checkpoints)
+        del states
+        give_back_freed_memory()
 
     def validate(step: int) -> None:
         if not any_place(place.is_first and validation_at(checkpoint_folder(work.run, step)) is None, place.device):

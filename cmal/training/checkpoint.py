@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cmal.errors import CheckpointError, CmalError, in_one_line, shown
+from cmal.errors import CheckpointError, CmalError, in_one_line, shown, told
 from cmal.files import remove_left_overs, sha256_of, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
@@ -80,6 +80,8 @@ def save_checkpoint(
         point_at(run / "last", final)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, RuntimeError) and (message := told(error)):
+            raise message from error  # a loader's worker died while this was written: nothing is wrong with the disk
         raise CmalError(
             f"cannot write the checkpoint {final}",
             f"the system says: {in_one_line(error.__context__ or error)}",  # torch keeps the system's word for context

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from cmal.errors import CmalError, DataError, told
+from cmal.errors import CmalError, DataError, system_word, told
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ from cmal.errors import CmalError, DataError, told
             "a worker process ended early",
             "fewer",
         ),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "a worker process ended early", "fewer"),
     ],
 )
 def test_what_the_system_does_is_told_in_three_lines(error, what, remedy):
@@ -43,3 +44,13 @@ def test_a_message_stays_itself_and_a_fault_of_our_own_is_none():
     assert told(own) is own and isinstance(own, CmalError)
     for fault in (ValueError("x"), RuntimeError("shapes"), KeyError("a"), BrokenPipeError(errno.EPIPE, "Broken pipe")):
         assert told(fault) is None
+
+
+def test_the_systems_word_is_one_line_whoever_tells_it():
+    hdf5 = OSError(
+        "Unable to synchronously create file (file write failed: time = Fri Nov 27 06:26:55 2026\n, filename = 'a.tmp', "
+        "file descriptor = 8, errno = 28, error message = 'No space left on device', buf = 0x561205f44b18)"
+    )
+    for error in (OSError(errno.ENOSPC, "No space left on device"), hdf5):
+        assert system_word(error) == "No space left on device"
+    assert system_word(OSError("a\nb")) == "a b"

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from cmal.data.scenes.world import Scene
 from cmal.data.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
 from cmal.errors import DataError
 from cmal.files import atomic_path, cannot_write, read_json, remove_left_overs, write_json
-from cmal.signals import ignore_stopping
+from cmal.signals import ignore_stopping, start_resource_tracker
 
 VERSION = 1  # raise it whenever the same seed would give other pictures or texts
 BLOCK = 16
@@ -134,10 +135,15 @@ def _mapped(workers: int, blocks: int) -> Iterator[Callable[..., Iterable]]:
     if min(workers, blocks) < 2:
         yield map
         return
-    context = multiprocessing.get_context("spawn")
+    context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    start_resource_tracker()
     pool = ProcessPoolExecutor(min(workers, blocks), mp_context=context, initializer=_end_with_parent)
     try:
         yield pool.map
+    except BrokenProcessPool:
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()  # the pool asks the other workers to stop, which they ignore, and waits for them
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -180,3 +182,23 @@ def test_workers_leave_a_request_to_stop_to_their_parent(number):
             return group, "batch"
 
     assert [batch for _, batch in load_groups(Signalled(), GroupSequence(plan(), 1, 2), 1)] == ["batch"] * 4
+
+
+LEFT_AT_EXIT = """
+import numpy as np
+from cmal.data.groups import GroupPlan, GroupSequence, load_groups
+
+class Numbers:
+    def __getitem__(self, group):
+        return group.number
+
+left = load_groups(Numbers(), GroupSequence(GroupPlan(np.full(64, 5), 8, 1, 0), 1, 50), 1)
+print(next(left))
+"""
+
+
+def test_a_program_ends_though_a_worker_is_left_at_its_end():
+    """Workers ignore SIGTERM, by which multiprocessing stops what is left before it waits for it."""
+    command = [sys.executable, "-c", LEFT_AT_EXIT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
