@@ -115,7 +115,7 @@ def system_word(error: OSError) -> str:
     Example: OSError(28, "No space left on device") gives "No space left on device".
     """
     number = _HDF5_ERRNO.search(str(error))
-    words = error.strerror or (os.strerror(int(number[1])) if number else str(error))
+    words = os.strerror(int(number[1])) if number else error.strerror or str(error)
     return textwrap.shorten(words, 200, placeholder=" ...")
 
 

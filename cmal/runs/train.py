@@ -33,7 +33,7 @@ from cmal.training.checkpoint import (
 )
 from cmal.training.distributed import Place, any_place, joined, wait_for_all
 from cmal.training.loop import Fit, StepReport, fit
-from cmal.training.memory import give_back_freed_memory, keep_freed_memory
+from cmal.training.memory import FreedMemory, keep_freed_memory
 from cmal.training.optim import build_optimizer, build_schedule
 from cmal.training.sharding import copy_to_all, shard, tune, whole
 
@@ -116,8 +116,6 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tic
         states = whole(work.model.state_dict()), whole(run.optimizer.state_dict())
         if place.is_first:
             save_checkpoint(work.run, at, *states, work.add_files, work.train.keep_checkpoints)
-        del states
-        give_back_freed_memory()
 
     def validate(step: int) -> None:
         if not any_place(place.is_first and validation_at(checkpoint_folder(work.run, step)) is None, place.device):
@@ -127,8 +125,14 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tic
             metrics.write({"step": step, "validation": dict(measures)})
             keep_best(work.run, step, measures, work.train.keep_checkpoints)
 
-    watched = {"tick": tick} if tick and place.is_first else {}
-    return fit(replace(run, report=write_report, save=save, validate=validate, **watched))
+    freed = FreedMemory()
+
+    def tick_and_tidy(done: int, wanted: int) -> None:
+        freed.look()
+        if tick and place.is_first:
+            tick(done, wanted)
+
+    return fit(replace(run, report=write_report, save=save, validate=validate, tick=tick_and_tidy))
 
 
 def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:

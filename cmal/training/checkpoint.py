@@ -15,14 +15,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cmal.errors import CheckpointError, CmalError, in_one_line, shown, told
+from cmal.errors import CheckpointError, CmalError, in_one_line, shown, system_word, told
 from cmal.files import remove_left_overs, sha256_of, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
@@ -44,6 +44,23 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
+class _Written:
+    """A file for torch to write, which remembers what the system said: torch itself loses it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.error = file, None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def save_checkpoint(
     run: Path,
     progress: Progress,
@@ -62,13 +79,14 @@ def save_checkpoint(
         CmalError: the disk is full or cannot be written; earlier checkpoints stay as they were.
     """
     final = checkpoint_folder(run, progress.step)
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary, written = final.with_name(f".{final.name}.tmp"), None
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
-        with (temporary / OPTIMIZER).open("wb") as file:  # given the name alone torch does not tell why it cannot write
-            torch.save(optimizer_state, file)
+        with (temporary / OPTIMIZER).open("wb") as file:
+            written = _Written(file)
+            torch.save(optimizer_state, written)
         add_files(temporary)
         digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / STATE, {"step": progress.step, "skipped": progress.skipped, "sha256": digests})
@@ -82,9 +100,10 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, RuntimeError) and (message := told(error)):
             raise message from error  # a loader's worker died while this was written: nothing is wrong with the disk
+        cause = (written and written.error) or error.__context__ or error
         raise CmalError(
             f"cannot write the checkpoint {final}",
-            f"the system says: {in_one_line(error.__context__ or error)}",  # torch keeps the system's word for context
+            f"the system says: {system_word(cause) if isinstance(cause, OSError) else in_one_line(cause)}",
             "free some space, then run the same command again: it goes on from the last whole checkpoint",
         ) from error
     _remove_old(run, keep)

@@ -51,6 +51,7 @@ def test_the_systems_word_is_one_line_whoever_tells_it():
         "Unable to synchronously create file (file write failed: time = Fri Nov 27 06:26:55 2026\n, filename = 'a.tmp', "
         "file descriptor = 8, errno = 28, error message = 'No space left on device', buf = 0x561205f44b18)"
     )
-    for error in (OSError(errno.ENOSPC, "No space left on device"), hdf5):
+    with_number = OSError(errno.ENOSPC, str(hdf5))
+    for error in (OSError(errno.ENOSPC, "No space left on device"), hdf5, with_number):
         assert system_word(error) == "No space left on device"
     assert system_word(OSError("a\nb")) == "a b"
