@@ -33,7 +33,7 @@ from cmal.training.checkpoint import (
 )
 from cmal.training.distributed import Place, any_place, joined, wait_for_all
 from cmal.training.loop import Fit, StepReport, fit
-from cmal.training.memory import FreedMemory, keep_freed_memory
+from cmal.training.memory import keep_freed_memory
 from cmal.training.optim import build_optimizer, build_schedule
 from cmal.training.sharding import copy_to_all, shard, tune, whole
 
@@ -125,14 +125,8 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tic
             metrics.write({"step": step, "validation": dict(measures)})
             keep_best(work.run, step, measures, work.train.keep_checkpoints)
 
-    freed = FreedMemory()
-
-    def tick_and_tidy(done: int, wanted: int) -> None:
-        freed.look()
-        if tick and place.is_first:
-            tick(done, wanted)
-
-    return fit(replace(run, report=write_report, save=save, validate=validate, tick=tick_and_tidy))
+    watched = {"tick": tick} if tick and place.is_first else {}
+    return fit(replace(run, report=write_report, save=save, validate=validate, **watched))
 
 
 def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:

@@ -96,6 +96,9 @@ def save_checkpoint(
         temporary.rename(final)
         sync(final.parent)
         point_at(run / "last", final)
+    except CmalError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, RuntimeError) and (message := told(error)):
