@@ -199,4 +199,5 @@ def test_captions_find_their_photographs_far_more_often_than_by_chance(trained):
         scores = task.score_matrix(made.model.cmal, made.model.heads["itm"], states)
     ranks = retrieval_ranks(scores, np.arange(len(records)))
     recalls, chance = recalls_of_ranks(*ranks), 1 / len(records)
+    print(f"image R@1 {recalls['image_retrieval_r1']:.3f}, chance {chance:.3f}")
     assert recalls["image_retrieval_r1"] >= 5 * chance and recalls["text_retrieval_r1"] >= 5 * chance
