@@ -7,9 +7,11 @@ Work that can be taken up again is ended at once, by an exception (`stop_at_once
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -40,6 +42,13 @@ def ignore_stopping() -> None:
     """For helpers of a process that decides itself when all stop: a scheduler may signal them too."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_helpers(others: Collection[BaseProcess] = ()) -> None:
+    """Kills the helpers that are left, but `others`: asked to stop they would not, and who waits for them waits for ever."""
+    for child in multiprocessing.active_children():
+        if child not in others:
+            child.kill()
 
 
 def start_resource_tracker() -> None:

@@ -21,7 +21,7 @@ FLOORS = (
     ("cmal", "cmal.errors"),
     (
         *("cmal.files", "cmal.locks", "cmal.signals", "cmal.safe_pickle", "cmal.recipe"),
-        *("cmal.thesaurus", "cmal.mentions", "cmal.metrics"),
+        *("cmal.thesaurus", "cmal.mentions", "cmal.metrics", "cmal.characters"),
     ),
     ("cmal.data.image_ids", "cmal.data.json_stream", "cmal.data.records", "cmal.data.sources", "cmal.data.scenes"),
     ("cmal.regions", "cmal.anchors"),

@@ -5,7 +5,7 @@ Legend: T word pieces, R regions, K anchors chosen, D width, F raw region featur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,35 @@ def toy_builder(images: Mapping[str, Regions], max_tokens: int = 20, anchors: bo
     """An ExampleBuilder over regions given here."""
     finder = AnchorFinder(THESAURUS, CLASSES, ATTRIBUTES) if anchors else None
     return ExampleBuilder(PIECES, ToyStore(images), max_tokens, finder)
+
+
+def numbered_regions(count: int, start: int = 0) -> Regions:
+    """Regions of two classes whose numbers tell which they are: feature row r is (start + r) three times."""
+    rows = np.arange(start, start + count)
+    return Regions(
+        features=np.repeat(rows[:, None], 3, 1).astype(np.float32),
+        boxes_xyxy_px=np.stack([rows, rows, rows + 5, rows + 7], 1).astype(np.float32),
+        object_ids=rows % 2,
+        object_conf=np.full(count, 0.5),
+        attribute_ids=np.full(count, -1),
+        attribute_conf=np.zeros(count),
+        class_top_ids=np.tile(np.arange(10) % 2, (count, 1)),
+        class_top_probs=np.full((count, 10), 0.1),
+        image_wh_px=(640 + start, 480),
+    )
+
+
+def pack_arrays(value: Any, other: Callable[[Any], Any] = lambda value: value) -> bytes:
+    """msgpack_numpy's encoding, with use_bin_type; `other` is what becomes of a value that msgpack does not know."""
+    import msgpack
+
+    def encode(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return other(value)
+        head = {b"nd": True, b"type": value.dtype.str, b"kind": b"", b"shape": value.shape}
+        return head | {b"data": value.tobytes()}
+
+    return msgpack.dumps(value, default=encode, use_bin_type=True)
 
 
 def write_store(folder: Path, images: Mapping[str, Regions], header: StoreHeader = HEADER) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from cmal.errors import CmalError, told
-from cmal.signals import ignore_stopping
+from cmal.signals import end_helpers, ignore_stopping
 
 STEPS_SORTED_TOGETHER = 32  # lengths are sorted within so many steps' worth of shuffled examples
 
@@ -162,8 +162,6 @@ def _begin_worker(number: int) -> None:
 
 def _end_workers() -> None:
     """At exit: multiprocessing asks what workers are left to stop, which they ignore, and would wait for them for ever."""
-    left = [child for child in multiprocessing.active_children() if child.daemon]
-    if left:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would call it an error that they end
-    for child in left:
-        child.kill()
+    others = [child for child in multiprocessing.active_children() if not child.daemon]
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would call it an error that they end
+    end_helpers(others)

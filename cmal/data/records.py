@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmal.characters import has_half
 from cmal.errors import DataError, list_faults, shown
 
 
@@ -78,7 +78,6 @@ class PairRecord:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord
 
@@ -106,7 +105,7 @@ def _is_box(value: object) -> bool:
 
 def _is_text(value: object) -> bool:
     """A text of whole characters: half of one (a lone surrogate) can be written nowhere."""
-    return isinstance(value, str) and (value.isascii() or not _HALF_CHARACTER.search(value))
+    return isinstance(value, str) and not has_half(value)
 
 
 _CHECKS = {

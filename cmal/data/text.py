@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from cmal.characters import without_halves
 from cmal.errors import DataError, shown
 from cmal.files import read_json, write_text
 
@@ -135,7 +136,7 @@ class WordPieces:
         words: Counter[str] = Counter()
         normalise, part = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
         for text in texts:
-            words.update(word for word, _ in part.pre_tokenize_str(normalise.normalize_str(_without_surrogates(text))))
+            words.update(word for word, _ in part.pre_tokenize_str(normalise.normalize_str(without_halves(text))))
         counts = {word: count for word, count in sorted(words.items()) if len(word) <= _LONGEST_WORD}
         return cls([*SPECIAL_PIECES, *_learn_pieces(counts, size - len(SPECIAL_PIECES))])
 
@@ -154,7 +155,7 @@ class WordPieces:
             max_tokens: at least 2.
         """
         assert max_tokens >= 2, "room for [CLS] and [SEP]"
-        text = _without_surrogates(text)
+        text = without_halves(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids, word_ids, offsets = encoding.ids, encoding.word_ids, encoding.offsets
         kept = min(len(ids), max_tokens - 2)
@@ -177,13 +178,13 @@ class WordPieces:
 
 def split_words(text: str) -> tuple[str, ...]:
     """The lower-case words of a text exactly as `WordPieces.encode` parts them, without a vocabulary."""
-    text = _without_surrogates(text)
+    text = without_halves(text)
     return tuple(text[start:end].lower() for start, end in word_spans(text))
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
     """First character and one past the last of each word, as `WordPieces.encode` parts the text."""
-    return list(_SPLITTER.encode(_without_surrogates(text), add_special_tokens=False).offsets)
+    return list(_SPLITTER.encode(without_halves(text), add_special_tokens=False).offsets)
 
 
 def _word_splitter() -> Tokenizer:
@@ -195,11 +196,6 @@ def _word_splitter() -> Tokenizer:
 
 
 _SPLITTER = _word_splitter()
-
-
-def _without_surrogates(text: str) -> str:
-    """Half surrogate pairs (JSON files hold some) become "?", one for one; the tokenizer library cannot take them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _check_vocabulary(vocab: list[str], ids: dict[str, int]) -> None:

@@ -12,6 +12,7 @@ from string import Template
 
 from PIL import Image
 
+from cmal.characters import without_halves
 from cmal.files import write_text
 from cmal.regions.images import read_image
 
@@ -20,7 +21,7 @@ JPEG_QUALITY = 85
 
 def text(value: object) -> str:
     """The value as text in HTML, in an element or in a quoted attribute; half a character is shown as "?"."""
-    return html.escape(str(value), quote=True).encode("utf-8", "replace").decode("utf-8")
+    return without_halves(html.escape(str(value), quote=True))
 
 
 def tag(name: str, *inner: str, **attributes: object) -> str:

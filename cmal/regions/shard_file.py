@@ -15,10 +15,7 @@ from cmal.regions.layout import BYTES_A_REGION, COLUMNS, FEATURES, StoreHeader, 
 from cmal.regions.types import NO_ATTRIBUTE, Regions
 
 ROUNDING_PX = 1.0  # so far may a box reach out of its image
-MOST_UNPACKED_BYTES, MOST_PACKING = (
-    64 << 20,
-    64,
-)  # a compressed dataset: so large, or so many times as large as its file
+MOST_UNPACKED_BYTES, MOST_PACKING = 64 << 20, 64  # a packed dataset: so large, or so many times as large as its file
 PAGE_RUN_BYTES = 1 << 16  # Linux maps so much around the page one touches
 
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import yaml
 from hardening.mutate import Raw
+from toys import pack_arrays
 
 
 @dataclass(frozen=True)
@@ -190,20 +191,7 @@ def _parse_msgpack(data: bytes) -> dict:
 
 
 def _build_msgpack(tree: Any) -> bytes:
-    import msgpack
-
-    def encode(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return {
-                b"nd": True,
-                b"type": value.dtype.str,
-                b"kind": b"",
-                b"shape": value.shape,
-                b"data": value.tobytes(),
-            }
-        return str(value)
-
-    return msgpack.dumps(tree, default=encode, use_bin_type=True)
+    return pack_arrays(tree, other=str)
 
 
 MSGPACK = Format(_parse_msgpack, _build_msgpack)

@@ -29,6 +29,7 @@ from hardening.formats import (
 )
 from hardening.fuzzing import Reader
 from PIL import Image
+from toys import numbered_regions
 
 from cmal.data.examples import ExampleBuilder
 from cmal.data.text import WordPieces
@@ -40,7 +41,6 @@ from cmal.regions.layout import StoreHeader
 from cmal.regions.plan import Plan, load_plan, save_plan
 from cmal.regions.shards import write_index, write_shard
 from cmal.regions.store import RegionStore
-from cmal.regions.types import Regions
 from cmal.regions.verify import merge_store, verify_store
 
 HEADER = StoreHeader("toy", "abc", 3, ("dog", "tree", "cat"), ("red",))
@@ -72,28 +72,14 @@ def check_store(store: RegionStore) -> None:
             assert ((shares >= 0) & (shares <= 1)).all(), shares
 
 
-def some_regions(count: int, start: int = 0) -> Regions:
-    """Regions whose numbers tell which they are."""
-    rows = np.arange(start, start + count)
-    return Regions(
-        features=np.repeat(rows[:, None], 3, 1).astype(np.float32),
-        boxes_xyxy_px=np.stack([rows, rows, rows + 5, rows + 7], 1).astype(np.float32),
-        object_ids=rows % 3,
-        object_conf=np.full(count, 0.5),
-        attribute_ids=np.full(count, -1),
-        attribute_conf=np.zeros(count),
-        class_top_ids=np.zeros((count, 10), np.int16),
-        class_top_probs=np.full((count, 10), 0.1),
-        image_wh_px=(640, 480),
-    )
-
-
 def _store_files() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         shards = [
-            write_shard(folder / "part-00000.h5", [("coco:1", some_regions(2)), ("coco:2", some_regions(0))], HEADER),
-            write_shard(folder / "part-00001.h5", [("coco:3", some_regions(3, 10))], HEADER),
+            write_shard(
+                folder / "part-00000.h5", [("coco:1", numbered_regions(2)), ("coco:2", numbered_regions(0))], HEADER
+            ),
+            write_shard(folder / "part-00001.h5", [("coco:3", numbered_regions(3, 10))], HEADER),
         ]
         write_index(folder, HEADER, shards)
         plan = Plan(1000, (("coco:1", "coco:2"), ("coco:3",)))

@@ -22,7 +22,13 @@ TEXTS = ("a dog runs on the grass", "two red cats, sleeping", "un café près de
 INSTANCES = as_json(
     {
         "images": [
-            {"id": n, "file_name": name, "width": 640, "height": 480, "flickr_url": f"http://farm/{n}_a_z.jpg"}
+            {
+                "id": n,
+                "file_name": name,
+                "width": 640,
+                "height": 480,
+                "flickr_url": f"http://photos.example/{n}_a_z.jpg",
+            }
             for n, name in zip(NUMBERS, FILE_NAMES)
         ],
         "annotations": [
@@ -37,7 +43,7 @@ CAPTIONS = as_json(
     {
         "info": {"year": 2014},
         "images": [
-            {"id": n, "file_name": name, "flickr_url": f"http://farm/{n}_a_z.jpg"}
+            {"id": n, "file_name": name, "flickr_url": f"http://photos.example/{n}_a_z.jpg"}
             for n, name in zip(NUMBERS, FILE_NAMES)
         ],
         "annotations": [

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from hardening import seeds
 from hardening.formats import MSGPACK, NPZ, write_lmdb
 from hardening.fuzzing import write_files
-from hardening.readers_regions import HEADER, some_regions
+from hardening.readers_regions import HEADER
 from PIL import Image
+from toys import numbered_regions
 
 from cmal.data.prepare import prepare_dataset
 from cmal.errors import CheckpointError, CmalError, DataError, ImageError, StoreError, printable
@@ -240,7 +241,7 @@ def test_controls_in_captions_and_class_names_reach_no_output(tmp_path):
     assert not re.search("[\x00-\x1f\x7f-\x9f]", first["caption"])
     header = type(HEADER)("toy", "", 3, (ESCAPES, "tree", "cat"), ("red",))
     write_index(
-        tmp_path / "s", header, [write_shard(tmp_path / "s/part-00000.h5", [("coco:1", some_regions(2))], header)]
+        tmp_path / "s", header, [write_shard(tmp_path / "s/part-00000.h5", [("coco:1", numbered_regions(2))], header)]
     )
     result = CliRunner().invoke(main, ["extract-regions", "--inspect", str(tmp_path / "s")])
     assert result.exit_code == 0 and "owned" in result.output and not steers(result.output)
@@ -255,8 +256,8 @@ def test_controls_in_captions_and_class_names_reach_no_output(tmp_path):
 )
 def test_no_link_of_a_store_is_followed(tmp_path, name, link):
     path = tmp_path / "part.h5"
-    write_shard(path, [("coco:1", some_regions(2))], HEADER)
-    write_shard(tmp_path / "other.h5", [("coco:1", some_regions(2))], HEADER)
+    write_shard(path, [("coco:1", numbered_regions(2))], HEADER)
+    write_shard(tmp_path / "other.h5", [("coco:1", numbered_regions(2))], HEADER)
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = link
@@ -266,7 +267,7 @@ def test_no_link_of_a_store_is_followed(tmp_path, name, link):
 
 def test_a_virtual_dataset_is_not_followed(tmp_path):
     path = tmp_path / "part.h5"
-    write_shard(path, [("coco:1", some_regions(2))], HEADER)
+    write_shard(path, [("coco:1", numbered_regions(2))], HEADER)
     with h5py.File(path, "r+") as file:
         del file["features"]
         layout = h5py.VirtualLayout((2, 3), "<f2")

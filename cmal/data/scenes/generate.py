@@ -27,7 +27,7 @@ from cmal.data.scenes.world import Scene
 from cmal.data.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
 from cmal.errors import DataError
 from cmal.files import atomic_path, cannot_write, read_json, remove_left_overs, write_json
-from cmal.signals import ignore_stopping, start_resource_tracker
+from cmal.signals import end_helpers, ignore_stopping, start_resource_tracker
 
 VERSION = 1  # raise it whenever the same seed would give other pictures or texts
 BLOCK = 16
@@ -135,14 +135,13 @@ def _mapped(workers: int, blocks: int) -> Iterator[Callable[..., Iterable]]:
     if min(workers, blocks) < 2:
         yield map
         return
-    context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    context, before = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     start_resource_tracker()
     pool = ProcessPoolExecutor(min(workers, blocks), mp_context=context, initializer=_end_with_parent)
     try:
         yield pool.map
     except BrokenProcessPool:
-        for child in set(multiprocessing.active_children()) - before:
-            child.kill()  # the pool asks the other workers to stop, which they ignore, and waits for them
+        end_helpers(before)  # the pool asks the other workers to stop and waits for them
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

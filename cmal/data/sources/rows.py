@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cmal.characters import has_half
 from cmal.data.json_stream import parse_json
 from cmal.errors import DataError, list_faults, shown
 
@@ -156,7 +157,7 @@ def clean_text(value: Any, name: str = "text") -> str:
         raise ValueError(f'"{name}" should be a text, found {shown(value)}')
     if value.isascii() and value.isprintable():
         return " ".join(value.split())
-    if any("\ud800" <= char <= "\udfff" for char in value):
+    if has_half(value):
         raise ValueError(f'"{name}" holds half a character (a lone surrogate)')
     return " ".join(value.translate(_CONTROLS).split())
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from cmal.characters import has_half
 from cmal.errors import DataError, shown
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines, split_fields
@@ -200,7 +201,7 @@ def _parse_labels(value: Any, size: Any) -> _Labels:
 
 
 def _word(value: Any) -> str:
-    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+    if not isinstance(value, str) or has_half(value):
         raise BadRow(f"a class is {shown(value)}, not a text")
     return value
 

@@ -10,31 +10,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from toys import numbered_regions as regions
 
 from cmal.errors import ShapeError, StoreError
 from cmal.files import sha256_of
 from cmal.regions.layout import COLUMNS, StoreHeader, read_index
 from cmal.regions.shards import StoreWriter, write_index, write_shard
 from cmal.regions.store import RegionStore
-from cmal.regions.types import Regions
 
 HEADER = StoreHeader("toy", "abc", 3, ("dog", "tree"), ("red",))
-
-
-def regions(count: int, start: int = 0) -> Regions:
-    """Regions whose numbers tell which they are: feature row r is (start + r) three times."""
-    rows = np.arange(start, start + count)
-    return Regions(
-        features=np.repeat(rows[:, None], 3, 1).astype(np.float32),
-        boxes_xyxy_px=np.stack([rows, rows, rows + 5, rows + 7], 1).astype(np.float32),
-        object_ids=rows % 2,
-        object_conf=np.full(count, 0.5),
-        attribute_ids=np.full(count, -1),
-        attribute_conf=np.zeros(count),
-        class_top_ids=np.tile(np.arange(10) % 2, (count, 1)),
-        class_top_probs=np.full((count, 10), 0.1),
-        image_wh_px=(640 + start, 480),
-    )
 
 
 def small_store(folder: Path) -> RegionStore:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toys import pack_arrays
 
 from cmal.errors import DataError
 from cmal.regions.imports import import_features
@@ -32,23 +33,6 @@ def an_image(number: int) -> dict[str, np.ndarray]:
     }
 
 
-def as_msgpack(arrays: dict[str, np.ndarray]) -> bytes:
-    """msgpack_numpy's encoding of an array, with use_bin_type."""
-
-    def encode(value):
-        if isinstance(value, np.ndarray):
-            return {
-                b"nd": True,
-                b"type": value.dtype.str,
-                b"kind": b"",
-                b"shape": value.shape,
-                b"data": value.tobytes(),
-            }
-        return value
-
-    return msgpack.dumps(arrays, default=encode, use_bin_type=True)
-
-
 def as_npz(arrays: dict[str, np.ndarray]) -> bytes:
     with io.BytesIO() as writer:
         np.savez_compressed(
@@ -70,7 +54,7 @@ def write_database(folder: Path, values: dict[str, bytes]) -> Path:
 NAMES = ("coco_train2014_000000000009.npz", "flickr30k_000000036979.npz", "nlvr2_dev-850-0-img0.npz")
 
 
-@pytest.mark.parametrize("pack", [as_msgpack, as_npz])
+@pytest.mark.parametrize("pack", [pack_arrays, as_npz])
 def test_a_database_goes_round(tmp_path, pack):
     path = write_database(tmp_path / "feat_th0.2_max100_min10", {n: pack(an_image(k)) for k, n in enumerate(NAMES)})
     sizes = tmp_path / "sizes.json"
@@ -89,14 +73,14 @@ def test_a_database_goes_round(tmp_path, pack):
 
 
 def test_without_sizes_the_boxes_are_in_a_frame_of_1000_and_it_is_said(tmp_path):
-    path = write_database(tmp_path / "db", {NAMES[0]: as_msgpack(an_image(0))})
+    path = write_database(tmp_path / "db", {NAMES[0]: pack_arrays(an_image(0))})
     summary = import_features(path, tmp_path / "store")
     assert summary.unknown_sizes == 1 and "1000 x 1000" in str(summary)
     assert RegionStore.open(tmp_path / "store")["coco:9"].boxes_xyxy_px[0].tolist() == [0, 0, 500, 250]
 
 
 def test_a_coco_file_gives_the_sizes(tmp_path):
-    path = write_database(tmp_path / "db", {NAMES[0]: as_msgpack(an_image(0))})
+    path = write_database(tmp_path / "db", {NAMES[0]: pack_arrays(an_image(0))})
     coco = tmp_path / "instances.json"
     row = {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "width": 640, "height": 480}
     coco.write_text(json.dumps({"images": [row]}))
@@ -109,7 +93,7 @@ def test_a_coco_file_gives_the_sizes(tmp_path):
 
 def test_a_database_without_soft_labels_gives_regions_without_tags(tmp_path):
     arrays = {name: array for name, array in an_image(0).items() if name != "soft_labels"}
-    path = write_database(tmp_path / "db", {NAMES[0]: as_msgpack(arrays)})
+    path = write_database(tmp_path / "db", {NAMES[0]: pack_arrays(arrays)})
     summary = import_features(path, tmp_path / "store")
     assert not summary.has_classes
     assert RegionStore.open(tmp_path / "store").class_names == ("unknown",)
@@ -118,14 +102,14 @@ def test_a_database_without_soft_labels_gives_regions_without_tags(tmp_path):
 def test_damaged_values_are_listed_and_object_arrays_are_refused(tmp_path):
     good = an_image(0)
     evil = {**good, "features": np.array([[{}, {}]], dtype=object)}
-    short = as_msgpack(good)[:-300]
-    lying = as_msgpack(good).replace(b"\xa3<f2", b"\xa3<f4")
+    short = pack_arrays(good)[:-300]
+    lying = pack_arrays(good).replace(b"\xa3<f2", b"\xa3<f4")
     no_boxes = {name: array for name, array in good.items() if name != "norm_bb"}
     values = {
         "a": as_npz(evil),
         "b": short,
         "c": lying,
-        "d": as_msgpack(no_boxes),
+        "d": pack_arrays(no_boxes),
         "e": b"\x93\x01\x02\x03",
         "f": as_npz(good),
     }
