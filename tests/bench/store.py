@@ -38,7 +38,7 @@ HEADER = StoreHeader("bench", "", FEATURES, tuple(map(str, range(1600))), tuple(
 def make_regions(rng: np.random.Generator, features: int) -> Regions:
     return Regions(
         rng.standard_normal((REGIONS, features), np.float32).astype(np.float16),
-        rng.random((REGIONS, 4), np.float32),
+        np.sort(rng.random((REGIONS, 2, 2), np.float32), axis=1).reshape(REGIONS, 4),  # x1 y1 x2 y2, upper left first
         rng.integers(1600, size=REGIONS),
         rng.random(REGIONS),
         rng.integers(400, size=REGIONS),
