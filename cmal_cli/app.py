@@ -16,6 +16,7 @@ COMMANDS = {
     "probe-anchors": "cmal_cli.probe_anchors:probe_anchors",
 }
 
+LONG = {"extract-regions", "pretrain", "finetune"}  # what may run for days
 
 AGAIN = "run the same command again"
 _GOES_ON = "it goes on from its last checkpoint"
@@ -97,3 +98,12 @@ def main(debug: bool) -> None:
 
     The commands stand in their usual order.
     """
+
+
+def command_line() -> None:
+    """The `cmal` program."""
+    if LONG.intersection(sys.argv[1:3]) and not {"-h", "--help"}.intersection(sys.argv):
+        from cmal.training.memory import start_without_thread_cache
+
+        start_without_thread_cache()
+    main()

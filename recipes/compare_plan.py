@@ -58,7 +58,7 @@ TUNING_SEED = 7
 class Budget:
     """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score."""
 
-    pretrain_steps: int = 700
+    pretrain_steps: int = 1000
     full_steps: int = 150
     few_records: int = 500
     few_steps: int = 60

@@ -170,8 +170,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         write_world(folder, options.images)
-        train = "from cmal_cli.app import main; main(['pretrain', 'recipe.yaml', '--quiet', '--device', 'cpu'])"
-        looks = watch([sys.executable, "-c", train], folder, options.minutes)
+        program = [sys.executable, "-c", "from cmal_cli.app import command_line; command_line()"]
+        looks = watch([*program, "pretrain", "recipe.yaml", "--quiet", "--device", "cpu"], folder, options.minutes)
     finally:
         shutil.rmtree(folder)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
