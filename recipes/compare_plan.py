@@ -93,15 +93,17 @@ def full_plan() -> list[Run]:
 
     Ablations have one seed: a lead where they differ by less than the seeds of CMAL do.
     """
-    runs = []
-    for seed in CLAIM_SEEDS:
-        runs += [Run(variant, 1.0, seed) for variant in (CMAL, CMCL, PLAIN)] + [Run(CMAL, 0.5, seed)]
+    runs = [run for seed in SEEDS for run in claim_runs(seed)]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
     runs += [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
-    for seed in SEEDS:
-        runs += [Run(variant, share, seed) for share in reversed(SHARES) for variant in VARIANTS]
+    runs += [Run(variant, share, seed) for seed in SEEDS for share in reversed(SHARES) for variant in VARIANTS]
+    runs += [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]
     runs += [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
     return list(dict.fromkeys(runs))
+
+
+def claim_runs(seed: int) -> list[Run]:
+    return [Run(variant, 1.0, seed) for variant in (CMAL, CMCL, PLAIN)] + [Run(CMAL, 0.5, seed)]
 
 
 def quick_plan() -> list[Run]:

@@ -1,7 +1,8 @@
-"""The two steps of a transformer layer that torch's own kernels do slowly on a CPU: dropout and short-sequence attention.
+"""The steps of a transformer layer that torch does slowly on a CPU: dropout, short-sequence attention, some products.
 
 Drawing a dropout mask the usual way takes a hundred times longer on a CPU than the multiplication it is for; here one draw
-of 64 bits decides four entries. Attention with dropout is written out here for the same reason.
+of 64 bits decides four entries. Attention with dropout is written out here for the same reason. Linear layers take oneDNN's
+matrix products where torch would take MKL's, which leave the wide registers of AMD's processors unused.
 Elsewhere than on a CPU in float32, torch's own functions are used.
 
 Legend: B batch, L keys, Q queries (Q = L but in a last layer that is asked for some rows only), D width, H heads.
@@ -9,20 +10,25 @@ Legend: B batch, L keys, Q queries (Q = L but in a last layer that is asked for 
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LEVELS = 2**16
+NARROWEST = 512  # inputs of a linear layer; below, oneDNN's products are no faster
+ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None in a torch without oneDNN
 
 
 def is_plain_cpu(*tensors: Tensor) -> bool:
     """True where this module's own functions pay: float32 on a CPU, and nobody traces."""
     return not torch.compiler.is_compiling() and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and type(t) is Tensor for t in tensors
+        t.device.type == "cpu" and t.dtype == torch.float32 and type(t) in (Tensor, nn.Parameter) for t in tensors
     )
 
 
@@ -140,3 +146,47 @@ def split_heads(padded: Tensor, heads: int) -> Tensor:
 def join_heads(split: Tensor, heads: int) -> Tensor:
     """(B*H, L, D/H) -> (B, L, D)."""
     return split.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, I), (O, I), (O,) -> (N, O): `F.linear`."""
+    is_wide = min(weight.shape) >= NARROWEST and not torch.is_autocast_enabled("cpu")
+    if is_wide and is_plain_cpu(rows, weight, bias) and prefers_onednn():
+        return _Linear.apply(rows, weight, bias)
+    return F.linear(rows, weight, bias)
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """True on AMD's processors with AVX-512.
+
+    Measured on one core of such an EPYC, 1,792 rows and widths of 768 to 3,072: oneDNN 101 to 106 GFLOP/s, MKL 84 to 95. The
+    weights' gradient, a product over the rows, is as quick with MKL, which keeps it.
+    """
+    processors = Path("/proc/cpuinfo")
+    is_amd = processors.is_file() and "AuthenticAMD" in processors.read_text()
+    has_both = ONEDNN_LINEAR is not None and torch.backends.mkl.is_available()
+    return is_amd and has_both and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows @ weight.T + bias."""
+    return ONEDNN_LINEAR(rows, weight, bias, "none", [], "")
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return onednn_product(rows, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        for_rows, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            onednn_product(grad, weight.t()) if for_rows else None,
+            grad.t() @ rows if for_weight else None,
+            grad.sum(dim=0) if for_bias else None,
+        )

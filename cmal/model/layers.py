@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cmal.model.kernels import add_dropped, attention
+from cmal.model.kernels import add_dropped, attention, linear
 
 NORM_EPS = 1e-12
 INITIAL_STD, INITIAL_STD_WIDTH = 0.02, 768  # BERT-base
@@ -109,19 +109,22 @@ class TransformerLayer(nn.Module):
 
     def forward(self, rows: Tensor, layout: Layout, asked: Asked | None = None) -> Tensor:
         """(N, D) -> (N, D), or (M, D) where only M rows are asked for: all rows are looked at, those alone look."""
+        weight, bias = self.qkv.weight, self.qkv.bias
         if asked is None:
-            query, key, value = layout.unpack(self.qkv(rows)).chunk(3, dim=-1)  # (B, L, D) each
+            query, key, value = layout.unpack(linear(rows, weight, bias)).chunk(3, dim=-1)  # (B, L, D) each
             attended = layout.pack(self.attend(query, key, value, layout))
         else:
             width = rows.shape[1]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            key, value = layout.unpack(F.linear(rows, weight[width:], bias[width:])).chunk(2, dim=-1)
+            key, value = layout.unpack(linear(rows, weight[width:], bias[width:])).chunk(2, dim=-1)
             rows = rows.index_select(0, asked.rows)
-            query = asked.layout.unpack(F.linear(rows, weight[:width], bias[:width]))  # (B, Q, D)
+            query = asked.layout.unpack(linear(rows, weight[:width], bias[:width]))  # (B, Q, D)
             attended = asked.layout.pack(self.attend(query, key, value, layout))
         dropout = self.dropout if self.training else 0.0
-        rows = self.attention_norm(add_dropped(rows, self.attention_out(attended), dropout))
-        return self.output_norm(add_dropped(rows, self.contract(F.gelu(self.expand(rows))), dropout))
+        attended = linear(attended, self.attention_out.weight, self.attention_out.bias)
+        rows = self.attention_norm(add_dropped(rows, attended, dropout))
+        expanded = F.gelu(linear(rows, self.expand.weight, self.expand.bias))
+        contracted = linear(expanded, self.contract.weight, self.contract.bias)
+        return self.output_norm(add_dropped(rows, contracted, dropout))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """(B, Q, D), (B, L, D), (B, L, D) -> (B, Q, D)."""

@@ -8,6 +8,7 @@ and removed.
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from cmal.data.batch import Batch
 from cmal.data.groups import Group, GroupPlan, GroupSequence, load_groups
 from cmal.errors import CmalError
+from cmal.model.kernels import ONEDNN_LINEAR
 from cmal.recipe import FinetuneRecipe, PretrainRecipe
 from cmal.runs.assembly import parameters_by_part
 from cmal.runs.finetune import finetuning_work
@@ -205,8 +207,11 @@ def real_tokens(batch: Batch) -> int:
 
 @contextlib.contextmanager
 def count_flops() -> Iterator[FlopCounterMode]:
-    """Counts the matrix products within the block; torch's own table lacks the CPU's attention kernel."""
+    """Counts the matrix products within the block; torch's own table lacks two of the CPU's kernels."""
     aten = torch.ops.aten
+
+    def product(rows: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+        return 2 * math.prod(rows) * weight[0]
 
     def forward(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
         return sdpa_flop_count(query, key, value)
@@ -219,7 +224,7 @@ def count_flops() -> Iterator[FlopCounterMode]:
     table = {
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
+    } | ({ONEDNN_LINEAR: product} if ONEDNN_LINEAR else {})
     with FlopCounterMode(display=False, custom_mapping=table) as counter:
         yield counter
 

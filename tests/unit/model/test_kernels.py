@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from cmal.model import kernels
-from cmal.model.kernels import add_dropped, attention, draw_bits, dropped, scaled_keep
+from cmal.model.kernels import NARROWEST, ONEDNN_LINEAR, add_dropped, attention, draw_bits, dropped, linear, scaled_keep
+from cmal.runs.dry_run import count_flops
 
 
 def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays():
@@ -86,3 +87,51 @@ def test_without_dropout_and_off_the_cpu_torchs_attention_is_used(monkeypatch):
     monkeypatch.setattr(kernels, "is_plain_cpu", lambda *tensors: False)
     attention(query, key, value, 3, MASK, 0.4)
     assert called == [0.0, 0.4, 0.4]
+
+
+onednn = pytest.mark.skipif(ONEDNN_LINEAR is None, reason="this torch has no oneDNN")
+
+
+@pytest.fixture
+def on_amd(monkeypatch):
+    monkeypatch.setattr(kernels, "prefers_onednn", lambda: True)
+
+
+def wide_layer(rows: int = 7) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (rows, NARROWEST), (NARROWEST + 40, NARROWEST), (NARROWEST + 40,)
+    inputs, weight, bias = (torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
+    return [inputs, torch.nn.Parameter(weight.detach()), bias]
+
+
+@onednn
+@pytest.mark.parametrize("rows", [7, 1, 0])
+def test_onednns_products_give_what_f_linear_gives_and_so_do_their_gradients(on_amd, rows):
+    inputs = wide_layer(rows)
+    out = linear(*inputs)
+    assert "_Linear" in type(out.grad_fn).__name__
+    sharpness = torch.linspace(-1, 1, out.shape[1]).expand_as(out)
+    wanted = F.linear(*inputs)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-4)
+    for grad, right in zip(torch.autograd.grad(out, inputs, sharpness), torch.autograd.grad(wanted, inputs, sharpness)):
+        torch.testing.assert_close(grad, right, rtol=1e-5, atol=1e-3)
+
+
+@onednn
+def test_a_gradient_that_nobody_wants_is_not_computed(on_amd):
+    rows, weight, bias = wide_layer()
+    with count_flops() as counter:
+        linear(rows.detach(), weight, bias).sum().backward()
+    assert rows.grad is None and counter.get_total_flops() == 2 * 2 * rows.shape[0] * weight.numel()
+
+
+def test_narrow_layers_autocast_and_other_processors_keep_torchs_product(on_amd, monkeypatch):
+    def kind(*inputs):
+        return type(linear(*inputs).grad_fn).__name__
+
+    rows, weight, bias = wide_layer()
+    assert "_Linear" not in kind(rows[:, :-1], weight[:, :-1][: NARROWEST - 1], bias[: NARROWEST - 1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(rows[:1], weight, bias).dtype == torch.bfloat16
+    monkeypatch.setattr(kernels, "prefers_onednn", lambda: False)
+    assert "_Linear" not in kind(rows, weight, bias)
