@@ -2,7 +2,7 @@
 
 Drawing a dropout mask the usual way takes a hundred times longer on a CPU than the multiplication it is for; here one draw
 of 64 bits decides four entries. Attention with dropout is written out here for the same reason. Linear layers take oneDNN's
-matrix products where torch would take MKL's, which leave the wide registers of AMD's processors unused.
+matrix products where torch would take MKL's, which are slower on AMD's processors.
 Elsewhere than on a CPU in float32, torch's own functions are used.
 
 Legend: B batch, L keys, Q queries (Q = L but in a last layer that is asked for some rows only), D width, H heads.
@@ -150,7 +150,7 @@ def join_heads(split: Tensor, heads: int) -> Tensor:
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(N, I), (O, I), (O,) -> (N, O): `F.linear`."""
-    is_wide = min(weight.shape) >= NARROWEST and not torch.is_autocast_enabled("cpu")
+    is_wide = min(weight.shape) >= NARROWEST and len(rows) > 0 and not torch.is_autocast_enabled("cpu")
     if is_wide and is_plain_cpu(rows, weight, bias) and prefers_onednn():
         return _Linear.apply(rows, weight, bias)
     return F.linear(rows, weight, bias)
@@ -160,8 +160,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def prefers_onednn() -> bool:
     """True on AMD's processors with AVX-512.
 
-    Measured on one core of such an EPYC, 1,792 rows and widths of 768 to 3,072: oneDNN 101 to 106 GFLOP/s, MKL 84 to 95. The
-    weights' gradient, a product over the rows, is as quick with MKL, which keeps it.
+    Measured on one core of such an EPYC, 1,792 rows and widths of 768 to 3,072: oneDNN 101 to 106 GFLOP/s, MKL 84 to 97.
     """
     processors = Path("/proc/cpuinfo")
     is_amd = processors.is_file() and "AuthenticAMD" in processors.read_text()
@@ -187,6 +186,15 @@ class _Linear(Function):
         for_rows, for_weight, for_bias = ctx.needs_input_grad
         return (
             onednn_product(grad, weight.t()) if for_rows else None,
-            grad.t() @ rows if for_weight else None,
+            weight_gradient(grad, rows) if for_weight else None,
             grad.sum(dim=0) if for_bias else None,
         )
+
+
+def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
+    """(N, O), (N, I) -> (O, I) grad.T @ rows. oneDNN is quickest with the shorter side first, MKL where both are as long."""
+    if grad.shape[1] == rows.shape[1]:
+        return grad.t() @ rows
+    if grad.shape[1] < rows.shape[1]:
+        return onednn_product(grad.t(), rows.t())
+    return onednn_product(rows.t(), grad.t()).t()
