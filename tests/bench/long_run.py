@@ -7,6 +7,9 @@ used, and the step they are at. Steps are timed over the stretches between looks
     growth_mb             memory, median of the last tenth over that of the second tenth (the first warms up)
     slowdown              wall seconds a step, median of the last tenth over that of the second tenth, minus 1
     slowdown_cpu          the same of processor seconds, which other work on the machine disturbs less
+    slowdown_yardstick    the same of a fixed small work that the watching process does at every look: what the machine alone
+                          got slower, as its other users come and go
+    slowdown_corrected    slowdown_cpu with the yardstick's taken out
 Bars: growth at most 50 MB, slowdown at most 5%.
 """
 
@@ -50,12 +53,16 @@ train: {steps: 100000000, batch_size: 32, group_size: 32, report_every: 5, save_
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen at one moment: seconds since the start, the step, megabytes, processor seconds of all processes."""
+    """What was seen at one moment: seconds since the start, the step, megabytes, processor seconds of all processes.
+
+    yardstick_s: processor seconds of the fixed work.
+    """
 
     seconds: float
     step: int
     memory_mb: float
     cpu_seconds: float
+    yardstick_s: float = 0.0
 
 
 def write_world(folder: Path, images: int) -> None:
@@ -101,6 +108,19 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def yardstick_s(turns: int = 60) -> float:
+    """Processor seconds of work of the kinds that a small training step does: products, passes over memory, plain Python."""
+    rows, weights = np.ones((600, 64), np.float32), np.full((64, 192), 0.01, np.float32)
+    far = np.ones(1 << 20, np.float32)  # 4 MB
+    started = time.process_time()
+    for _ in range(turns):
+        hidden = np.tanh(rows @ weights)
+        rows = hidden @ weights.T
+        far *= 1.0
+        sum(range(5_000))
+    return time.process_time() - started
+
+
 def last_step(metrics: Path) -> int:
     """The step of the last whole line; 0 before the first."""
     if not metrics.is_file():
@@ -127,7 +147,7 @@ def watch(command: Sequence[str], folder: Path, minutes: float) -> list[Look]:
             everybody = family(running.pid)
             step = last_step(folder / "run" / "metrics.jsonl")
             seen = (sum(map(of, everybody)) for of in (memory_mb, cpu_seconds))
-            looks.append(Look(time.monotonic() - started, step, *seen))
+            looks.append(Look(time.monotonic() - started, step, *seen, yardstick_s()))
             print(json.dumps(asdict(looks[-1])), file=sys.stderr, flush=True)
         running.send_signal(signal.SIGTERM)
         running.wait(timeout=120)
@@ -151,6 +171,7 @@ def summary(looks: Sequence[Look]) -> dict[str, float]:
     memory = [statistics.median(look.memory_mb for look in looks) for looks in (first, last)]
     wall = [a_step(looks, lambda look: look.seconds) for looks in (first, last)]
     cpu = [a_step(looks, lambda look: look.cpu_seconds) for looks in (first, last)]
+    yardstick = [statistics.median(look.yardstick_s for look in looks) for looks in (first, last)]
     return {
         "minutes": round(looks[-1].seconds / 60, 1),
         "steps": looks[-1].step,
@@ -158,6 +179,8 @@ def summary(looks: Sequence[Look]) -> dict[str, float]:
         "growth_mb": round(memory[1] - memory[0], 1),
         "slowdown": round(wall[1] / wall[0] - 1, 3),
         "slowdown_cpu": round(cpu[1] / cpu[0] - 1, 3),
+        "slowdown_yardstick": round(yardstick[1] / yardstick[0] - 1, 3),
+        "slowdown_corrected": round(cpu[1] / cpu[0] * yardstick[0] / yardstick[1] - 1, 3),
     }
 
 
