@@ -22,6 +22,7 @@ from compare_plan import TASKS, WITHOUT, Run, full_plan, quick_plan
 from compare_report import write_report
 
 from cmal.results import EvaluationResult, read_result
+from cmal.training.memory import start_without_thread_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
@@ -149,4 +150,5 @@ def with_set(settings: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    start_without_thread_cache()
     main()
