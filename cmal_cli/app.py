@@ -16,7 +16,6 @@ COMMANDS = {
     "probe-anchors": "cmal_cli.probe_anchors:probe_anchors",
 }
 
-LONG = {"extract-regions", "pretrain", "finetune"}  # what may run for days
 
 AGAIN = "run the same command again"
 _GOES_ON = "it goes on from its last checkpoint"
@@ -101,8 +100,8 @@ def main(debug: bool) -> None:
 
 
 def command_line() -> None:
-    """The `cmal` program."""
-    if LONG.intersection(sys.argv[1:3]) and not {"-h", "--help"}.intersection(sys.argv):
+    """The `cmal` program. What goes on after an interrupt may run for days: it wants memory that does not crumble."""
+    if AFTER_AN_INTERRUPT.keys() & sys.argv[1:3] and not {"-h", "--help"}.intersection(sys.argv):
         from cmal.training.memory import start_without_thread_cache
 
         start_without_thread_cache()

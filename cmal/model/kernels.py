@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LEVELS = 2**16
-NARROWEST = 512  # inputs of a linear layer; below, oneDNN's products are no faster
+NARROWEST = 512  # side of a linear layer's weight; below, oneDNN's products are no faster
 ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None in a torch without oneDNN
 
 
