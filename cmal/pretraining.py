@@ -131,7 +131,7 @@ class CmalForPretraining(nn.Module):
         parts = {}
         if "mlm" in self.weights:
             rows = rows_at(hidden, masked.word_example, masked.word_position)
-            logits = self.heads["mlm"](rows, self.cmal.textual.tokens.weight)
+            logits = self.heads["mlm"](rows, states.words)
             parts["mlm"] = objectives.masked_language_loss(logits, masked.word_labels)
         example, position = masked.region_example, masked.region_position
         if self.weights.keys() & {"mrm_class", "mrm_feature"}:

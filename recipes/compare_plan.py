@@ -96,14 +96,19 @@ def full_plan() -> list[Run]:
     runs = [run for seed in SEEDS for run in claim_runs(seed)]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
     runs += [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
-    runs += [Run(variant, share, seed) for seed in SEEDS for share in reversed(SHARES) for variant in VARIANTS]
-    runs += [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]
+    runs += share_runs(SEEDS[0])
     runs += [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
+    runs += [run for seed in SEEDS for run in share_runs(seed)]
+    runs += [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]
     return list(dict.fromkeys(runs))
 
 
 def claim_runs(seed: int) -> list[Run]:
     return [Run(variant, 1.0, seed) for variant in (CMAL, CMCL, PLAIN)] + [Run(CMAL, 0.5, seed)]
+
+
+def share_runs(seed: int) -> list[Run]:
+    return [Run(variant, share, seed) for share in reversed(SHARES) for variant in VARIANTS]
 
 
 def quick_plan() -> list[Run]:

@@ -22,6 +22,7 @@ class UniModal:
     Attributes:
         text: (B, T, D); token_mask: (B, T) True = real.
         visual: (B, R, D); boxes_unit: (B, R, 7); region_mask: (B, R) True = real.
+        words: (V, D) the word embeddings, for a head that is tied to them; None where the states were kept from before.
     """
 
     text: Tensor
@@ -29,6 +30,7 @@ class UniModal:
     visual: Tensor
     boxes_unit: Tensor
     region_mask: Tensor
+    words: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -61,9 +63,9 @@ class Cmal(nn.Module):
         self, token_ids: Tensor, token_mask: Tensor, features: Tensor, boxes_unit: Tensor, region_mask: Tensor
     ) -> UniModal:
         """Both uni-modal encoders: (B, T), (B, T), (B, R, F), (B, R, 7), (B, R) -> UniModal."""
-        text = self.textual(token_ids, token_mask)
+        text, words = self.textual.states_and_words(token_ids, token_mask)
         visual = self.visual(features, boxes_unit, region_mask)
-        return UniModal(text, token_mask, visual, boxes_unit, region_mask)
+        return UniModal(text, token_mask, visual, boxes_unit, region_mask, words)
 
     def unify(self, states: UniModal, plan: PromptPlan | None = None, wanted: Tensor | None = None) -> Tensor:
         """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D).

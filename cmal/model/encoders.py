@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmal.model.kernels import dropped
+from cmal.model.kernels import dropped, lookup
 from cmal.model.layers import NORM_EPS, TransformerStack, to_sphere
 
 BOX_NUMBERS = 7  # x1 y1 x2 y2 w h w*h, over image width and height
@@ -42,13 +42,22 @@ class TextualEncoder(nn.Module):
 
     def hidden(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), before the sphere: BertModel's hidden states, given its weights."""
-        embedded = self.tokens(token_ids) + self.positions.weight[: token_ids.shape[1]] + self.segment.weight[0]
+        return self._hidden_and_words(token_ids, token_mask)[0]
+
+    def _hidden_and_words(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        embedded, words = lookup(self.tokens.weight, token_ids)
+        embedded = embedded + self.positions.weight[: token_ids.shape[1]] + self.segment.weight[0]
         embedded = dropped(self.norm(embedded), self.dropout if self.training else 0.0)
-        return self.stack(embedded, token_mask)
+        return self.stack(embedded, token_mask), words
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), each of length sqrt(D); zeros at padding."""
-        return to_sphere(self.hidden(token_ids, token_mask), self.hypersphere)
+        return self.states_and_words(token_ids, token_mask)[0]
+
+    def states_and_words(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward`, and the (V, D) word embeddings as a head that is tied to them should take them (see `lookup`)."""
+        hidden, words = self._hidden_and_words(token_ids, token_mask)
+        return to_sphere(hidden, self.hypersphere), words
 
 
 class VisualEncoder(nn.Module):

@@ -2,7 +2,7 @@
 
 Drawing a dropout mask the usual way takes a hundred times longer on a CPU than the multiplication it is for; here one draw
 of 64 bits decides four entries. Attention with dropout is written out here for the same reason. Linear layers take oneDNN's
-matrix products where torch would take MKL's, which are slower on AMD's processors.
+matrix products where torch would take MKL's, which are slower on AMD's processors, and sum the bias's gradient as a product.
 Elsewhere than on a CPU in float32, torch's own functions are used.
 
 Legend: B batch, L keys, Q queries (Q = L but in a last layer that is asked for some rows only), D width, H heads.
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -33,17 +35,24 @@ def is_plain_cpu(*tensors: Tensor) -> bool:
 
 
 def draw_bits(shape: torch.Size) -> Tensor:
-    """int16 random numbers of a shape, from torch's default generator."""
+    """int16 random numbers of a shape. NumPy's SFC64 draws them, twice as fast as torch, seeded by torch's generator."""
     count = math.prod(shape)
-    return torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count].view(shape)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    words = np.random.SFC64(seed).random_raw(-(-count // 4))
+    return torch.from_numpy(words.view(np.int16)[:count]).view(shape)
 
 
-def scaled_keep(bits: Tensor, dropout: float) -> Tensor:
-    """1 / (1 - p) where an entry stays and 0 where it is dropped; p is `dropout` to the nearest 1 / 65,536."""
+def add_kept(residual: Tensor, rows: Tensor, bits: Tensor, dropout: float) -> Tensor:
+    """residual + rows / (1 - p) where an entry stays, residual where it is dropped; p: `dropout` to 1 / 65,536."""
     dropped = round(dropout * LEVELS)
     keep = torch.empty(bits.shape)
     torch.ge(bits, dropped - LEVELS // 2, out=keep)
-    return keep.mul_(LEVELS / (LEVELS - dropped))
+    return torch.addcmul(residual, rows, keep, value=LEVELS / (LEVELS - dropped))
+
+
+def kept(rows: Tensor, bits: Tensor, dropout: float) -> Tensor:
+    """rows / (1 - p) where an entry stays, 0 where it is dropped."""
+    return add_kept(torch.zeros(()), rows, bits, dropout)
 
 
 class _AddDropped(Function):
@@ -52,12 +61,12 @@ class _AddDropped(Function):
         bits = draw_bits(rows.shape)
         ctx.save_for_backward(bits)
         ctx.dropout = dropout
-        return torch.addcmul(residual, rows, scaled_keep(bits, dropout))
+        return add_kept(residual, rows, bits, dropout)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         (bits,) = ctx.saved_tensors
-        return grad, scaled_keep(bits, ctx.dropout).mul_(grad), None
+        return grad, kept(grad, bits, ctx.dropout), None
 
 
 def add_dropped(residual: Tensor, rows: Tensor, dropout: float) -> Tensor:
@@ -73,12 +82,12 @@ class _Dropped(Function):
         bits = draw_bits(rows.shape)
         ctx.save_for_backward(bits)
         ctx.dropout = dropout
-        return scaled_keep(bits, dropout).mul_(rows)
+        return kept(rows, bits, dropout)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (bits,) = ctx.saved_tensors
-        return scaled_keep(bits, ctx.dropout).mul_(grad), None
+        return kept(grad, bits, ctx.dropout), None
 
 
 def dropped(rows: Tensor, dropout: float) -> Tensor:
@@ -88,29 +97,35 @@ def dropped(rows: Tensor, dropout: float) -> Tensor:
     return F.dropout(rows, dropout)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, key_mask: Tensor | None, dropout: float) -> Tensor:
+def attention(
+    projected: Tensor, heads: int, key_mask: Tensor | None, dropout: float, query: Tensor | None = None
+) -> Tensor:
     """Scaled dot-product attention of all heads.
 
     Args:
-        query: (B, Q, D); key, value: (B, L, D).
+        projected: (B, L, 3D) queries, keys and values side by side; (B, L, 2D) keys and values where `query` is given.
         heads: H.
         key_mask: (B, 1, 1, L) True = a key that counts; None where all do.
         dropout: of the attention weights; 0 outside training.
+        query: (B, Q, D).
 
     Returns:
-        (B, Q, D).
+        (B, L, D), or (B, Q, D).
     """
-    if 0.0 < dropout < 1.0 and is_plain_cpu(query, key, value):
-        return _Attention.apply(query, key, value, heads, key_mask, dropout)
-    split = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value)]  # (B, H, L, D/H)
+    if 0.0 < dropout < 1.0 and is_plain_cpu(projected, *(() if query is None else (query,))):
+        return _Attention.apply(projected, query, heads, key_mask, dropout)
+    thirds = projected.chunk(3, dim=-1) if query is None else (query, *projected.chunk(2, dim=-1))
+    split = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in thirds]  # (B, H, L, D/H)
     mixed = F.scaled_dot_product_attention(*split, attn_mask=key_mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
 
 class _Attention(Function):
     @staticmethod
-    def forward(ctx, query, key, value, heads, key_mask, dropout):
-        query, key, value = (split_heads(t, heads) for t in (query, key, value))  # (B*H, L, D/H)
+    def forward(ctx, projected, query, heads, key_mask, dropout):
+        width = projected.shape[-1] // 3 if query is None else query.shape[-1]
+        parts = split_heads(projected, width, heads)  # 3 or 2 of (B*H, L, D/H)
+        query, key, value = parts if query is None else (*split_heads(query, width, heads), *parts)
         query = query.mul_(query.shape[-1] ** -0.5)
         scores = torch.bmm(query, key.transpose(1, 2))  # (B*H, Q, L)
         if key_mask is not None:
@@ -118,40 +133,83 @@ class _Attention(Function):
             scores.view(-1, heads, *scores.shape[1:]).add_(bias)
         weights = torch.softmax(scores, dim=-1)
         bits = draw_bits(weights.shape)
-        mixed = torch.bmm(scaled_keep(bits, dropout).mul_(weights), value)
+        mixed = torch.bmm(kept(weights, bits, dropout), value)
         ctx.save_for_backward(query, key, value, weights, bits)
-        ctx.heads, ctx.dropout = heads, dropout
-        return join_heads(mixed, heads)
+        ctx.heads, ctx.dropout, ctx.parts = heads, dropout, len(parts)
+        return join_heads([mixed], heads)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         query, key, value, weights, bits = ctx.saved_tensors
-        grad = split_heads(grad, ctx.heads)
-        keep = scaled_keep(bits, ctx.dropout)
-        grad_weights = torch.bmm(grad, value.transpose(1, 2)).mul_(keep)
-        grad_value = torch.bmm(keep.mul_(weights).transpose(1, 2), grad)
+        (grad,) = split_heads(grad, grad.shape[-1], ctx.heads)
+        grad_weights = kept(torch.bmm(grad, value.transpose(1, 2)), bits, ctx.dropout)
+        grad_value = torch.bmm(kept(weights, bits, ctx.dropout).transpose(1, 2), grad)
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
         grad_query = torch.bmm(grad_scores, key).mul_(query.shape[-1] ** -0.5)
         grad_key = torch.bmm(grad_scores.transpose(1, 2), query)
-        return *(join_heads(t, ctx.heads) for t in (grad_query, grad_key, grad_value)), None, None, None
+        if ctx.parts == 3:
+            return join_heads([grad_query, grad_key, grad_value], ctx.heads), None, None, None, None
+        return join_heads([grad_key, grad_value], ctx.heads), join_heads([grad_query], ctx.heads), None, None, None
 
 
-def split_heads(padded: Tensor, heads: int) -> Tensor:
-    """(B, L, D) -> (B*H, L, D/H), a copy."""
-    batch, length, width = padded.shape
-    split = padded.view(batch, length, heads, width // heads).transpose(1, 2)
-    return split.clone(memory_format=torch.contiguous_format).view(batch * heads, length, -1)
+def split_heads(padded: Tensor, width: int, heads: int) -> tuple[Tensor, ...]:
+    """(B, L, P*D) -> P of (B*H, L, D/H), in one copy."""
+    batch, length, columns = padded.shape
+    split = padded.view(batch, length, columns // width, heads, width // heads).permute(2, 0, 3, 1, 4)
+    return split.clone(memory_format=torch.contiguous_format).view(-1, batch * heads, length, width // heads).unbind()
 
 
-def join_heads(split: Tensor, heads: int) -> Tensor:
-    """(B*H, L, D/H) -> (B, L, D)."""
-    return split.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+def join_heads(parts: Sequence[Tensor], heads: int) -> Tensor:
+    """P of (B*H, L, D/H) -> (B, L, P*D)."""
+    rows, length, columns = parts[0].shape
+    joined = parts[0].new_empty(rows // heads, length, len(parts), heads, columns)
+    for place, part in zip(joined.permute(2, 0, 3, 1, 4), parts):
+        place.copy_(part.view(place.shape))
+    return joined.flatten(2)
+
+
+def lookup(weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """`F.embedding`, and the weight once more for a head that is tied to it.
+
+    The gradient that comes back through the second is added to in place. Two separate ones would each be as large as the
+    weight, one of them nearly all zeros, and their sum a third.
+
+    Args:
+        weight: (V, D).
+        ids: (B, T) int64.
+
+    Returns:
+        (B, T, D) and (V, D).
+    """
+    if is_plain_cpu(weight):
+        return _Lookup.apply(weight, ids)
+    return F.embedding(ids, weight), weight
+
+
+class _Lookup(Function):
+    @staticmethod
+    def forward(ctx, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(ids)
+        ctx.set_materialize_grads(False)
+        ctx.shape = weight.shape
+        return F.embedding(ids, weight), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_rows: Tensor | None, grad_weight: Tensor | None) -> tuple[Tensor | None, None]:
+        (ids,) = ctx.saved_tensors
+        if grad_rows is None:
+            return grad_weight, None
+        if grad_weight is None:
+            grad_weight = grad_rows.new_zeros(ctx.shape)
+        return grad_weight.index_add_(0, ids.flatten(), grad_rows.flatten(0, -2)), None
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(N, I), (O, I), (O,) -> (N, O): `F.linear`."""
     is_wide = min(weight.shape) >= NARROWEST and len(rows) > 0 and not torch.is_autocast_enabled("cpu")
-    if is_wide and is_plain_cpu(rows, weight, bias) and prefers_onednn():
+    if is_wide and is_plain_cpu(rows, weight, bias):
         return _Linear.apply(rows, weight, bias)
     return F.linear(rows, weight, bias)
 
@@ -177,7 +235,7 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return onednn_product(rows, weight, bias)
+        return onednn_product(rows, weight, bias) if prefers_onednn() else F.linear(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -185,10 +243,15 @@ class _Linear(Function):
         rows, weight = ctx.saved_tensors
         for_rows, for_weight, for_bias = ctx.needs_input_grad
         return (
-            onednn_product(grad, weight.t()) if for_rows else None,
+            rows_gradient(grad, weight) if for_rows else None,
             weight_gradient(grad, rows) if for_weight else None,
-            grad.sum(dim=0) if for_bias else None,
+            grad.t() @ grad.new_ones(len(grad)) if for_bias else None,  # a sum over rows has half the speed
         )
+
+
+def rows_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """(N, O), (O, I) -> (N, I) grad @ weight."""
+    return onednn_product(grad, weight.t()) if prefers_onednn() else grad @ weight
 
 
 def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
@@ -196,6 +259,6 @@ def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
 
     Where O > I it would be, asked for the transposed gradient; but torch then copies that into the weight's own layout.
     """
-    if grad.shape[1] < rows.shape[1]:
+    if prefers_onednn() and grad.shape[1] < rows.shape[1]:
         return onednn_product(grad.t(), rows.t())
     return grad.t() @ rows

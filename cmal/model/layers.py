@@ -1,7 +1,7 @@
 """The one transformer layer all three encoders share: BERT's (post-norm, GELU), computed on real rows only.
 
 Sequences come padded, (B, L, D) with a mask. Padding is removed once per stack: linear layers, norms and GELU see the N
-real rows as (N, D); attention alone goes back to (B, H, L, D/H) for a moment.
+real rows as (N, D); attention alone goes back to (B, H, L, D/H) for a moment, in tiles of sequences of similar length.
 
 Legend: B batch, L sequence length, N real rows (N <= B*L), D width, H heads.
 """
@@ -9,7 +9,8 @@ Legend: B batch, L sequence length, N real rows (N <= B*L), D width, H heads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from cmal.model.kernels import add_dropped, attention, linear
 
 NORM_EPS = 1e-12
 INITIAL_STD, INITIAL_STD_WIDTH = 0.02, 768  # BERT-base
+TILES = 4
+LEAST_SAVED = 200_000  # attention weights a layer; a tile costs as much time as about a quarter of that
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,17 @@ class Layout:
         keys = mask | ~mask.any(dim=1, keepdim=True)
         return cls(batch, length, mask.flatten().nonzero().squeeze(1), keys[:, None, None, :])
 
+    @classmethod
+    def of_counts(cls, counts: Tensor) -> Layout:
+        """Layout of sequences of so many real rows each, (B,), which come first."""
+        longest = max(1, int(counts.max()))
+        return cls.of_mask(torch.arange(longest, device=counts.device)[None, :] < counts[:, None])
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.batch * self.length if self.rows is None else len(self.rows)
+
     def pack(self, padded: Tensor) -> Tensor:
         """(B, L, X) -> (N, X)."""
         flat = padded.reshape(self.batch * self.length, padded.shape[-1])
@@ -60,35 +74,63 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Some rows of a padded batch, for a layer that need not compute the others.
+class Packing:
+    """The real rows of a padded batch, shortest sequences first, and how attention pads them again.
 
     Attributes:
-        rows: (M,) their indices among the N real rows, ascending; places: (M,) in the flattened (B*L) batch.
-        layout: of a (B, Q) batch that holds each sequence's asked rows alone.
-        shape: B and L.
+        whole: the padded batch, its rows in this order.
+        tiles: layouts of sequences of similar length, one after the other, each padded to its own longest.
+    """
+
+    whole: Layout
+    tiles: tuple[Layout, ...]
+
+    @classmethod
+    def of_mask(cls, mask: Tensor, heads: int) -> Packing:
+        """Packing of a (B, L) mask, True = real. Several tiles only on a CPU, and where they save more than they cost."""
+        whole = Layout.of_mask(mask)
+        if whole.rows is None:
+            return cls(whole, (whole,))
+        counts, order = mask.sum(dim=1).sort(stable=True)
+        sequence, place = mask.index_select(0, order).nonzero().unbind(dim=1)
+        rows = flat_positions(order.index_select(0, sequence), place, whole.length)
+        tiles = [counts]
+        if mask.device.type == "cpu" and len(counts) >= TILES:
+            parts = counts.tensor_split(TILES)
+            saved = len(counts) * int(counts[-1]) ** 2 - sum(len(part) * int(part[-1]) ** 2 for part in parts)
+            tiles = parts if saved * heads >= LEAST_SAVED else tiles
+        return cls(replace(whole, rows=rows), tuple(Layout.of_counts(part) for part in tiles))
+
+    def split(self, rows: Tensor) -> Sequence[Tensor]:
+        """(N, X) -> the rows of every tile."""
+        return rows.split([tile.count for tile in self.tiles]) if len(self.tiles) > 1 else (rows,)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some rows of a packed batch, for a layer that need not compute the others.
+
+    Attributes:
+        rows: (M,) their indices among the N packed rows, ascending.
+        packing: of these rows alone, tile by tile as the packing they are taken from.
     """
 
     rows: Tensor
-    places: Tensor
-    layout: Layout
-    shape: tuple[int, int]
+    packing: Packing
 
     @classmethod
-    def of_mask(cls, wanted: Tensor, layout: Layout) -> Asked:
+    def of_mask(cls, wanted: Tensor, packing: Packing) -> Asked:
         """wanted: (B, L) True = asked for; real rows only."""
+        whole = packing.whole
         flat = wanted.flatten()
-        among_real = flat if layout.rows is None else flat.index_select(0, layout.rows)
-        counts = wanted.sum(dim=1, keepdim=True)
-        longest = max(1, int(counts.max()))
-        compact = torch.arange(longest, device=wanted.device)[None, :] < counts  # (B, Q)
-        places = (among_real.nonzero().squeeze(1), flat.nonzero().squeeze(1))
-        return cls(*places, Layout.of_mask(compact), (layout.batch, layout.length))
-
-    def unpack(self, rows: Tensor) -> Tensor:
-        """(M, D) -> (B, L, D), zeros elsewhere."""
-        flat = rows.new_zeros(self.shape[0] * self.shape[1], rows.shape[-1]).index_copy(0, self.places, rows)
-        return flat.view(*self.shape, -1)
+        among_packed = flat if whole.rows is None else flat.index_select(0, whole.rows)
+        rows = among_packed.nonzero().squeeze(1)
+        places = rows if whole.rows is None else whole.rows.index_select(0, rows)
+        tiles = [
+            Layout.of_counts(tile.unpack(part).sum(dim=(1, 2)))
+            for tile, part in zip(packing.tiles, packing.split(among_packed[:, None]))
+        ]
+        return cls(rows, Packing(replace(whole, rows=places), tuple(tiles)))
 
 
 class TransformerLayer(nn.Module):
@@ -107,18 +149,20 @@ class TransformerLayer(nn.Module):
         self.contract = nn.Linear(inner, width)
         self.output_norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, rows: Tensor, layout: Layout, asked: Asked | None = None) -> Tensor:
+    def forward(self, rows: Tensor, packing: Packing, asked: Asked | None = None) -> Tensor:
         """(N, D) -> (N, D), or (M, D) where only M rows are asked for: all rows are looked at, those alone look."""
-        weight, bias = self.qkv.weight, self.qkv.bias
+        weight, bias, width = self.qkv.weight, self.qkv.bias, rows.shape[1]
         if asked is None:
-            query, key, value = layout.unpack(linear(rows, weight, bias)).chunk(3, dim=-1)  # (B, L, D) each
-            attended = layout.pack(self.attend(query, key, value, layout))
+            projected = linear(rows, weight, bias)  # (N, 3D)
+            asking, queries = packing, [None] * len(packing.tiles)
         else:
-            width = rows.shape[1]
-            key, value = layout.unpack(linear(rows, weight[width:], bias[width:])).chunk(2, dim=-1)
-            rows = rows.index_select(0, asked.rows)
-            query = asked.layout.unpack(linear(rows, weight[:width], bias[:width]))  # (B, Q, D)
-            attended = asked.layout.pack(self.attend(query, key, value, layout))
+            projected = linear(rows, weight[width:], bias[width:])  # (N, 2D)
+            rows, asking = rows.index_select(0, asked.rows), asked.packing
+            query = linear(rows, weight[:width], bias[:width])  # (M, D)
+            queries = [tile.unpack(part) for tile, part in zip(asking.tiles, asking.split(query))]
+        tiles = zip(packing.tiles, packing.split(projected), asking.tiles, queries)
+        attended = [few.pack(self.attend(tile.unpack(part), tile, query)) for tile, part, few, query in tiles]
+        attended = attended[0] if len(attended) == 1 else torch.cat(attended)
         dropout = self.dropout if self.training else 0.0
         attended = linear(attended, self.attention_out.weight, self.attention_out.bias)
         rows = self.attention_norm(add_dropped(rows, attended, dropout))
@@ -126,9 +170,10 @@ class TransformerLayer(nn.Module):
         contracted = linear(expanded, self.contract.weight, self.contract.bias)
         return self.output_norm(add_dropped(rows, contracted, dropout))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-        """(B, Q, D), (B, L, D), (B, L, D) -> (B, Q, D)."""
-        return attention(query, key, value, self.heads, layout.key_mask, self.dropout if self.training else 0.0)
+    def attend(self, projected: Tensor, layout: Layout, query: Tensor | None = None) -> Tensor:
+        """(B, L, 3D) queries, keys, values -> (B, L, D); or (B, L, 2D) keys, values and (B, Q, D) -> (B, Q, D)."""
+        dropout = self.dropout if self.training else 0.0
+        return attention(projected, self.heads, layout.key_mask, dropout, query)
 
 
 class TransformerStack(nn.Module):
@@ -153,16 +198,18 @@ class TransformerStack(nn.Module):
         """
         if padded.shape[1] == 0:
             return padded
-        layout = Layout.of_mask(mask)
-        asked = Asked.of_mask(wanted & mask, layout) if wanted is not None and len(self.layers) else None
-        rows = layout.pack(padded)
+        if not len(self.layers):
+            return padded.masked_fill(~mask[..., None], 0.0)
+        packing = Packing.of_mask(mask, self.layers[0].heads)
+        asked = Asked.of_mask(wanted & mask, packing) if wanted is not None else None
+        rows = packing.whole.pack(padded)
         for number, layer in enumerate(self.layers, start=1):
             asked_here = asked if number == len(self.layers) else None
             if self.checkpoint_activations and self.training:
-                rows = checkpoint(layer, rows, layout, asked_here, use_reentrant=False)
+                rows = checkpoint(layer, rows, packing, asked_here, use_reentrant=False)
             else:
-                rows = layer(rows, layout, asked_here)
-        return layout.unpack(rows) if asked is None else asked.unpack(rows)
+                rows = layer(rows, packing, asked_here)
+        return (packing if asked is None else asked.packing).whole.unpack(rows)
 
 
 class Transform(nn.Sequential):

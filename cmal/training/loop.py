@@ -21,7 +21,7 @@ from cmal.errors import CmalError
 from cmal.signals import stop_at_once, stop_noted
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place, any_place, mean_over_places
-from cmal.training.optim import clipped_step, gradient_norm
+from cmal.training.optim import clipped_step, gradient_norm_noted
 from cmal.training.sharding import without_sync
 
 MOST_SKIPPED_IN_A_ROW = 20
@@ -85,10 +85,11 @@ def fit(run: Fit) -> Progress:
         run.validate(run.progress.step)  # where the run was killed between a checkpoint and its validation
     run.model.train()
     run.tick(progress.step, run.steps)
-    with stop_noted() as is_stopping:
+    is_alone = run.place.world == 1
+    with stop_noted() as is_stopping, gradient_norm_noted(run.model, is_alone) as gradient_norm:
         for step in range(run.progress.step + 1, run.steps + 1):
             losses, count = accumulate_gradients(run, batches)
-            grad_norm = gradient_norm(run.model)
+            grad_norm = gradient_norm()
             is_finite = bool(torch.isfinite(grad_norm)) and all(torch.isfinite(v) for v in losses.values())
             if not any_place(not is_finite, run.place.device):
                 clipped_step(run.optimizer, grad_norm, run.clip_norm)

@@ -17,6 +17,7 @@ and an image-text head. Ours has 18 layers' parameters against 12. Theirs is wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -40,7 +41,7 @@ from cmal.model.layers import initialise, rows_at
 from cmal.pretraining import LanguageHead, MatchingHead
 from cmal.runs.dry_run import count_flops
 from cmal.training.memory import keep_freed_memory
-from cmal.training.optim import build_optimizer, clipped_step, gradient_norm
+from cmal.training.optim import build_optimizer, clipped_step, gradient_norm_noted
 from tests.bench.timing import seconds_of
 
 WIDTH, HEADS, INNER, FEATURES, VOCABULARY, DROPOUT = 768, 12, 3072, 2048, 30522, 0.1
@@ -71,6 +72,7 @@ class OurStep:
         words, match = LanguageHead(WIDTH, VOCABULARY), MatchingHead(WIDTH)
         self.model = nn.ModuleDict({"cmal": cmal, "words": initialise(words, WIDTH), "match": initialise(match, WIDTH)})
         self.optimizer = build_optimizer(self.model, lr=LR, weight_decay=0.01, betas=(0.9, 0.98))
+        self.gradient_norm = contextlib.ExitStack().enter_context(gradient_norm_noted(self.model, is_alone=True))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         cmal, example, position = self.model["cmal"], *batch["masked"]
@@ -78,13 +80,13 @@ class OurStep:
         wanted = torch.zeros_like(torch.cat([batch["token_mask"], batch["region_mask"]], dim=1))
         wanted[:, 0] = wanted[example, position] = True
         hidden = cmal.unify(states, wanted=wanted)
-        logits = self.model["words"](rows_at(hidden, example, position), cmal.textual.tokens.weight)
+        logits = self.model["words"](rows_at(hidden, example, position), states.words)
         matching = F.binary_cross_entropy_with_logits(self.model["match"](hidden[:, 0]), batch["is_match"].float())
         return F.cross_entropy(logits, batch["labels"]) + matching
 
     def __call__(self, batch: dict[str, Tensor]) -> None:
         self.loss(batch).backward()
-        clipped_step(self.optimizer, gradient_norm(self.model), CLIP_NORM)
+        clipped_step(self.optimizer, self.gradient_norm(), CLIP_NORM)
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 from toys import enlarge
 
+from cmal.model import layers
 from cmal.model.layers import (
+    TILES,
     Layout,
+    Packing,
     Transform,
     TransformerStack,
     initialise,
@@ -50,8 +53,7 @@ def test_attention_weighs_values_by_the_scaled_dot_product():
     layer.qkv.bias.data[2:] = 0.0
     layer.qkv.weight.data[4, 1] = 1.0  # value from the second
     rows = torch.tensor([[0.0, 8.0], [1.0, 4.0]])
-    query, key, value = layer.qkv(rows)[None].chunk(3, dim=-1)
-    mixed = layer.attend(query, key, value, Layout.of_mask(torch.ones(1, 2, dtype=torch.bool)))
+    mixed = layer.attend(layer.qkv(rows)[None], Layout.of_mask(torch.ones(1, 2, dtype=torch.bool)))
     torch.testing.assert_close(mixed[0, :, 0], torch.full((2,), 8 / 4 + 4 * 3 / 4))
 
 
@@ -75,6 +77,44 @@ def test_real_rows_may_stand_anywhere():
     holes[0, places] = rows[0]
     mask = torch.tensor([[True, False, False, True, True]])
     torch.testing.assert_close(model(holes, mask)[0, places], model(rows, mask[:, places])[0])
+
+
+def uneven(sequences: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and a mask with holes; sequences of 1 to 40 real rows, in no order of length."""
+    generator = torch.Generator().manual_seed(2)
+    share = torch.rand(sequences, 1, generator=generator)
+    mask = torch.rand(sequences, 40, generator=generator) < share
+    mask[:, 0] = True
+    return torch.randn(sequences, 40, 8, generator=generator), mask
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_tiles_of_similar_length_change_no_number(monkeypatch, asks):
+    model, (rows, mask) = stack(), uneven()
+    wanted = torch.rand(mask.shape) < 0.3 if asks else None
+    wanted = wanted if wanted is None else wanted.index_fill(0, torch.tensor([5]), False)  # of one nobody reads a row
+    found = []
+    for least, tiles in ((10**9, 1), (0, TILES)):
+        monkeypatch.setattr(layers, "LEAST_SAVED", least)
+        assert len(Packing.of_mask(mask, 2).tiles) == tiles
+        out = model(rows, mask, wanted)
+        assert out.ne(0).any(dim=-1).equal(mask if wanted is None else mask & wanted)
+        found.append([out, *torch.autograd.grad(out.square().sum(), model.parameters())])
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    alone = model(rows[3:4], mask[3:4], wanted if wanted is None else wanted[3:4])
+    torch.testing.assert_close(out[3:4], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_tiles_are_made_where_lengths_differ_and_it_pays():
+    _, mask = uneven(64)
+    packing = Packing.of_mask(mask, heads=12)
+    counts = mask.sum(dim=1).sort().values
+    assert [tile.length for tile in packing.tiles] == counts.view(TILES, 16).amax(dim=1).tolist()
+    assert len(Packing.of_mask(mask[:8], heads=2).tiles) == 1, "too little to save"
+    assert len(Packing.of_mask(torch.ones(64, 40, dtype=torch.bool), heads=12).tiles) == 1
+    (tile,) = Packing.of_mask(mask[:1], heads=12).tiles
+    assert tile.length == int(mask[0].sum()) < 40, "holes are closed"
 
 
 def test_examples_of_a_batch_do_not_see_each_other():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmal.training.optim import build_optimizer, build_schedule, clipped_step, gradient_norm
+from cmal.training.optim import build_optimizer, build_schedule, clipped_step, gradient_norm, gradient_norm_noted
 
 SETTINGS = {"lr": 0.1, "weight_decay": 0.5, "betas": (0.9, 0.98)}
 
@@ -36,6 +36,28 @@ def test_the_norm_is_of_all_gradients_together():
     model = nn.Linear(2, 1)
     model.weight.grad, model.bias.grad = torch.tensor([[2.0, 3.0]]), torch.tensor([6.0])
     assert gradient_norm(model).item() == pytest.approx(7.0)
+
+
+def made_twice(model: nn.Module) -> None:
+    """Gradients of two backward passes, added up."""
+    for factor in (1.0, 3.0):
+        (factor * model.head(model.body(torch.ones(4, 2)))).square().sum().backward()
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_norm_noted_on_the_way_is_the_norm_at_the_end(is_alone):
+    torch.manual_seed(0)
+    model = Toy()
+    with gradient_norm_noted(model, is_alone) as norm:
+        made_twice(model)
+        assert norm().equal(gradient_norm(model))
+        model.zero_grad(set_to_none=True)
+        model.head(torch.ones(1, 2)).sum().backward()  # the body has no gradient: nothing of the last step's is left
+        assert norm().item() == pytest.approx(3**0.5)
+        model.zero_grad(set_to_none=True)
+        assert norm().item() == 0
+    made_twice(model)
+    assert norm().equal(gradient_norm(model)) == (not is_alone), "no hook is left"
 
 
 @pytest.mark.parametrize(
