@@ -73,29 +73,54 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
     return lines
 
 
-def association_table(rows: Sequence[Row]) -> list[str]:
-    """Markdown: accuracy at swapped anchors and its controls, mean over the runs of CMAL with all pairs."""
-    found = [row["association"] for row in of(rows, CMAL, 1.0).values() if "association" in row]
+CONDITIONS = ("swapped", "chance", "context_hidden", "guests_shuffled")
+
+
+def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[str, float] | None:
+    """Condition -> accuracy in %, mean over seeds and directions; None where nothing was asked."""
+    found = [row["association"] for row in of(rows, variant, share).values() if "association" in row]
     if not found:
-        return []
-    conditions = ("swapped", "chance", "context_hidden", "guests_shuffled")
-    lines = [
-        "| at anchors (%) | " + " | ".join(name.replace("_", " ") for name in conditions) + " |",
-        "|---|---|---|---|---|",
-    ]
+        return None
+    return {name: 100 * statistics.fmean(one[name][way] for one in found for way in ways) for name in CONDITIONS}
+
+
+def association_table(rows: Sequence[Row]) -> list[str]:
+    """Markdown: accuracy at swapped anchors and its controls, of CMAL with all pairs, and how far it is above them."""
+    lines = ["| at anchors (%) | " + " | ".join(name.replace("_", " ") for name in CONDITIONS) + " |", "|---" * 5 + "|"]
     for way, name in (("t2v", "which region is this word's"), ("v2t", "which word is this region's")):
-        means = [100 * statistics.fmean(one[condition][way] for one in found) for condition in conditions]
-        lines.append(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+        if found := association(rows, CMAL, 1.0, (way,)):
+            lines.append(f"| {name} | " + " | ".join(f"{found[c]:.1f}" for c in CONDITIONS) + " |")
+    if both := association(rows, CMAL, 1.0, ("t2v", "v2t")):
+        above = ", ".join(f"{both['swapped'] - both[c]:+.1f} over {c.replace('_', ' ')}" for c in CONDITIONS[1:])
+        lines += ["", f"Both directions together: {above}."]
+    return lines
+
+
+def association_of_ablations(rows: Sequence[Row]) -> list[str]:
+    """Markdown: the same for every form of CMAL, both directions together."""
+    lines = ["| variant | " + " | ".join(name.replace("_", " ") for name in CONDITIONS) + " |", "|---" * 5 + "|"]
+    for variant in (CMAL, BOTH, *ABLATIONS):
+        if found := association(rows, variant, 1.0, ("t2v", "v2t")):
+            lines.append(f"| {variant} | " + " | ".join(f"{found[c]:.1f}" for c in CONDITIONS) + " |")
     return lines
 
 
 def room(rows: Sequence[Row]) -> list[str]:
     """Does the world leave room? The best and the worst mean over seeds of each task, beside chance."""
-    groups = [of(rows, variant, share) for variant, share in COMPARED]
+    groups = {(variant, share): of(rows, variant, share) for variant, share in COMPARED}
     lines = []
     for task, chance in sorted(rows[0]["chance"].items()):
-        means = [interval([task_score(task)(row) for row in group.values()])[0] for group in groups if group]
-        lines.append(f"- {task}: between {100 * min(means):.1f} and {100 * max(means):.1f}; chance {100 * chance:.1f}.")
+        means = {
+            f"{variant}, {share:.0%}": statistics.fmean(map(task_score(task), group.values()))
+            for (variant, share), group in groups.items()
+            if group
+        }
+        worst, best = min(means, key=means.get), max(means, key=means.get)
+        at_chance = ", ".join(name for name, mean in means.items() if mean <= chance)
+        lines.append(
+            f"- {task}: between {100 * means[worst]:.1f} ({worst}) and {100 * means[best]:.1f} ({best}); "
+            f"chance {100 * chance:.1f}" + (f", not exceeded by {at_chance}." if at_chance else ".")
+        )
     return lines
 
 
@@ -180,7 +205,13 @@ def write_report(results: Path, folder: Path) -> str:
             "",
             "## Ablations of CMAL, all pairs",
             "",
+            "One seed each, beside all seeds of CMAL: what differs by less than those do is no finding.",
+            "",
             *table(rows, [(CMAL, 1.0)] + [(name, 1.0) for name in ABLATIONS]),
+            "",
+            "At swapped anchors (%), both directions together:",
+            "",
+            *association_of_ablations(rows),
             "",
             "## Tuning, the same grid for every variant",
             "",

@@ -63,6 +63,26 @@ def test_the_report_says_what_the_rows_say(tmp_path):
     assert (tmp_path / "compare.md").read_text() == text and (tmp_path / "compare.png").stat().st_size > 5_000
 
 
+def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_does_not_exceed_it(tmp_path):
+    pytest.importorskip("matplotlib")
+    from compare_report import write_report
+
+    def known(swapped: float, hidden: float) -> dict:
+        both = {"swapped": swapped, "chance": 0.04, "context_hidden": hidden, "guests_shuffled": 0.8}
+        return {"association": {name: {"t2v": value, "v2t": value - 0.02} for name, value in both.items()}}
+
+    rows = [row("cmal", 0, 0.5) | known(0.9, 0.7), row("cmal", 1, 0.5) | known(0.96, 0.6), row("none", 0, 0.12)]
+    rows.append(row("mask, no swap", 0, 0.5) | known(0.5, 0.5))
+    results = tmp_path / "compare.json"
+    results.write_text(json.dumps({"runs": rows}))
+    text = write_report(results, tmp_path)
+    assert "| which region is this word's | 93.0 | 4.0 | 65.0 | 80.0 |" in text
+    assert "Both directions together: +89.0 over chance, +28.0 over context hidden, +13.0 over guests shuffled." in text
+    assert "| mask, no swap | 49.0 | 3.0 | 49.0 | 79.0 |" in text
+    assert "- scenes-rec: between 9.0 (none, 100%) and 47.0 (cmal, 100%); chance 10.0, not exceeded by none, 100%." in text
+    assert "- scenes-ve: between 11.0 (none, 100%) and 49.0 (cmal, 100%); chance 10.0." in text
+
+
 def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
     from compare_plan import CLAIM_SEEDS, CMAL, CMCL, PLAIN, SEEDS, SHARES, TUNING, VARIANTS, Run, full_plan
 
