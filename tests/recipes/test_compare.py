@@ -79,7 +79,9 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
     assert "| which region is this word's | 93.0 | 4.0 | 65.0 | 80.0 |" in text
     assert "Both directions together: +89.0 over chance, +28.0 over context hidden, +13.0 over guests shuffled." in text
     assert "| mask, no swap | 49.0 | 3.0 | 49.0 | 79.0 |" in text
-    assert "- scenes-rec: between 9.0 (none, 100%) and 47.0 (cmal, 100%); chance 10.0, not exceeded by none, 100%." in text
+    assert (
+        "scenes-rec: between 9.0 (none, 100%) and 47.0 (cmal, 100%); chance 10.0, not exceeded by none, 100%." in text
+    )
     assert "- scenes-ve: between 11.0 (none, 100%) and 49.0 (cmal, 100%); chance 10.0." in text
 
 
