@@ -75,7 +75,7 @@ class PretrainDataSection:
     regions: str = ""
     validation: str = ""  # records to watch the losses on; "" for none
     pairs_share: float = share(1.0)  # share of the images used, the same ones for every run of a seed
-    workers: int = number(0, 0, 256)  # loader processes a device; 0 loads in the training process
+    workers: int = number(-1, -1, 256)  # loader processes a device; 0 loads in the training process, -1 chooses
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class FinetuneDataSection:
     captions_per_image: int = number(5, 1)  # retrieval is scored on the first so many captions of each
     shortlist: int = number(0, 0)  # `cmal eval`: a cheap first ranking leaves so many candidates a query; 0 = all pairs
     hard_negatives: int = number(1, 1, 1024)  # retrieval: mismatches tried for each one trained on; 1 = drawn evenly
-    workers: int = number(0, 0, 256)
+    workers: int = number(-1, -1, 256)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from cmal.runs.assembly import parameters_by_part
 from cmal.runs.finetune import finetuning_work
 from cmal.runs.folder import checkpoint_to_go_on_from
 from cmal.runs.pretrain import pretraining_work
-from cmal.runs.train import Work, group_plan, make_fit
+from cmal.runs.train import Work, group_plan, loader_workers, make_fit
 from cmal.training.checkpoint import load_progress, save_checkpoint
 from cmal.training.distributed import Place, joined
 from cmal.training.loop import Fit, StepReport, fit
@@ -178,7 +178,8 @@ class StepList(Sequence[Group]):
 def _run_steps(made: Fit, work: Work, plan: GroupPlan, steps: Sequence[int]) -> Stopwatch:
     """Trains on the groups of some steps; the learning rate schedule stands still."""
     watch = Stopwatch(examples=work.train.batch_size)
-    groups = load_groups(work.data, StepList(plan, steps, made.place), work.workers)
+    workers = loader_workers(work.workers, made.place.device)
+    groups = load_groups(work.data, StepList(plan, steps, made.place), workers)
     last = made.progress.step + len(steps)
     fit(replace(made, groups=groups, steps=last, report=watch))
     return watch

@@ -39,6 +39,7 @@ from cmal.training.sharding import copy_to_all, shard, tune, whole
 
 Report = Callable[[StepReport], None]
 Tick = Callable[[int, int], None]  # steps done, steps wanted
+WORKERS_OF_A_GPU = 4
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,15 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tic
     return fit(replace(run, report=write_report, save=save, validate=validate, **watched))
 
 
+def loader_workers(asked: int, device: torch.device) -> int:
+    """How many loader processes a device has; asked: -1 = whatever is best there.
+
+    A CPU computes with all its cores, which loader processes would take from it: a step of `small` on two cores lasts 3%
+    longer than with its batch in memory when the process loads by itself, 6% with two loader processes.
+    """
+    return asked if asked >= 0 else 0 if device.type == "cpu" else WORKERS_OF_A_GPU
+
+
 def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
     """What the loop needs to go on from a checkpoint or to start; it reports, saves and validates nothing yet.
 
@@ -163,7 +173,7 @@ def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
         model=model if is_sharded else copy_to_all(model, place),
         optimizer=optimizer,
         scheduler=build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step),
-        groups=load_groups(work.data, sequence, work.workers),
+        groups=load_groups(work.data, sequence, loader_workers(work.workers, place.device)),
         groups_per_step=groups_per_step // place.world,
         steps=section.steps,
         seed=section.seed,

@@ -4,8 +4,8 @@ A generated world: 1,000 images of 36 regions of 2,048 numbers (147 kB an image,
 in the page cache as on a machine that trains for its second epoch), five captions of about 20 word pieces an image that
 name tags of the regions, so that anchors are found, masked and swapped. The model is `recipes/small.yaml`'s with fresh
 weights, its objectives, batch 32, dropout 0.1. The loop is the program's own, `training/loop.py`; it is given the real
-loader (two worker processes; `--workers 0`: none), or one batch again and again. They take turns; a turn of the loader
-begins when its queue is full, so that every step costs the making of one batch.
+loader (as the recipe asks: on a CPU in the training process; `--workers 2`: two processes), or one batch again and again.
+They take turns; a turn of the loader begins when its queue is full, so that every step costs the making of one batch.
 
     ratio         seconds a step with the loader over seconds with the batch in memory, median over turns
     work_ratio    processor time of a step and of making its batch over that of the step alone: what `ratio` comes to where
@@ -31,7 +31,7 @@ from cmal.regions.layout import StoreHeader
 from cmal.regions.shards import StoreWriter
 from cmal.regions.types import Regions
 from cmal.runs.pretrain import pretraining_work
-from cmal.runs.train import group_plan, make_fit
+from cmal.runs.train import group_plan, loader_workers, make_fit
 from cmal.training.distributed import Place, joined
 from cmal.training.loop import Fit, fit
 from tests.bench.timing import machine, options_of, write_figures
@@ -106,7 +106,7 @@ def compare(folder: Path, place: Place, repeats: int, workers: int) -> dict[str,
     turns, step_work = [], []
     for turn in range(repeats + 1):
         first = 1 + turn * 4 * (UNTIMED + TIMED)
-        loader = load_groups(work.data, GroupSequence(plan, first, STEPS), workers)
+        loader = load_groups(work.data, GroupSequence(plan, first, STEPS), loader_workers(workers, place.device))
         with_loader, began = step_seconds(made, loader), time.process_time()
         turns.append((with_loader, step_seconds(made, itertools.repeat((kept, in_memory[1])))))
         step_work.append((time.process_time() - began) / (UNTIMED + TIMED))
@@ -128,7 +128,7 @@ def compare(folder: Path, place: Place, repeats: int, workers: int) -> dict[str,
 
 def main() -> None:
     parser = options_of(__doc__, repeats=5)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=-1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, joined("cpu") as place:
         write_world(Path(name))

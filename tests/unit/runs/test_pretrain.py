@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import BertConfig, BertModel
 
 from cmal.data.text import SPECIAL_PIECES
@@ -13,6 +14,7 @@ from cmal.errors import CheckpointError
 from cmal.hub import CmalModel
 from cmal.recipe import PretrainRecipe, load_recipe
 from cmal.runs.pretrain import run_pretraining
+from cmal.runs.train import loader_workers
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "scenes.yaml"
 
@@ -58,3 +60,10 @@ def test_the_run_tells_what_was_used_of_the_text_checkpoint(pretrain, bert):
 def test_a_bert_that_is_too_small_is_told(pretrain):
     with pytest.raises(CheckpointError, match="cannot start the text encoder from"):
         pretrain("model.unified_layers=3")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "wanted"), [(-1, "cpu", 0), (-1, "cuda", 4), (3, "cpu", 3), (0, "cuda", 0)]
+)
+def test_loader_processes_are_started_beside_a_gpu_or_where_they_are_asked_for(asked, device, wanted):
+    assert loader_workers(asked, torch.device(device)) == wanted
