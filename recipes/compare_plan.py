@@ -40,16 +40,21 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
     "25% of tags drawn anew": ("anchors.tag_noise=0.25",),
     "50% of tags drawn anew": ("anchors.tag_noise=0.5",),
 }
-HALF_RATE = "optimizer.lr=0.0015"
+HALF_RATE, TWICE_THE_RATE = "optimizer.lr=0.0015", "optimizer.lr=0.006"
 TUNING: dict[str, tuple[str, ...]] = {  # the same grid for every variant, on a seed of its own
     "mlm+mrm+itm, tuning": VARIANTS[PLAIN],
     "mlm+mrm+itm, half the rate": (*VARIANTS[PLAIN], HALF_RATE),
+    "mlm+mrm+itm, twice the rate": (*VARIANTS[PLAIN], TWICE_THE_RATE),
     "cmcl, tuning": VARIANTS[CMCL],
     "cmcl, half the rate": (*VARIANTS[CMCL], HALF_RATE),
+    "cmcl, twice the rate": (*VARIANTS[CMCL], TWICE_THE_RATE),
     "cmcl, weight 0.3": ("objectives.amc=0", "objectives.itc=0.3"),
+    "cmcl, weight 3": ("objectives.amc=0", "objectives.itc=3"),
     "cmal, tuning": VARIANTS[CMAL],
     "cmal, half the rate": (*VARIANTS[CMAL], HALF_RATE),
+    "cmal, twice the rate": (*VARIANTS[CMAL], TWICE_THE_RATE),
     "cmal, weight 0.3": ("objectives.amc=0.3",),
+    "cmal, weight 3": ("objectives.amc=3",),
 }
 TUNING_SEED = 7
 
