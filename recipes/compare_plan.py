@@ -29,6 +29,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
     "asked so, of the group": ("objectives.amc_at=unified", "objectives.candidates=batch"),
     "no hypersphere": ("model.hypersphere=false",),
     "mask, no swap": ("fill.swap=0", "fill.mask=0.9", "fill.keep=0.1"),
+    "mask, no swap, 0.4 kept": ("fill.swap=0", "fill.mask=0.6", "fill.keep=0.4"),
     "swap always": ("fill.swap=1", "fill.mask=0", "fill.keep=0"),
     "swap 0.8, mask 0.1": ("fill.swap=0.8", "fill.mask=0.1", "fill.keep=0.1"),
     "object anchors alone": ("anchors.attributes=false",),
