@@ -72,7 +72,8 @@ class OurStep:
         words, match = LanguageHead(WIDTH, VOCABULARY), MatchingHead(WIDTH)
         self.model = nn.ModuleDict({"cmal": cmal, "words": initialise(words, WIDTH), "match": initialise(match, WIDTH)})
         self.optimizer = build_optimizer(self.model, lr=LR, weight_decay=0.01, betas=(0.9, 0.98))
-        self.gradient_norm = contextlib.ExitStack().enter_context(gradient_norm_noted(self.model, is_alone=True))
+        self.while_training = contextlib.ExitStack()  # kept: without it the norm's hooks would go at once
+        self.gradient_norm = self.while_training.enter_context(gradient_norm_noted(self.model, is_alone=True))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         cmal, example, position = self.model["cmal"], *batch["masked"]
