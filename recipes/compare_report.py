@@ -12,6 +12,8 @@ from typing import Any
 from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUNING_SEED, VARIANTS, WITHOUT
 
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
+CONDITIONS = ("swapped", "chance", "context_hidden", "guests_shuffled")
+BOTH_WAYS = ("t2v", "v2t")
 Row = dict[str, Any]
 Score = Callable[[Row], float]
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided Student
@@ -73,9 +75,6 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
     return lines
 
 
-CONDITIONS = ("swapped", "chance", "context_hidden", "guests_shuffled")
-
-
 def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[str, float] | None:
     """Condition -> accuracy in %, mean over seeds and directions; None where nothing was asked."""
     found = [row["association"] for row in of(rows, variant, share).values() if "association" in row]
@@ -84,25 +83,27 @@ def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[
     return {name: 100 * statistics.fmean(one[name][way] for one in found for way in ways) for name in CONDITIONS}
 
 
-def association_table(rows: Sequence[Row]) -> list[str]:
-    """Markdown: accuracy at swapped anchors and its controls, of CMAL with all pairs, and how far it is above them."""
-    lines = ["| at anchors (%) | " + " | ".join(name.replace("_", " ") for name in CONDITIONS) + " |", "|---" * 5 + "|"]
-    for way, name in (("t2v", "which region is this word's"), ("v2t", "which word is this region's")):
-        if found := association(rows, CMAL, 1.0, (way,)):
-            lines.append(f"| {name} | " + " | ".join(f"{found[c]:.1f}" for c in CONDITIONS) + " |")
-    if both := association(rows, CMAL, 1.0, ("t2v", "v2t")):
+def association_table(first: str, found: dict[str, dict[str, float] | None]) -> list[str]:
+    """Markdown: label -> accuracies, those that there are; `first` heads the labels."""
+    lines = [f"| {first} | " + " | ".join(name.replace("_", " ") for name in CONDITIONS) + " |", "|---" * 5 + "|"]
+    rows = [(label, one) for label, one in found.items() if one]
+    return lines + [f"| {label} | " + " | ".join(f"{one[c]:.1f}" for c in CONDITIONS) + " |" for label, one in rows]
+
+
+def association_of_cmal(rows: Sequence[Row]) -> list[str]:
+    """Accuracy at swapped anchors and its controls, of CMAL with all pairs, and how far it is above them."""
+    ways = {"which region is this word's": ("t2v",), "which word is this region's": ("v2t",)}
+    lines = association_table("at anchors (%)", {name: association(rows, CMAL, 1.0, w) for name, w in ways.items()})
+    if both := association(rows, CMAL, 1.0, BOTH_WAYS):
         above = ", ".join(f"{both['swapped'] - both[c]:+.1f} over {c.replace('_', ' ')}" for c in CONDITIONS[1:])
         lines += ["", f"Both directions together: {above}."]
     return lines
 
 
 def association_of_ablations(rows: Sequence[Row]) -> list[str]:
-    """Markdown: the same for every form of CMAL, both directions together."""
-    lines = ["| variant | " + " | ".join(name.replace("_", " ") for name in CONDITIONS) + " |", "|---" * 5 + "|"]
-    for variant in (CMAL, BOTH, *ABLATIONS):
-        if found := association(rows, variant, 1.0, ("t2v", "v2t")):
-            lines.append(f"| {variant} | " + " | ".join(f"{found[c]:.1f}" for c in CONDITIONS) + " |")
-    return lines
+    """The same for every form of CMAL, both directions together."""
+    found = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in (CMAL, BOTH, *ABLATIONS)}
+    return association_table("variant", found)
 
 
 def room(rows: Sequence[Row]) -> list[str]:
@@ -201,7 +202,7 @@ def write_report(results: Path, folder: Path) -> str:
             "",
             "## What the model knows at swapped anchors",
             "",
-            *association_table(rows),
+            *association_of_cmal(rows),
             "",
             "## Ablations of CMAL, all pairs",
             "",

@@ -44,6 +44,7 @@ ONLY = {
         "cmal.signals",
         "cmal.errors",
         "cmal.model.layers",
+        "cmal.model.kernels",
     ),  # something with a loss
     "cmal.recipe": ("cmal.errors",),
 }

@@ -42,13 +42,13 @@ class TextualEncoder(nn.Module):
 
     def hidden(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), before the sphere: BertModel's hidden states, given its weights."""
-        return self._hidden_and_words(token_ids, token_mask)[0]
+        return self.stack(self._embed(token_ids)[0], token_mask)
 
-    def _hidden_and_words(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) ids -> (B, T, D), and the (V, D) word embeddings as `lookup` gives them."""
         embedded, words = lookup(self.tokens.weight, token_ids)
         embedded = embedded + self.positions.weight[: token_ids.shape[1]] + self.segment.weight[0]
-        embedded = dropped(self.norm(embedded), self.dropout if self.training else 0.0)
-        return self.stack(embedded, token_mask), words
+        return dropped(self.norm(embedded), self.dropout if self.training else 0.0), words
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, T) ids, (B, T) True = real -> (B, T, D), each of length sqrt(D); zeros at padding."""
@@ -56,8 +56,8 @@ class TextualEncoder(nn.Module):
 
     def states_and_words(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """`forward`, and the (V, D) word embeddings as a head that is tied to them should take them (see `lookup`)."""
-        hidden, words = self._hidden_and_words(token_ids, token_mask)
-        return to_sphere(hidden, self.hypersphere), words
+        embedded, words = self._embed(token_ids)
+        return to_sphere(self.stack(embedded, token_mask), self.hypersphere), words
 
 
 class VisualEncoder(nn.Module):

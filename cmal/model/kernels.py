@@ -1,4 +1,4 @@
-"""The steps of a transformer layer that torch does slowly on a CPU: dropout, short-sequence attention, some products.
+"""The steps of a model that torch does slowly on a CPU: dropout, short-sequence attention, some products, tied embeddings.
 
 Drawing a dropout mask the usual way takes a hundred times longer on a CPU than the multiplication it is for; here one draw
 of 64 bits decides four entries. Attention with dropout is written out here for the same reason. Linear layers take oneDNN's
@@ -112,7 +112,7 @@ def attention(
     Returns:
         (B, L, D), or (B, Q, D).
     """
-    if 0.0 < dropout < 1.0 and is_plain_cpu(projected, *(() if query is None else (query,))):
+    if 0.0 < dropout < 1.0 and is_plain_cpu(projected):
         return _Attention.apply(projected, query, heads, key_mask, dropout)
     thirds = projected.chunk(3, dim=-1) if query is None else (query, *projected.chunk(2, dim=-1))
     split = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in thirds]  # (B, H, L, D/H)
@@ -172,8 +172,9 @@ def join_heads(parts: Sequence[Tensor], heads: int) -> Tensor:
 def lookup(weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """`F.embedding`, and the weight once more for a head that is tied to it.
 
-    The gradient that comes back through the second is added to in place. Two separate ones would each be as large as the
-    weight, one of them nearly all zeros, and their sum a third.
+    The gradient that comes back through the second is added to in place, so nothing else may hold it: it is for a head that
+    multiplies by the weight. Two separate ones would each be as large as the weight, one of them nearly all zeros, and
+    their sum a third.
 
     Args:
         weight: (V, D).
@@ -203,7 +204,7 @@ class _Lookup(Function):
             return grad_weight, None
         if grad_weight is None:
             grad_weight = grad_rows.new_zeros(ctx.shape)
-        return grad_weight.index_add_(0, ids.flatten(), grad_rows.flatten(0, -2)), None
+        return grad_weight.contiguous().index_add_(0, ids.flatten(), grad_rows.flatten(0, -2)), None
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

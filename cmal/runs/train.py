@@ -136,7 +136,9 @@ def loader_workers(asked: int, device: torch.device) -> int:
     A CPU computes with all its cores, which loader processes would take from it: a step of `small` on two cores lasts 3%
     longer than with its batch in memory when the process loads by itself, 6% with two loader processes.
     """
-    return asked if asked >= 0 else 0 if device.type == "cpu" else WORKERS_OF_A_GPU
+    if asked >= 0:
+        return asked
+    return 0 if device.type == "cpu" else WORKERS_OF_A_GPU
 
 
 def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
+
+from cmal.model.kernels import is_plain_cpu
 
 
 def build_optimizer(
@@ -46,8 +48,8 @@ def build_optimizer(
 def gradient_norm(model: nn.Module) -> Tensor:
     """() the norm of all gradients together."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    if grads and all(_is_plain_cpu(grad) for grad in grads):
-        return torch.stack([_square(grad) for grad in grads]).sum().sqrt()
+    if is_plain_cpu(*grads):
+        return _root_of_sum([_square(grad) for grad in grads])
     norm = nn.utils.get_total_norm(grads)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
@@ -62,7 +64,7 @@ def gradient_norm_noted(model: nn.Module, is_alone: bool) -> Iterator[Callable[[
         is_alone: False where gradients are still shared with other processes after backward has made them.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not is_alone or not all(_is_plain_cpu(p.data) for p in parameters):
+    if not is_alone or not is_plain_cpu(*parameters):
         yield partial(gradient_norm, model)
         return
     squares: dict[nn.Parameter, Tensor] = {}
@@ -73,7 +75,7 @@ def gradient_norm_noted(model: nn.Module, is_alone: bool) -> Iterator[Callable[[
     def norm() -> Tensor:
         parts = [squares[p] for p in parameters if p in squares]
         squares.clear()
-        return torch.stack(parts).sum().sqrt() if parts else torch.zeros(())
+        return _root_of_sum(parts)
 
     hooks = [p.register_post_accumulate_grad_hook(note) for p in parameters]
     try:
@@ -83,14 +85,14 @@ def gradient_norm_noted(model: nn.Module, is_alone: bool) -> Iterator[Callable[[
             hook.remove()
 
 
-def _is_plain_cpu(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.dtype == torch.float32
-
-
 def _square(tensor: Tensor) -> Tensor:
     """() the sum of squares. torch's norm of a whole tensor runs on one thread of a CPU."""
     flat = tensor.reshape(-1)
     return torch.dot(flat, flat)
+
+
+def _root_of_sum(squares: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(squares)).sum().sqrt() if squares else torch.zeros(())
 
 
 def clipped_step(optimizer: torch.optim.Optimizer, grad_norm: Tensor, clip_norm: float) -> None:

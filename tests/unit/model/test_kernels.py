@@ -192,3 +192,10 @@ def test_a_tied_embeddings_gradient_is_made_once():
         rows, tied = lookup(weight, torch.tensor([[4, 5]]))
         (rows.sum() + (torch.ones(3, 4) @ tied.t()).sum()).backward()
     assert made.names == ["aten.mm.default"]
+
+
+def test_a_tied_embedding_takes_a_gradient_that_is_no_memory_of_its_own():
+    weight = torch.randn(5, 4, requires_grad=True)
+    rows, tied = lookup(weight, torch.tensor([[1, 1]]))
+    (rows.sum() + tied.sum()).backward()  # a sum's gradient is one number, expanded
+    assert weight.grad[:, 0].tolist() == [1, 3, 1, 1, 1]
