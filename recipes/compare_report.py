@@ -154,14 +154,15 @@ def sentences(rows: Sequence[Row]) -> list[str]:
 
 
 def draw_curve(rows: Sequence[Row], path: Path) -> None:
-    """Mean score against the share of the pairs, a line a variant."""
+    """Mean score against the share of the pairs, a line a variant; bars (95% intervals) stand beside each other."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for variant in VARIANTS:
+    for number, variant in enumerate(VARIANTS):
+        beside = 1 + 0.02 * (number - (len(VARIANTS) - 1) / 2)  # a factor, the axis being logarithmic
         points = [(share, interval([mean_score(r) for r in of(rows, variant, share).values()]))
                   for share in SHARES if of(rows, variant, share)]  # fmt: skip
         if points:
@@ -169,7 +170,12 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
             errors = [half or 0.0 for _, half in intervals]
             means = [100 * mean for mean, _ in intervals]
             axes.errorbar(
-                [100 * s for s in shares], means, [100 * e for e in errors], label=variant, marker="o", capsize=3
+                [100 * s * beside for s in shares],
+                means,
+                [100 * e for e in errors],
+                label=variant,
+                marker="o",
+                capsize=3,
             )
     without = of(rows, WITHOUT, 1.0)
     if without:
@@ -177,7 +183,7 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
         axes.axhline(level, label="no pre-training", linestyle=":", color="grey")
     axes.set(xlabel="share of the pairs (%)", ylabel="mean of the four tasks (%)", xscale="log")
     axes.set_xticks([100 * s for s in SHARES], [f"{100 * s:g}" for s in SHARES])
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(VARIANTS) + 1, frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
