@@ -1,12 +1,14 @@
-"""What a pre-trained model knows at swapped anchors, beside three controls that say where the knowledge comes from.
+"""What a pre-trained model knows at swapped anchors, beside four controls that say where the knowledge comes from.
 
 Every anchor of a caption is asked for by itself: its two slots are swapped, its twins masked, all else stays as it is.
 From the text slot (which holds the region's vector): which visual anchor of the group is it? From the region slot (which
 holds the word's): which word? The answer is right when the likeliest candidate shares the anchor's concept. Controls:
 
 - chance: the mean share of right candidates.
-- context hidden: no slot of the example but the anchor's own two can be attended to. What is left is what the two
-  hyperspheres have learned of each other.
+- context hidden: no slot of the example but the anchor's own two can be attended to. What is left is the lexicon: the
+  asked slot holds one half of the pair and sees the other half in its partner.
+- slots alone: no slot can attend to any other, its partner neither. What is left is what a guest says by itself, of a
+  thing that has a kind and a colour not even which of them is asked for.
 - guests shuffled: the vectors that visit the slots change places within the group, words' and regions' each their own
   way, so that guest and place disagree. The place still decides what is right: a model that follows the guests alone falls
   to chance or below, one that reads the context stays above.
@@ -37,7 +39,8 @@ from cmal.pretraining import CmalForPretraining
 GROUP_SIZE = 64
 SHOWN_CONCEPTS = 3
 DIRECTIONS = ("t2v", "v2t")
-CONDITIONS = ("swapped", "context_hidden", "guests_shuffled")
+CONDITIONS = ("swapped", "context_hidden", "slots_alone", "guests_shuffled")
+CONTROLS = ("chance", *CONDITIONS[1:])
 # anchor: next to nothing, and at least one: the only one there is
 SWAP_ONE = DrawRates(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
 
@@ -95,8 +98,8 @@ class AssociationProbe:
         """Accuracies and controls over all questions, or those where `where` (Q,) is True; None where there are none.
 
         Returns:
-            `association_t2v`, `association_v2t`, `anchors` (how many questions) and `controls`: `chance`,
-            `context_hidden`, `guests_shuffled`, each with `t2v` and `v2t`.
+            `association_t2v`, `association_v2t`, `anchors` (how many questions) and `controls`: those of CONTROLS,
+            each with `t2v` and `v2t`.
         """
         kept = np.ones(len(self.questions), bool) if where is None else where
         both = {name: {d: _mean(self.right[name][d][kept]) for d in DIRECTIONS} for name in CONDITIONS}
@@ -198,18 +201,20 @@ def _ask_group(
     device = next(model.parameters()).device
     batch, plan = batch.to(device), move(plan, device)
     states = model.cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
-    changed = {
-        "swapped": states,
-        "context_hidden": hide_context(states, plan),
-        "guests_shuffled": shuffle_guests(states, plan, *disagreeing_guests(plan.concept.cpu().numpy(), generator)),
+    shuffled = shuffle_guests(states, plan, *disagreeing_guests(plan.concept.cpu().numpy(), generator))
+    hidden = {
+        "swapped": model.cmal.unify(states, plan),
+        "context_hidden": model.cmal.unify(hide_context(states, plan), plan),
+        "slots_alone": unify_alone(model.cmal, states, plan),
+        "guests_shuffled": model.cmal.unify(shuffled, plan),
     }
-    return plan, {name: _associate(model.cmal, model.heads["amc"], these, plan) for name, these in changed.items()}
+    return plan, {name: _associate(model.heads["amc"], rows, states.tokens, plan) for name, rows in hidden.items()}
 
 
 def _associate(
-    cmal: Cmal, head: torch.nn.Module, states: UniModal, plan: PromptPlan
+    head: torch.nn.Module, hidden: Tensor, tokens: int, plan: PromptPlan
 ) -> tuple[Association, Association]:
-    both = head.among_group(cmal.unify(states, plan), states.tokens, plan)
+    both = head.among_group(hidden, tokens, plan)
     return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
 
 
@@ -219,6 +224,18 @@ def hide_context(states: UniModal, plan: PromptPlan) -> UniModal:
     token_mask[plan.example[plan.piece_anchor], plan.piece_position] = True
     region_mask[plan.example, plan.region] = True
     return replace(states, token_mask=token_mask, region_mask=region_mask)
+
+
+def unify_alone(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Tensor:
+    """Hidden states (B, T+R, D) of the chosen anchors' slots, no slot seeing another; the other rows are zero.
+
+    The pieces of one span hold the same guest and see each other.
+    """
+    own = hide_context(states, plan)
+    without_regions = replace(own, region_mask=torch.zeros_like(own.region_mask))
+    without_words = replace(own, token_mask=torch.zeros_like(own.token_mask))
+    words, regions = cmal.unify(without_regions, plan), cmal.unify(without_words, plan)
+    return torch.cat([words[:, : states.tokens], regions[:, states.tokens :]], dim=1)
 
 
 def shuffle_guests(states: UniModal, plan: PromptPlan, region_guests: Tensor, word_guests: Tensor) -> UniModal:

@@ -113,6 +113,7 @@ def _show_gold(gold: dict[str, Any]) -> None:
 
 
 def _show_association(by: dict[str, Any]) -> None:
+    from cmal.association_probe import CONTROLS
     from cmal_cli.display import show_table
 
     rows = []
@@ -123,12 +124,9 @@ def _show_association(by: dict[str, Any]) -> None:
             rows.append((kind, name, *map(_percent, values)))
     show_table(
         f"associations at {by['all']['anchors']:,} swapped anchors, among {by['candidates']:.0f} candidates each",
-        ("anchors", "direction", "right", "chance", "no context", "shuffled"),
+        ("anchors", "direction", "right", *(name.replace("_", " ") for name in CONTROLS)),
         rows,
     )
-
-
-CONTROLS = ("chance", "context_hidden", "guests_shuffled")
 
 
 def _percent(value: float | None) -> str:

@@ -79,8 +79,8 @@ def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def is_of(row: dict[str, Any], run: Run) -> bool:
-    key = (run.variant, run.share, run.seed, run.budget.pretrain_steps)
-    return (row["variant"], row["share"], row["seed"], row["steps"]) == key
+    key = (run.variant, run.share, run.seed, run.budget.pretrain_steps, run.budget.full_steps)
+    return (row["variant"], row["share"], row["seed"], row["steps"], row["fine_tuning_steps"]) == key
 
 
 def one_thread() -> None:
@@ -104,10 +104,13 @@ def measure(run: Run) -> dict[str, Any]:
     settings += [f"train.steps={steps}", "train.keep_checkpoints=1"]
     cmal("pretrain", "recipes/scenes.yaml", "--quiet", *with_set(settings))
     row = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": run.budget.pretrain_steps}
+    row["fine_tuning_steps"] = run.budget.full_steps
     for name, count, tuning_steps in (
         ("scores", 0, run.budget.full_steps),
         ("few_shot", run.budget.few_records, run.budget.few_steps),
     ):
+        if tuning_steps == 0:
+            continue
         results = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in TASKS}
         row[name] = {task: mean(one.metrics[one.main].value for one in splits) for task, splits in results.items()}
         row["chance"] = {task: mean(one.chance for one in splits) for task, splits in results.items()}
@@ -136,7 +139,7 @@ def score(run: Run, folder: Path, task: str, records: int, steps: int) -> list[E
 
 
 def probe(folder: Path) -> dict[str, Any]:
-    """Association accuracy at swapped anchors of the test images, both ways, and its three controls."""
+    """Association accuracy at swapped anchors of the test images, both ways, and its controls."""
     result = folder / "anchors.json"
     data = ("--records", "data/scenes/test.jsonl", "--regions", "data/scenes/regions")
     cmal("probe-anchors", *data, "--checkpoint", f"{folder}/pretrain", "--json", str(result), "--quiet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TASKS = {
     "rec": ("testA", "testB"),
@@ -63,7 +63,7 @@ TUNING_SEED = 7
 
 @dataclass(frozen=True)
 class Budget:
-    """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score."""
+    """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score, 0 steps: not scored."""
 
     pretrain_steps: int = 1000
     full_steps: int = 150
@@ -71,6 +71,7 @@ class Budget:
     few_steps: int = 60
 
 
+LONGER = Budget(full_steps=500, few_steps=0)  # as the fine-tuning recipes have it
 QUICK = Budget(pretrain_steps=100, full_steps=30, few_records=100, few_steps=15)
 
 
@@ -87,7 +88,8 @@ class Run:
     def name(self) -> str:
         """As a folder name."""
         plain = "".join(c if c.isalnum() else "-" for c in self.variant)
-        return f"{plain}-share{round(100 * self.share)}-seed{self.seed}-steps{self.budget.pretrain_steps}"
+        steps = f"steps{self.budget.pretrain_steps}-tuned{self.budget.full_steps}"
+        return f"{plain}-share{round(100 * self.share)}-seed{self.seed}-{steps}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -98,7 +100,8 @@ class Run:
 def full_plan() -> list[Run]:
     """What the claims need first, seed after seed, so that a plan cut short is even; then tuning, shares, ablations.
 
-    Ablations have one seed, those that may be better than CMAL all: one seed alone is a lead.
+    Ablations have one seed, those that may be better than CMAL all: one seed alone is a lead. What the claims rest on is
+    measured with longer fine-tuning too.
     """
     runs = [run for seed in SEEDS for run in claim_runs(seed)]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
@@ -107,12 +110,17 @@ def full_plan() -> list[Run]:
     runs += [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in LEADS]
     runs += [run for seed in SEEDS for run in share_runs(seed)]
+    runs += [replace(run, budget=LONGER) for seed in SEEDS for run in longer_runs(seed)]
     runs += [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]
     return list(dict.fromkeys(runs))
 
 
 def claim_runs(seed: int) -> list[Run]:
     return [Run(variant, 1.0, seed) for variant in (CMAL, CMCL, PLAIN)] + [Run(CMAL, 0.5, seed)]
+
+
+def longer_runs(seed: int) -> list[Run]:
+    return [Run(WITHOUT, 1.0, seed), *claim_runs(seed), Run(BOTH, 1.0, seed)]
 
 
 def share_runs(seed: int) -> list[Run]:

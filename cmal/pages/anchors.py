@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmal.association_probe import Answer
+from cmal.association_probe import CONTROLS, Answer
 from cmal.pages.album import Album, box_of, find_pictures
 from cmal.pages.document import folded, percent, table, tag, text, write_page
 from cmal.pages.pairs import ShownAnchor, ShownPair, choose_pairs
@@ -95,14 +95,15 @@ def _associations(by: Mapping[str, Any]) -> Iterator[str]:
     yield tag(
         "p",
         "Each anchor's two slots are swapped, and the model says from each which of the group's anchors it is. Beside it: "
-        "guessing; the same with all context hidden; and with the visiting vectors shuffled, so that only context helps.",
+        "guessing; the same with all context hidden, so that a lexicon must do; with no slot seeing any other; and with the "
+        "visiting vectors shuffled, so that only context helps.",
     )
     rows = []
     for kind in ("all", "object", "attribute"):
         for direction, name in (("t2v", "word to region"), ("v2t", "region to word")):
-            controls = (by[kind]["controls"][c][direction] for c in ("chance", "context_hidden", "guests_shuffled"))
+            controls = (by[kind]["controls"][c][direction] for c in CONTROLS)
             rows.append((kind, name, *map(percent, (by[kind][f"association_{direction}"], *controls))))
-    columns = ("anchors", "direction", "right", "chance", "context hidden", "guests shuffled")
+    columns = ("anchors", "direction", "right", *(name.replace("_", " ") for name in CONTROLS))
     yield table(columns, rows)
 
 

@@ -25,7 +25,7 @@ def row(variant: str, seed: int, mean: float, share: float = 1.0) -> dict:
     tasks = ("scenes-rec", "scenes-ve", "scenes-vqa", "scenes-retrieval")
     scores = dict(zip(tasks, (mean - 0.03, mean - 0.01, mean + 0.01, mean + 0.03)))
     few = {task: score / 2 for task, score in scores.items()}
-    facts = {"variant": variant, "share": share, "seed": seed, "steps": 700}
+    facts = {"variant": variant, "share": share, "seed": seed, "steps": 700, "fine_tuning_steps": 150}
     return facts | {"scores": scores, "few_shot": few, "chance": dict.fromkeys(tasks, 0.1)}
 
 
@@ -103,7 +103,7 @@ def test_a_run_that_has_a_result_is_not_run_again(tmp_path, monkeypatch):
     from compare_plan import QUICK, Run
 
     run, other = Run("cmal", 0.5, 0, QUICK), Run("cmal", 0.5, 1, QUICK)
-    compare.write_rows(tmp_path / "compare.json", [{**row("cmal", 0, 0.5, 0.5), "steps": QUICK.pretrain_steps}])
+    compare.write_rows(tmp_path / "compare.json", [{**row("cmal", 0, 0.5, 0.5), "steps": QUICK.pretrain_steps, "fine_tuning_steps": QUICK.full_steps}])
     begun = []
 
     class Pool:

@@ -1,0 +1,101 @@
+"""What each control of the association probe lets a slot see.
+
+The running example, twice: [CLS] a dog runs [SEP], regions tree and dog; the anchor is piece 2 with region 1. Swapped, the
+word's slot holds VISUAL(dog) and the region's slot TEXT(dog): they are each other's partner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toys import on_sphere, toy_cmal, toy_plan
+
+from cmal.association_probe import disagreeing_guests, hide_context, shuffle_guests, unify_alone
+from cmal.model.cmal import UniModal
+
+T, R, D, WORD, REGION = 5, 2, 8, 2, 1
+PLAN = toy_plan(T, R, 2, example=[0, 1], region=[REGION] * 2, piece_anchor=[0, 1], piece_position=[WORD] * 2)
+
+
+def states() -> UniModal:
+    boxes = torch.rand(2, R, 7, generator=torch.Generator().manual_seed(3))
+    real = torch.ones(2, T, dtype=torch.bool), torch.ones(2, R, dtype=torch.bool)
+    return UniModal(on_sphere(2, T, D, seed=1), real[0], on_sphere(2, R, D, seed=2), boxes, real[1])
+
+
+def with_other(states: UniModal, words: list[int], regions: list[int]) -> UniModal:
+    """Other vectors at these words and regions of both examples."""
+    text, visual = states.text.clone(), states.visual.clone()
+    text[:, words], visual[:, regions] = on_sphere(2, len(words), D, seed=4), on_sphere(2, len(regions), D, seed=5)
+    return replace(states, text=text, visual=visual)
+
+
+def word_and_region_slot(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return hidden[:, WORD], hidden[:, T + REGION]
+
+
+def swapped(model, states):
+    return model.unify(states, PLAN)
+
+
+def context_hidden(model, states):
+    return model.unify(hide_context(states, PLAN), PLAN)
+
+
+def slots_alone(model, states):
+    return unify_alone(model, states, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("condition", "sees_context", "sees_partner"),
+    [(swapped, True, True), (context_hidden, False, True), (slots_alone, False, False)],
+)
+@torch.no_grad()
+def test_what_a_slot_of_a_swapped_anchor_sees(condition: Callable, sees_context: bool, sees_partner: bool):
+    """Whatever it does not see can be another and changes nothing, to the bit; whatever it sees changes it."""
+    model, given = toy_cmal(), states()
+    word, region = word_and_region_slot(condition(model, given))
+    changed = {
+        "context": with_other(given, [0, 1, 3, 4], [0]),
+        "text of the anchor": with_other(given, [WORD], []),
+        "region of the anchor": with_other(given, [], [REGION]),
+    }
+    seen = {name: word_and_region_slot(condition(model, other)) for name, other in changed.items()}
+    same = {name: (torch.equal(word, w), torch.equal(region, r)) for name, (w, r) in seen.items()}
+    assert same["context"] == (not sees_context, not sees_context)
+    assert same["text of the anchor"] == (not sees_partner, False), "the text is the region slot's guest"
+    assert same["region of the anchor"] == (False, not sees_partner), "and the region the word slot's"
+
+
+@torch.no_grad()
+def test_a_slot_alone_is_what_a_model_of_that_slot_only_gives():
+    """An example of one word and no region, and one of one region and no word, give the same two vectors."""
+    model, given = toy_cmal(), states()
+    guests = model.prompt(given.text, given.visual, PLAN)
+    none = torch.zeros(2, T, dtype=torch.bool), torch.zeros(2, R, dtype=torch.bool)
+    only_word, only_region = none[0].clone(), none[1].clone()
+    only_word[:, WORD], only_region[:, REGION] = True, True
+    word, region = word_and_region_slot(slots_alone(model, given))
+    torch.testing.assert_close(word, model.unified(*guests, given.boxes_unit, only_word, none[1])[:, WORD])
+    torch.testing.assert_close(region, model.unified(*guests, given.boxes_unit, none[0], only_region)[:, T + REGION])
+
+
+def test_shuffled_guests_visit_and_the_other_slots_stay():
+    """Anchor 0 gets the region of anchor 1 and keeps its word; so the word's slot of example 0 holds example 1's region."""
+    given = states()
+    shuffled = shuffle_guests(given, PLAN, torch.tensor([1, 0]), torch.tensor([0, 1]))
+    assert torch.equal(shuffled.visual[:, REGION], given.visual[[1, 0], REGION])
+    assert torch.equal(shuffled.visual[:, 0], given.visual[:, 0])
+    torch.testing.assert_close(shuffled.text, given.text)
+
+
+def test_guests_disagree_with_their_place_and_with_each_other():
+    """Four anchors each of three concepts: no place has a guest of its own concept, nor two guests of one."""
+    concepts = np.repeat([7, 3, 5], 4)
+    regions, words = (concepts[guests.numpy()] for guests in disagreeing_guests(concepts, np.random.default_rng(0)))
+    assert (regions != concepts).all() and (words != concepts).all() and (regions != words).all()
+    assert sorted(regions) == sorted(words) == sorted(concepts), "everyone visits once"
