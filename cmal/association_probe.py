@@ -211,9 +211,7 @@ def _ask_group(
     return plan, {name: _associate(model.heads["amc"], rows, states.tokens, plan) for name, rows in hidden.items()}
 
 
-def _associate(
-    head: torch.nn.Module, hidden: Tensor, tokens: int, plan: PromptPlan
-) -> tuple[Association, Association]:
+def _associate(head: torch.nn.Module, hidden: Tensor, tokens: int, plan: PromptPlan) -> tuple[Association, Association]:
     both = head.among_group(hidden, tokens, plan)
     return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
 

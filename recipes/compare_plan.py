@@ -63,7 +63,7 @@ TUNING_SEED = 7
 
 @dataclass(frozen=True)
 class Budget:
-    """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score, 0 steps: not scored."""
+    """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score, with 0 steps none."""
 
     pretrain_steps: int = 1000
     full_steps: int = 150

@@ -12,7 +12,7 @@ from typing import Any
 from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUNING_SEED, VARIANTS, WITHOUT
 
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
-CONDITIONS = ("swapped", "chance", "context_hidden", "guests_shuffled")
+CONDITIONS = ("swapped", "chance", "context_hidden", "slots_alone", "guests_shuffled")
 BOTH_WAYS = ("t2v", "v2t")
 Row = dict[str, Any]
 Score = Callable[[Row], float]
@@ -55,39 +55,43 @@ def difference(first: dict[int, Row], second: dict[int, Row], score: Score) -> t
 
 
 def cell(rows: dict[int, Row], score: Score) -> str:
-    if not rows:
-        return "-"
     mean, half = interval([score(row) for row in rows.values()])
     return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
 
 
 def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]:
     """Markdown: a line a variant and share, of those that were measured."""
-    tasks = sorted(rows[0]["scores"])
-    lines = ["| variant | share of pairs | " + " | ".join(tasks) + " | mean | mean, few-shot | seeds |"]
-    lines.append("|---" * (len(tasks) + 5) + "|")
+    columns = {task: task_score(task) for task in sorted(rows[0]["scores"])} | {"mean": mean_score}
+    if all("few_shot" in row for row in rows):
+        columns["mean, few-shot"] = few_shot_score
+    lines = ["| variant | share of pairs | " + " | ".join(columns) + " | seeds |", "|---" * (len(columns) + 3) + "|"]
     for variant, share in listed:
-        found = of(rows, variant, share)
-        if found:
-            scores = [cell(found, task_score(task)) for task in tasks]
-            scores += [cell(found, mean_score), cell(found, few_shot_score)]
-            lines.append(f"| {variant} | {share:.0%} | " + " | ".join(scores) + f" | {len(found)} |")
+        if found := of(rows, variant, share):
+            cells = [cell(found, score) for score in columns.values()]
+            lines.append(f"| {variant} | {share:.0%} | " + " | ".join(cells) + f" | {len(found)} |")
     return lines
 
 
-def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[str, float] | None:
-    """Condition -> accuracy in %, mean over seeds and directions; None where nothing was asked."""
-    found = [row["association"] for row in of(rows, variant, share).values() if "association" in row]
-    if not found:
-        return None
-    return {name: 100 * statistics.fmean(one[name][way] for one in found for way in ways) for name in CONDITIONS}
+def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[str, float]:
+    """Condition -> accuracy in %, mean over seeds and directions; without the conditions that no run was asked for.
+
+    It is of the pre-training alone: of two runs of a seed, fine-tuned differently, the one asked for more counts.
+    """
+    asked = sorted((row for row in rows if "association" in row), key=lambda row: len(row["association"]))
+    found = [row["association"] for row in of(asked, variant, share).values()]
+    values = {name: [one[name][way] for one in found if name in one for way in ways] for name in CONDITIONS}
+    return {name: 100 * statistics.fmean(of_name) for name, of_name in values.items() if of_name}
 
 
-def association_table(first: str, found: dict[str, dict[str, float] | None]) -> list[str]:
+def association_table(first: str, found: dict[str, dict[str, float]]) -> list[str]:
     """Markdown: label -> accuracies, those that there are; `first` heads the labels."""
-    lines = [f"| {first} | " + " | ".join(name.replace("_", " ") for name in CONDITIONS) + " |", "|---" * 5 + "|"]
-    rows = [(label, one) for label, one in found.items() if one]
-    return lines + [f"| {label} | " + " | ".join(f"{one[c]:.1f}" for c in CONDITIONS) + " |" for label, one in rows]
+    heads = [first, *(name.replace("_", " ") for name in CONDITIONS)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for label, accuracies in found.items():
+        if accuracies:
+            cells = [f"{accuracies[c]:.1f}" if c in accuracies else "-" for c in CONDITIONS]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
 
 
 def association_of_cmal(rows: Sequence[Row]) -> list[str]:
@@ -95,7 +99,8 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
     ways = {"which region is this word's": ("t2v",), "which word is this region's": ("v2t",)}
     lines = association_table("at anchors (%)", {name: association(rows, CMAL, 1.0, w) for name, w in ways.items()})
     if both := association(rows, CMAL, 1.0, BOTH_WAYS):
-        above = ", ".join(f"{both['swapped'] - both[c]:+.1f} over {c.replace('_', ' ')}" for c in CONDITIONS[1:])
+        controls = [c for c in CONDITIONS[1:] if c in both]
+        above = ", ".join(f"{both['swapped'] - both[c]:+.1f} over {c.replace('_', ' ')}" for c in controls)
         lines += ["", f"Both directions together: {above}."]
     return lines
 
@@ -135,7 +140,7 @@ def told(name: str, found: tuple[float, float | None, int] | None) -> str:
 
 def sentences(rows: Sequence[Row]) -> list[str]:
     """The claims, each with its difference."""
-    whole = {variant: of(rows, variant, 1.0) for variant in (*VARIANTS, WITHOUT, *ABLATIONS)}
+    whole = {variant: of(rows, variant, 1.0) for variant in (*VARIANTS, WITHOUT)}
     half = of(rows, CMAL, 0.5)
     lines = [
         told("CMAL with half of the pairs minus CMCL with all of them", difference(half, whole[CMCL], mean_score)),
@@ -147,10 +152,27 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     for task in sorted(rows[0]["scores"]):
         name = f"CMAL minus mlm+mrm+itm on {task}"
         lines.append(told(name, difference(whole[CMAL], whole[PLAIN], task_score(task))))
-    for name in ABLATIONS:
-        if whole[name]:
-            lines.append(told(f"{name} minus CMAL", difference(whole[name], whole[CMAL], mean_score)))
     return lines
+
+
+def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
+    whole = of(rows, CMAL, 1.0)
+    found = {name: of(rows, name, 1.0) for name in ABLATIONS}
+    return [told(f"{name} minus CMAL", difference(one, whole, mean_score)) for name, one in found.items() if one]
+
+
+def section_of_longer(rows: Sequence[Row], steps: int) -> list[str]:
+    """The same claims after another number of fine-tuning steps."""
+    return [
+        f"## Fine-tuned for {steps} steps",
+        "",
+        *table(rows, COMPARED),
+        "",
+        *sentences(rows),
+        "",
+        *room(rows),
+        "",
+    ]
 
 
 def draw_curve(rows: Sequence[Row], path: Path) -> None:
@@ -188,27 +210,35 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
+def of_budget(rows: Sequence[Row], fine_tuning_steps: int) -> list[Row]:
+    return [row for row in rows if row["fine_tuning_steps"] == fine_tuning_steps]
+
+
 def write_report(results: Path, folder: Path) -> str:
     """Writes compare.md and compare.png beside the results; returns the report's text."""
-    rows = json.loads(results.read_text())["runs"]
+    every = json.loads(results.read_text())["runs"]
+    shorter, *longer = sorted({row["fine_tuning_steps"] for row in every})
+    rows = of_budget(every, shorter)
     draw_curve(rows, folder / "compare.png")
-    steps = sorted({row["steps"] for row in rows})
+    steps = sorted({row["steps"] for row in every})
     text = "\n".join(
         [
             "# CMAL beside contrastive pre-training, on scenes",
             "",
-            f"{len(rows)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and rates "
-            "for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds.",
+            f"{len(every)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and "
+            "rates for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds. Fine-tuned for "
+            f"{shorter} steps where nothing else is said.",
             "",
             *table(rows, COMPARED),
             "",
             *sentences(rows),
+            *sentences_of_ablations(rows),
             "",
             "![mean score against share of pairs](compare.png)",
             "",
             "## What the model knows at swapped anchors",
             "",
-            *association_of_cmal(rows),
+            *association_of_cmal(every),
             "",
             "## Ablations of CMAL, all pairs",
             "",
@@ -218,7 +248,7 @@ def write_report(results: Path, folder: Path) -> str:
             "",
             "At swapped anchors (%), both directions together:",
             "",
-            *association_of_ablations(rows),
+            *association_of_ablations(every),
             "",
             "## Tuning, the same grid for every variant",
             "",
@@ -230,6 +260,7 @@ def write_report(results: Path, folder: Path) -> str:
             "",
             *room(rows),
             "",
+            *(line for steps in longer for line in section_of_longer(of_budget(every, steps), steps)),
         ]
     )
     (folder / "compare.md").write_text(text)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,23 +77,62 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
     results = tmp_path / "compare.json"
     results.write_text(json.dumps({"runs": rows}))
     text = write_report(results, tmp_path)
-    assert "| which region is this word's | 93.0 | 4.0 | 65.0 | 80.0 |" in text
+    assert "| which region is this word's | 93.0 | 4.0 | 65.0 | - | 80.0 |" in text
     assert "Both directions together: +89.0 over chance, +28.0 over context hidden, +13.0 over guests shuffled." in text
-    assert "| mask, no swap | 49.0 | 3.0 | 49.0 | 79.0 |" in text
+    assert "| mask, no swap | 49.0 | 3.0 | 49.0 | - | 79.0 |" in text
     assert (
         "scenes-rec: between 9.0 (none, 100%) and 47.0 (cmal, 100%); chance 10.0, not exceeded by none, 100%." in text
     )
     assert "- scenes-ve: between 11.0 (none, 100%) and 49.0 (cmal, 100%); chance 10.0." in text
 
 
+def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_it(tmp_path):
+    """Seed 0 with 150 and 500 steps: .50 and .80. Its probe was asked again, of one more condition, and that counts."""
+    pytest.importorskip("matplotlib")
+    from compare_report import write_report
+
+    def known(swapped: float, **more: float) -> dict:
+        both = {"swapped": swapped, "chance": 0.04, "context_hidden": 0.7, "guests_shuffled": 0.8} | more
+        return {"association": {name: {"t2v": value, "v2t": value} for name, value in both.items()}}
+
+    rows = [row("cmal", 0, 0.5) | known(0.9), row("cmcl", 0, 0.4)]
+    for variant, mean, more in (("cmal", 0.8, known(0.96, slots_alone=0.66)), ("cmcl", 0.5, {})):
+        longer = row(variant, 0, mean) | more | {"fine_tuning_steps": 500}
+        del longer["few_shot"]
+        rows.append(longer)
+    results = tmp_path / "compare.json"
+    results.write_text(json.dumps({"runs": rows[::-1]}))
+    above, below = write_report(results, tmp_path).split("## Fine-tuned for 500 steps")
+    assert "| cmal | 100% | 47.0 | 53.0 | 49.0 | 51.0 | 50.0 | 25.0 | 1 |" in above
+    assert "- CMAL minus CMCL, all pairs: +10.0 points" in above
+    assert "| cmal | 96.0 | 4.0 | 70.0 | 66.0 | 80.0 |" in above, "once a seed, as it was asked last"
+    assert "| cmal | 100% | 77.0 | 83.0 | 79.0 | 81.0 | 80.0 | 1 |" in below
+    assert "- CMAL minus CMCL, all pairs: +30.0 points" in below
+    assert "- scenes-rec: between 47.0 (cmcl, 100%) and 77.0 (cmal, 100%); chance 10.0." in below
+
+
 def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
-    from compare_plan import CLAIM_SEEDS, CMAL, CMCL, PLAIN, SEEDS, SHARES, TUNING, VARIANTS, Run, full_plan
+    from compare_plan import (
+        CLAIM_SEEDS,
+        CMAL,
+        CMCL,
+        LONGER,
+        PLAIN,
+        SEEDS,
+        SHARES,
+        TUNING,
+        VARIANTS,
+        WITHOUT,
+        Run,
+        full_plan,
+    )
 
     plan = full_plan()
     assert len(plan) == len(set(plan)) == len({run.name for run in plan})
     claims = [(CMAL, 1.0), (CMCL, 1.0), (PLAIN, 1.0), (CMAL, 0.5)]
     assert set(plan[: 4 * len(SEEDS)]) == {Run(v, share, seed) for v, share in claims for seed in SEEDS}
     assert {Run(v, share, seed) for v, share in claims for seed in CLAIM_SEEDS} <= set(plan)
+    assert {Run(v, share, seed, LONGER) for v, share in [*claims, (WITHOUT, 1.0)] for seed in SEEDS} <= set(plan)
     assert {Run(v, share, seed) for v in VARIANTS for share in SHARES for seed in SEEDS} <= set(plan)
     grids = {v: {name.split(", ")[1] for name in TUNING if name.startswith(f"{v},")} for v in (PLAIN, CMCL, CMAL)}
     assert grids[CMCL] == grids[CMAL] == grids[PLAIN] | {"weight 0.3", "weight 3"}, "the same grid for every variant"
@@ -103,7 +143,10 @@ def test_a_run_that_has_a_result_is_not_run_again(tmp_path, monkeypatch):
     from compare_plan import QUICK, Run
 
     run, other = Run("cmal", 0.5, 0, QUICK), Run("cmal", 0.5, 1, QUICK)
-    compare.write_rows(tmp_path / "compare.json", [{**row("cmal", 0, 0.5, 0.5), "steps": QUICK.pretrain_steps, "fine_tuning_steps": QUICK.full_steps}])
+    compare.write_rows(
+        tmp_path / "compare.json",
+        [{**row("cmal", 0, 0.5, 0.5), "steps": QUICK.pretrain_steps, "fine_tuning_steps": QUICK.full_steps}],
+    )
     begun = []
 
     class Pool:
@@ -134,3 +177,30 @@ def test_what_is_committed_is_what_the_results_give(tmp_path):
     copy = tmp_path / "compare.json"
     copy.write_bytes(results.read_bytes())
     assert write_report(copy, tmp_path) == results.with_suffix(".md").read_text()
+
+
+def test_a_run_of_the_longer_budget_is_scored_on_all_records_only_and_leaves_no_folder(tmp_path, monkeypatch):
+    import compare
+    from compare_plan import LONGER, Run
+
+    fine_tuned = []
+
+    def score(run, folder, task, records, steps):
+        fine_tuned.append((task, records, steps))
+        return [
+            SimpleNamespace(metrics={"accuracy": SimpleNamespace(value=v)}, main="accuracy", chance=0.1)
+            for v in (0.4, 0.6)
+        ]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "score", score)
+    monkeypatch.setattr(compare, "probe", lambda folder: {"swapped": {"t2v": 1.0, "v2t": 1.0}})
+    monkeypatch.setattr(
+        compare, "cmal", lambda *words: (tmp_path / compare.WORK / run.name / "pretrain").mkdir(parents=True)
+    )
+    run = Run("cmal", 0.5, 3, LONGER)
+    measured = compare.measure(run)
+    assert fine_tuned == [(task, 0, 500) for task in ("rec", "ve", "vqa", "retrieval")]
+    assert measured["scores"]["scenes-ve"] == 0.5 and "few_shot" not in measured and "association" in measured
+    assert compare.is_of(measured, run) and not compare.is_of(measured, Run("cmal", 0.5, 3))
+    assert not (tmp_path / compare.WORK / run.name).exists()
