@@ -226,8 +226,8 @@ def write_report(results: Path, folder: Path) -> str:
             "# CMAL beside contrastive pre-training, on scenes",
             "",
             f"{len(every)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and "
-            "rates for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds. Fine-tuned for "
-            f"{shorter} steps where nothing else is said.",
+            "rates for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds. Fine-tuned "
+            f"for {shorter} steps where nothing else is said.",
             "",
             *table(rows, COMPARED),
             "",
