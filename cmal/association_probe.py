@@ -7,8 +7,8 @@ holds the word's): which word? The answer is right when the likeliest candidate 
 - chance: the mean share of right candidates.
 - context hidden: no slot of the example but the anchor's own two can be attended to. What is left is the lexicon: the
   asked slot holds one half of the pair and sees the other half in its partner.
-- slots alone: no slot can attend to any other, its partner neither. What is left is what a guest says by itself, of a
-  thing that has a kind and a colour not even which of them is asked for.
+- slots alone: no slot can attend to any other, its partner neither. What is left is what a guest says by itself: the
+  look of a thing does not tell whether its kind or its colour is spoken of.
 - guests shuffled: the vectors that visit the slots change places within the group, words' and regions' each their own
   way, so that guest and place disagree. The place still decides what is right: a model that follows the guests alone falls
   to chance or below, one that reads the context stays above.
