@@ -79,8 +79,14 @@ def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def is_of(row: dict[str, Any], run: Run) -> bool:
-    key = (run.variant, run.share, run.seed, run.budget.pretrain_steps, run.budget.full_steps)
-    return (row["variant"], row["share"], row["seed"], row["steps"], row["fine_tuning_steps"]) == key
+    return all(row[name] == value for name, value in identity(run).items())
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What a run's row is known by."""
+    budget = run.budget
+    facts = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": budget.pretrain_steps}
+    return facts | {"fine_tuning_steps": budget.full_steps, "fine_tuning_rate": budget.full_rate}
 
 
 def one_thread() -> None:
@@ -103,8 +109,7 @@ def measure(run: Run) -> dict[str, Any]:
     settings = [f"out={folder}/pretrain", f"data.pairs_share={run.share}", f"train.seed={run.seed}", *run.overrides]
     settings += [f"train.steps={steps}", "train.keep_checkpoints=1"]
     cmal("pretrain", "recipes/scenes.yaml", "--quiet", *with_set(settings))
-    row = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": run.budget.pretrain_steps}
-    row["fine_tuning_steps"] = run.budget.full_steps
+    row = identity(run)
     for name, count, tuning_steps in (
         ("scores", 0, run.budget.full_steps),
         ("few_shot", run.budget.few_records, run.budget.few_steps),
@@ -129,6 +134,7 @@ def score(run: Run, folder: Path, task: str, records: int, steps: int) -> list[E
     out, init = folder / f"{task}-{records}", "random" if run.variant == WITHOUT else "pretrained"
     settings = [f"out={out}", f"init={init}", f"init_from={folder}/pretrain/last", f"train.seed={run.seed}"]
     settings += [f"data.max_records={records}", f"train.steps={steps}", f"optimizer.warmup_steps={steps // 10}"]
+    settings += [f"optimizer.lr={run.budget.full_rate}"]
     cmal("finetune", f"recipes/finetune/scenes_{task}.yaml", "--quiet", *with_set(settings))
     results = []
     for split in TASKS[task]:

@@ -15,6 +15,7 @@ COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for shar
 CONDITIONS = ("swapped", "chance", "context_hidden", "slots_alone", "guests_shuffled")
 BOTH_WAYS = ("t2v", "v2t")
 Row = dict[str, Any]
+Tuning = tuple[int, float]  # fine-tuning steps, peak rate
 Score = Callable[[Row], float]
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided Student
 
@@ -161,10 +162,10 @@ def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
     return [told(f"{name} minus CMAL", difference(one, whole, mean_score)) for name, one in found.items() if one]
 
 
-def section_of_longer(rows: Sequence[Row], steps: int) -> list[str]:
-    """The same claims after another number of fine-tuning steps."""
+def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
+    """The same claims after other fine-tuning."""
     return [
-        f"## Fine-tuned for {steps} steps",
+        "## Fine-tuned for {} steps at a rate of {}".format(*tuning),
         "",
         *table(rows, COMPARED),
         "",
@@ -210,15 +211,19 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def of_budget(rows: Sequence[Row], fine_tuning_steps: int) -> list[Row]:
-    return [row for row in rows if row["fine_tuning_steps"] == fine_tuning_steps]
+def tuning_of(row: Row) -> Tuning:
+    return row["fine_tuning_steps"], row["fine_tuning_rate"]
+
+
+def tuned(rows: Sequence[Row], tuning: Tuning) -> list[Row]:
+    return [row for row in rows if tuning_of(row) == tuning]
 
 
 def write_report(results: Path, folder: Path) -> str:
     """Writes compare.md and compare.png beside the results; returns the report's text."""
     every = json.loads(results.read_text())["runs"]
-    shorter, *longer = sorted({row["fine_tuning_steps"] for row in every})
-    rows = of_budget(every, shorter)
+    shortest, *longer = sorted({tuning_of(row) for row in every})
+    rows = tuned(every, shortest)
     draw_curve(rows, folder / "compare.png")
     steps = sorted({row["steps"] for row in every})
     text = "\n".join(
@@ -227,7 +232,7 @@ def write_report(results: Path, folder: Path) -> str:
             "",
             f"{len(every)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and "
             "rates for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds. Fine-tuned "
-            f"for {shorter} steps where nothing else is said.",
+            "for {} steps at a rate of {} where nothing else is said.".format(*shortest),
             "",
             *table(rows, COMPARED),
             "",
@@ -260,7 +265,7 @@ def write_report(results: Path, folder: Path) -> str:
             "",
             *room(rows),
             "",
-            *(line for steps in longer for line in section_of_longer(of_budget(every, steps), steps)),
+            *(line for tuning in longer for line in section_of_tuning(tuned(every, tuning), tuning)),
         ]
     )
     (folder / "compare.md").write_text(text)

@@ -26,7 +26,14 @@ def row(variant: str, seed: int, mean: float, share: float = 1.0) -> dict:
     tasks = ("scenes-rec", "scenes-ve", "scenes-vqa", "scenes-retrieval")
     scores = dict(zip(tasks, (mean - 0.03, mean - 0.01, mean + 0.01, mean + 0.03)))
     few = {task: score / 2 for task, score in scores.items()}
-    facts = {"variant": variant, "share": share, "seed": seed, "steps": 700, "fine_tuning_steps": 150}
+    facts = {
+        "variant": variant,
+        "share": share,
+        "seed": seed,
+        "steps": 700,
+        "fine_tuning_steps": 150,
+        "fine_tuning_rate": 1e-3,
+    }
     return facts | {"scores": scores, "few_shot": few, "chance": dict.fromkeys(tasks, 0.1)}
 
 
@@ -102,7 +109,7 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
         rows.append(longer)
     results = tmp_path / "compare.json"
     results.write_text(json.dumps({"runs": rows[::-1]}))
-    above, below = write_report(results, tmp_path).split("## Fine-tuned for 500 steps")
+    above, below = write_report(results, tmp_path).split("## Fine-tuned for 500 steps at a rate of 0.001")
     assert "| cmal | 100% | 47.0 | 53.0 | 49.0 | 51.0 | 50.0 | 25.0 | 1 |" in above
     assert "- CMAL minus CMCL, all pairs: +10.0 points" in above
     assert "| cmal | 96.0 | 4.0 | 70.0 | 66.0 | 80.0 |" in above, "once a seed, as it was asked last"
