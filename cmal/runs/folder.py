@@ -31,7 +31,10 @@ METRICS = "metrics.jsonl"
 TEXT_ENCODER = "text_encoder.json"
 LARGEST_COUNT = 1 << 62
 # what may change between a run and its continuation: it changes no number
-FREE_KEYS = ("train.report_every", "train.save_every", "train.keep_checkpoints", "train.validate_every", "data.workers")
+FREE_KEYS = (
+    *("train.report_every:", "train.save_every:", "train.keep_checkpoints:", "train.validate_every:", "data.workers:"),
+    "out:",  # a run's folder may be moved
+)
 
 
 def open_run(run: Path, recipe: object, start: str) -> Path | None:

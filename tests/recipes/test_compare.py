@@ -211,3 +211,20 @@ def test_a_run_of_the_longer_budget_is_scored_on_all_records_only_and_leaves_no_
     assert measured["scores"]["scenes-ve"] == 0.5 and "few_shot" not in measured and "association" in measured
     assert compare.is_of(measured, run) and not compare.is_of(measured, Run("cmal", 0.5, 3))
     assert not (tmp_path / compare.WORK / run.name).exists()
+
+
+def test_a_task_is_fine_tuned_with_the_steps_and_the_rate_of_the_budget_and_scored_on_each_split(tmp_path, monkeypatch):
+    import compare
+    from compare_plan import SLOW, WITHOUT, Run
+
+    said = []
+    monkeypatch.setattr(compare, "cmal", lambda *words: said.append(" ".join(words)))
+    monkeypatch.setattr(compare, "read_result", lambda path: path.name)
+    assert compare.score(Run(WITHOUT, 1.0, 0, SLOW), tmp_path, "rec", 0, 2000) == [
+        "rec-0-testA.json",
+        "rec-0-testB.json",
+    ]
+    for setting in ("init=random", "train.steps=2000", "optimizer.warmup_steps=200", "optimizer.lr=0.0003"):
+        assert f"--set {setting}" in said[0]
+    compare.score(Run("cmal", 1.0, 0), tmp_path, "ve", 500, 60)
+    assert "--set init=pretrained" in said[3] and "--set optimizer.lr=0.001" in said[3], said

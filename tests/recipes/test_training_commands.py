@@ -83,6 +83,16 @@ def test_what_changes_no_number_may_change(pretrain):
     assert pretrain(sets=("train.report_every=2", "data.workers=1"))[0].exit_code == 0
 
 
+def test_a_run_whose_folder_was_moved_goes_on(pretrain):
+    _, run = pretrain()
+    before = weights(run)
+    run.rename(run.with_name("moved"))
+    result, moved = pretrain(out="moved")
+    assert result.exit_code == 0 and "went on from step 3" in result.output, result.output
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(moved).items())
+    assert str(load_recipe(PretrainRecipe, moved / "recipe.yaml").out) == str(moved)
+
+
 def test_fresh_starts_over_and_resume_needs_something_to_go_on_from(pretrain):
     result, run = pretrain("--resume")
     assert result.exit_code == 1 and "it holds no checkpoint" in result.stderr
