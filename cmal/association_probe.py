@@ -200,7 +200,7 @@ def _ask_group(
     plan = join_plans(draws, batch.token_mask.shape[1], batch.region_mask.shape[1])
     device = next(model.parameters()).device
     batch, plan = batch.to(device), move(plan, device)
-    states = model.cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
+    states = model.cmal.encode(*batch.inputs)
     shuffled = shuffle_guests(states, plan, *disagreeing_guests(plan.concept.cpu().numpy(), generator))
     hidden = {
         "swapped": model.cmal.unify(states, plan),

@@ -44,7 +44,7 @@ from cmal.runs.assembly import FACTS, VOCABULARY, ModelFacts, build_pretraining_
 from cmal.runs.finetune import TaskModel
 from cmal.runs.folder import find_checkpoint, run_of
 from cmal.tasks import TaskOptions, build_task
-from cmal.tasks.base import cls_states, encode_batch, region_states
+from cmal.tasks.base import cls_states, region_states
 from cmal.tasks.rec import ReferringExpressions
 from cmal.tasks.retrieval import Retrieval
 from cmal.tasks.vqa import Vqa
@@ -177,7 +177,7 @@ class CmalModel(nn.Module, ModelHubMixin):
         if self.facts.kind == "task":
             logits = head(region_states(self.model.cmal, batch)[0]).squeeze(-1)
         else:
-            hidden = self.model.cmal.unify(encode_batch(self.model.cmal, batch))[0]
+            hidden = self.model.cmal.unify(self.model.cmal.encode(*batch.inputs))[0]
             tokens = batch.token_mask.shape[1]
             words = F.normalize(head.text(hidden[1 : tokens - 1].mean(dim=0)), dim=-1)
             logits = F.normalize(head.region(hidden[tokens:]), dim=-1) @ words / head.temperature

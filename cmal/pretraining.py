@@ -183,9 +183,7 @@ class CmalForPretraining(nn.Module):
 
     def paired_losses(self, batch: Batch) -> dict[str, Tensor]:
         """ITM and ITC from unmasked inputs; ITM's negatives reuse the group's text states."""
-        states = self.cmal.encode(
-            batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask
-        )
+        states = self.cmal.encode(*batch.inputs)
         parts = {}
         if "itm" in self.weights and batch.text_of is not None:
             logits = self.heads["itm"](self.cmal.unify_at_cls(states.with_texts(batch.text_of)))

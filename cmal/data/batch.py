@@ -75,6 +75,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `Cmal.encode` takes, in its order, nothing masked."""
+        return self.token_ids, self.token_mask, self.features, self.boxes_unit, self.region_mask
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
         return move(self, device)

@@ -11,8 +11,8 @@ import numpy as np
 
 from cmal.data.records import EntailmentRecord, ImageTextRecord, PairRecord, Record, ReferringRecord, VqaRecord
 from cmal.metrics import iou_matrix, xywh_to_xyxy
+from cmal.retrieval.shortlist import seen_from
 from cmal.runs.evaluate import Evaluation
-from cmal.tasks.shortlist import seen_from
 
 SHOWN_RANKS = 5
 RIGHT, WRONG = "right", "wrong"

@@ -17,11 +17,11 @@ from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal
 from cmal.pretraining import ContrastiveHead, Losses
+from cmal.retrieval.pair_scores import CachedStates, cache_states
+from cmal.retrieval.shortlist import Shortlist
 from cmal.runs.assembly import ModelFacts
 from cmal.tasks.base import Answers, Task
-from cmal.tasks.pair_scores import CachedStates, cache_states
 from cmal.tasks.retrieval import Retrieval
-from cmal.tasks.shortlist import Shortlist
 from cmal.training.distributed import Place, gather_by_id
 
 EVALUATION_BATCH = 64

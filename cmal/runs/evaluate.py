@@ -18,15 +18,15 @@ from cmal.files import sha256_of
 from cmal.model.cmal import build_cmal
 from cmal.regions.store import RegionStore
 from cmal.results import EvaluationResult, result_of_scores
+from cmal.retrieval.pair_scores import CachedStates, cache_states
+from cmal.retrieval.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
 from cmal.runs.answers import TaskModel, TaskRun, has_right_answer, shared_answers
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
 from cmal.runs.finetune import HEADS_WITH_PRETRAINING, read_split, read_splits, take_few
 from cmal.runs.pieces import EvaluationRequest, Pieces, find_pieces
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
-from cmal.tasks.pair_scores import CachedStates, cache_states
 from cmal.tasks.retrieval import Retrieval, rows_of
-from cmal.tasks.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 from cmal.training.distributed import joined
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cmal.data.batch import Batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import Record
-from cmal.model.cmal import Cmal, UniModal
+from cmal.model.cmal import Cmal
 from cmal.model.layers import no_rows
 
 Answers = dict[str, Any]
@@ -105,20 +105,15 @@ class Mlp(nn.Sequential):
         )
 
 
-def encode_batch(cmal: Cmal, batch: Batch) -> UniModal:
-    """The uni-modal states of a batch."""
-    return cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
-
-
 def cls_states(cmal: Cmal, batch: Batch) -> Tensor:
     """The unified hidden states at [CLS] (B, D) of a batch, nothing masked or swapped."""
-    return cmal.unify_at_cls(encode_batch(cmal, batch))
+    return cmal.unify_at_cls(cmal.encode(*batch.inputs))
 
 
 def region_states(cmal: Cmal, batch: Batch) -> Tensor:
     """The unified hidden states of the regions (B, R, D) of a batch, nothing masked or swapped."""
     wanted = torch.cat([torch.zeros_like(batch.token_mask), batch.region_mask], dim=1)
-    return cmal.unify(encode_batch(cmal, batch), wanted=wanted)[:, batch.token_mask.shape[1] :]
+    return cmal.unify(cmal.encode(*batch.inputs), wanted=wanted)[:, batch.token_mask.shape[1] :]
 
 
 def labelled_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from cmal.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, re
 from cmal.model.cmal import Cmal, UniModal
 from cmal.objectives import matching_loss
 from cmal.pretraining import MatchingHead
-from cmal.tasks.base import Answers, Scores, encode_batch
-from cmal.tasks.pair_scores import CachedStates, score_rows
-from cmal.tasks.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
+from cmal.retrieval.pair_scores import CachedStates, score_rows
+from cmal.retrieval.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
+from cmal.tasks.base import Answers, Scores
 
 FOLDS = {"full": 1, "1k": 5}  # protocol -> folds
 
@@ -69,7 +69,7 @@ class Retrieval:
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """(pairs,) matching logits."""
-        states = encode_batch(cmal, batch)
+        states = cmal.encode(*batch.inputs)
         text, image = hardest(cmal, head, states, batch.targets["text"], batch.targets["image"], len(batch))
         return score_pairs(cmal, head, states, text, image)
 

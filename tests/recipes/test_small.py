@@ -26,8 +26,8 @@ from cmal.regions.detectors.timm_features import TimmFeatures
 from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
 from cmal.regions.store import RegionStore
+from cmal.retrieval.pair_scores import cache_states
 from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
-from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval
 from cmal.thesaurus import Thesaurus
 from cmal.training.checkpoint import fit_weights, load_weights

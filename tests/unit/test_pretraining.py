@@ -193,11 +193,10 @@ def test_matching_shows_each_image_the_caption_drawn_for_it():
     crossed = dataclasses.replace(
         batch, token_ids=batch.token_ids[batch.text_of], token_mask=batch.token_mask[batch.text_of]
     )
-    inputs = (crossed.token_ids, crossed.token_mask, crossed.features, crossed.boxes_unit, crossed.region_mask)
-    logits = model.heads["itm"](model.cmal.unify(model.cmal.encode(*inputs))[:, 0])
+    logits = model.heads["itm"](model.cmal.unify(model.cmal.encode(*crossed.inputs))[:, 0])
     with torch.no_grad():
         model.heads["itm"].score.bias -= logits.sort().values[0] / 2 + logits.sort().values[1] / 2  # one says no
-    logits = model.heads["itm"](model.cmal.unify(model.cmal.encode(*inputs))[:, 0])
+    logits = model.heads["itm"](model.cmal.unify(model.cmal.encode(*crossed.inputs))[:, 0])
     assert (logits > 0).sum() == 3
     parts = model(batch).parts
     torch.testing.assert_close(parts["itm"], objectives.matching_loss(logits, batch.is_match))
@@ -220,7 +219,7 @@ def test_contrast_takes_captions_of_one_image_for_partners():
 
 
 def test_contrast_pools_real_regions_and_has_a_floor_for_its_temperature():
-    head, states = ContrastiveHead(8), toy_cmal().encode(*inputs_of(group()))
+    head, states = ContrastiveHead(8), toy_cmal().encode(*group().inputs)
     text, visual = head(states)
     torch.testing.assert_close(text[1], torch.nn.functional.normalize(head.text(states.text[1, 0]), dim=-1))
     alone = states.visual[1, states.region_mask[1]].mean(0)
@@ -231,10 +230,6 @@ def test_contrast_pools_real_regions_and_has_a_floor_for_its_temperature():
     assert head.temperature.item() == pytest.approx(0.01)
 
 
-def inputs_of(batch: Batch) -> tuple[torch.Tensor, ...]:
-    return batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask
-
-
 # association
 
 
@@ -242,7 +237,7 @@ def inputs_of(batch: Batch) -> tuple[torch.Tensor, ...]:
 def test_association_is_the_mean_of_its_two_directions(candidates):
     model, batch = build({"amc": 1.0}, candidates), group()
     masked = batch.masked
-    hidden = model.cmal.unify(model.cmal.encode(masked.token_ids, *inputs_of(batch_zeroed(batch))[1:]), masked.plan)
+    hidden = model.cmal.unify(model.cmal.encode(masked.token_ids, *batch_zeroed(batch).inputs[1:]), masked.plan)
     head, tokens = model.heads["amc"], batch.token_ids.shape[1]
     if candidates == "batch":
         both = head.among_group(hidden, tokens, masked.plan)
@@ -260,7 +255,7 @@ def test_association_asked_in_both_places_is_the_sum():
     """At the uni-modal vectors the word that is asked is the one that was there before the swap."""
     model, batch = build({"amc": 1.0}, amc_at="both"), group()
     masked = batch.masked
-    states = model.cmal.encode(masked.token_ids, *inputs_of(batch_zeroed(batch))[1:])
+    states = model.cmal.encode(masked.token_ids, *batch_zeroed(batch).inputs[1:])
     early = model.heads["amc_unimodal"](states.text, states.visual, masked.plan)
     late = model.heads["amc"].among_group(model.cmal.unify(states, masked.plan), batch.token_ids.shape[1], masked.plan)
     wanted = [sum(objectives.association_loss(a.logits, a.is_positive) for a in asked) / 2 for asked in (early, late)]
@@ -312,7 +307,7 @@ def test_an_examples_losses_do_not_depend_on_padding():
     images = IMAGES_OF_A_GROUP | {"toy:9": regions(["dog"] * 5)}
     alone, beside = (group(texts=[*TEXTS_OF_A_GROUP[:1], *more], images=images) for more in ([], [long]))
     model = build()
-    first, second = (model.cmal.unify(model.cmal.encode(*inputs_of(b)))[0] for b in (alone, beside))
+    first, second = (model.cmal.unify(model.cmal.encode(*b.inputs))[0] for b in (alone, beside))
     torch.testing.assert_close(first, second[torch.cat([beside.token_mask[0], beside.region_mask[0]])])
 
 

@@ -12,7 +12,7 @@ from toys import regions, toy_builder, toy_cmal
 from cmal.data.records import EntailmentRecord, ImageTextRecord, PairRecord, ReferringRecord, VqaRecord
 from cmal.errors import RecipeError
 from cmal.tasks import NEEDS_ANSWERS, TASKS, TaskOptions, build_task
-from cmal.tasks.base import IGNORE_LABEL, Mlp, cls_states, encode_batch, labelled_loss, region_states
+from cmal.tasks.base import IGNORE_LABEL, Mlp, cls_states, labelled_loss, region_states
 from cmal.tasks.nlvr2 import Nlvr2
 from cmal.tasks.rec import ReferringExpressions
 from cmal.tasks.retrieval import Retrieval
@@ -82,7 +82,7 @@ def test_every_task_bears_an_image_without_a_region(name):
 
 def test_states_at_cls_and_at_regions_are_those_of_the_whole_with_nothing_masked_or_swapped():
     cmal, batch = toy_cmal(), batch_of(SnliVe("snli-ve"), RECORDS[EntailmentRecord])
-    whole = cmal.unify(encode_batch(cmal, batch), None)
+    whole = cmal.unify(cmal.encode(*batch.inputs), None)
     torch.testing.assert_close(cls_states(cmal, batch), whole[:, 0])
     torch.testing.assert_close(region_states(cmal, batch), whole[:, batch.token_mask.shape[1] :])
 

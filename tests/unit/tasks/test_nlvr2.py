@@ -40,7 +40,7 @@ def test_all_left_images_come_first_each_with_its_sentence():
 
 def test_forward_joins_the_two_cls_states_of_a_pair():
     cmal, head, made = toy_cmal(), TASK.build_head(8, 0.0), batch()
-    states = cmal.encode(made.token_ids, made.token_mask, made.features, made.boxes_unit, made.region_mask)
+    states = cmal.encode(*made.inputs)
     at_cls = cmal.unify(states)[:, 0]
     wanted = head(torch.cat([at_cls[[0, 1]], at_cls[[2, 3]]], dim=1))
     torch.testing.assert_close(TASK.forward(cmal, head, made), wanted)

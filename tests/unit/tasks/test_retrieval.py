@@ -12,8 +12,7 @@ from toys import enlarge, regions, toy_builder, toy_cmal
 from cmal.data.batch import make_batch
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.tasks.base import encode_batch
-from cmal.tasks.pair_scores import cache_states
+from cmal.retrieval.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval, draw_mismatches, hardest
 
 IMAGES = {
@@ -44,8 +43,8 @@ def head_of(task: Retrieval) -> torch.nn.Module:
 @pytest.mark.parametrize("tile", [2, 256])
 def test_the_score_matrix_is_what_full_forwards_pair_by_pair_give(monkeypatch, tile):
     """Cached states, tiles of like lengths, and an image without regions: all to 1e-5, in the records' order."""
-    monkeypatch.setattr("cmal.tasks.pair_scores.MOST_PAIRS", tile)
-    monkeypatch.setattr("cmal.tasks.pair_scores.ENCODE_BATCH", 3)
+    monkeypatch.setattr("cmal.retrieval.pair_scores.MOST_PAIRS", tile)
+    monkeypatch.setattr("cmal.retrieval.pair_scores.ENCODE_BATCH", 3)
     task, cmal, builder = Retrieval("flickr30k"), toy_cmal(), toy_builder(IMAGES, anchors=False)
     head, done = head_of(task), []
     scores = task.score_matrix(
@@ -56,7 +55,7 @@ def test_the_score_matrix_is_what_full_forwards_pair_by_pair_give(monkeypatch, t
         for column, record in enumerate(RECORDS):
             pair = make_batch([builder.build("x", image, record.caption)])
             assert scores[row, column] == pytest.approx(
-                head(cmal.unify(encode_batch(cmal, pair))[:, 0]).item(), abs=1e-5
+                head(cmal.unify(cmal.encode(*pair.inputs))[:, 0]).item(), abs=1e-5
             )
     assert done[-1] == (4, 4)
 
@@ -71,7 +70,7 @@ def test_training_pairs_are_one_true_and_two_false_of_each():
         assert image[6 + place] == place and text[12 + place] == place, "another caption; then another image"
     cmal, head = toy_cmal(), head_of(task)
     output = task.forward(cmal, head, batch)
-    states = cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
+    states = cmal.encode(*batch.inputs)
     crossed = states.with_texts(torch.tensor(text[7:8])).with_images(torch.tensor(image[7:8]))
     torch.testing.assert_close(output[7], head(cmal.unify(crossed)[:, 0])[0])
     assert task.answers(output, batch).keys() == {r.id for r in RECORDS}
@@ -124,7 +123,7 @@ def test_hard_mismatches_are_the_likeliest_of_those_drawn_and_never_of_the_same_
     for row in range(count, 18):
         assert all(owner[t] != owner[i] for t, i in zip(text[row].tolist(), image[row].tolist()))
     cmal, head = toy_cmal(), head_of(task)
-    states = encode_batch(cmal, batch)
+    states = cmal.encode(*batch.inputs)
     hard_text, hard_image = hardest(cmal, head, states, text, image, count)
     assert hard_text[:count].tolist() == hard_image[:count].tolist() == list(range(count)), "true pairs stay"
     for row in range(count, 18):

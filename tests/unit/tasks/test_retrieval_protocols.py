@@ -11,8 +11,7 @@ from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
 from cmal.metrics import retrieval_recalls
 from cmal.results import result_of_scores
-from cmal.tasks.base import encode_batch
-from cmal.tasks.pair_scores import cache_states
+from cmal.retrieval.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval, draw_mismatches, hardest, score_pairs
 
 RECORDS = [
@@ -36,7 +35,7 @@ def test_the_hardest_candidate_of_each_mismatch_is_trained_on():
     task, cmal, head, batch = made(4)
     text, image = batch.targets["text"], batch.targets["image"]
     assert text.shape == image.shape == (15, 4) and batch.targets["is_match"].sum() == 5
-    states = encode_batch(cmal, batch)
+    states = cmal.encode(*batch.inputs)
     chosen = hardest(cmal, head, states, text, image, 5)
     output = task.forward(cmal, head, batch)
     assert output.shape == (15,)

@@ -11,7 +11,6 @@ from toys import PIECES, regions, toy_builder, toy_cmal
 
 from cmal.data.batch import make_batch
 from cmal.data.records import EntailmentRecord, ImageTextRecord, ReferringRecord, VqaRecord
-from cmal.tasks.base import encode_batch
 from cmal.tasks.rec import ReferringExpressions
 from cmal.tasks.retrieval import Retrieval
 from cmal.tasks.snli_ve import SnliVe
@@ -60,7 +59,7 @@ def test_a_text_without_a_word_of_the_vocabulary_is_unknown_words_and_nothing_br
     example = builder.build("1", "toy:1", UNKNOWN)
     assert example.token_ids.tolist() == [PIECES.cls_id, PIECES.unknown_id, PIECES.unknown_id, PIECES.sep_id]
     assert len(example.anchors.anchors) == 0
-    assert torch.isfinite(cmal.unify(encode_batch(cmal, make_batch([example])))).all()
+    assert torch.isfinite(cmal.unify(cmal.encode(*make_batch([example]).inputs))).all()
     downstream = toy_builder(IMAGES, anchors=False)
     for task, record in (
         (Retrieval("flickr30k"), ImageTextRecord("1", "toy:1", UNKNOWN)),

@@ -51,7 +51,7 @@ def test_forward_gives_a_logit_an_answer_from_cls_alone():
     head = task.build_head(8, 0.0)
     made = batch()
     output = task.forward(cmal, head, made)
-    states = cmal.encode(made.token_ids, made.token_mask, made.features, made.boxes_unit, made.region_mask)
+    states = cmal.encode(*made.inputs)
     torch.testing.assert_close(output, head(cmal.unify(states)[:, 0]))
     assert output.shape == (2, 3)
 

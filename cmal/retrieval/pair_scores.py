@@ -18,7 +18,6 @@ from cmal.data.batch import make_batch
 from cmal.data.examples import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.model.cmal import Cmal, UniModal
-from cmal.tasks.base import encode_batch
 
 ENCODE_BATCH = 64
 MOST_PAIRS = 256
@@ -53,7 +52,7 @@ def cache_states(
     for start in range(0, len(records), ENCODE_BATCH):
         part = records[start : start + ENCODE_BATCH]
         batch = make_batch([builder.build(r.id, r.image_id, r.caption) for r in part]).to(device)
-        states = encode_batch(cmal, batch)
+        states = cmal.encode(*batch.inputs)
         for place, record in enumerate(part):
             texts.append(states.text[place, states.token_mask[place]])
             if record.image_id not in visuals:

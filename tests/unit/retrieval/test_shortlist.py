@@ -13,9 +13,8 @@ from toys import IMAGES_OF_A_GROUP, enlarge, toy_builder, toy_cmal
 from cmal.data.records import ImageTextRecord
 from cmal.metrics import retrieval_recalls
 from cmal.pretraining import ContrastiveHead
-from cmal.tasks.pair_scores import CachedStates, VisualState, cache_states
-from cmal.tasks.retrieval import Retrieval
-from cmal.tasks.shortlist import (
+from cmal.retrieval.pair_scores import CachedStates, VisualState, cache_states
+from cmal.retrieval.shortlist import (
     CAPTION_FOR_IMAGE,
     IMAGE_FOR_CAPTION,
     LateInteraction,
@@ -25,6 +24,7 @@ from cmal.tasks.shortlist import (
     fit_late_interaction,
     shortlist_recalls,
 )
+from cmal.tasks.retrieval import Retrieval
 
 CPU = torch.device("cpu")
 IMAGE, CAPTION, BOTH = IMAGE_FOR_CAPTION, CAPTION_FOR_IMAGE, IMAGE_FOR_CAPTION | CAPTION_FOR_IMAGE
@@ -97,9 +97,7 @@ def test_pooled_vectors_are_the_contrastive_head_s():
     head = enlarge(ContrastiveHead(8)).eval()
     task = Retrieval("flickr30k")
     batch = task.make_batch(RECORDS, builder, np.random.default_rng(0))
-    text, visual = head(
-        cmal.encode(batch.token_ids, batch.token_mask, batch.features, batch.boxes_unit, batch.region_mask)
-    )
+    text, visual = head(cmal.encode(*batch.inputs))
     found = PooledVectors(head).similarities(cache_states(cmal, RECORDS, builder, CPU))
     np.testing.assert_allclose(found, visual[:3] @ text.T, atol=1e-5)
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from cmal.objectives import association_loss
 from cmal.pretraining import ContrastiveHead
-from cmal.tasks.pair_scores import CachedStates, VisualState, pair_states
+from cmal.retrieval.pair_scores import CachedStates, VisualState, pair_states
 
 IMAGE_FOR_CAPTION, CAPTION_FOR_IMAGE = 1, 2  # why a pair is on the list; both: 3
 FIT_PAIRS, FIT_STEPS, FIT_BATCH, FIT_WIDTH, FIT_LR = 6000, 1000, 64, 128, 3e-3
