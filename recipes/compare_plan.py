@@ -94,7 +94,7 @@ class Run:
     def name(self) -> str:
         """As a folder name."""
         plain = "".join(c if c.isalnum() else "-" for c in self.variant)
-        steps = f"steps{self.budget.pretrain_steps}-tuned{self.budget.full_steps}"
+        steps = f"steps{self.budget.pretrain_steps}-tuned{self.budget.full_steps}-rate{self.budget.full_rate:g}"
         return f"{plain}-share{round(100 * self.share)}-seed{self.seed}-{steps}"
 
     @property

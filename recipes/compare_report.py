@@ -15,6 +15,7 @@ COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for shar
 CONDITIONS = ("swapped", "chance", "context_hidden", "slots_alone", "guests_shuffled")
 BOTH_WAYS = ("t2v", "v2t")
 Row = dict[str, Any]
+Difference = tuple[float, float | None, int]  # mean, half width of its 95% interval, pairs
 Tuning = tuple[int, float]  # fine-tuning steps, peak rate
 Score = Callable[[Row], float]
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # two-sided Student
@@ -46,7 +47,7 @@ def of(rows: Sequence[Row], variant: str, share: float) -> dict[int, Row]:
     return {row["seed"]: row for row in rows if row["variant"] == variant and row["share"] == share}
 
 
-def difference(first: dict[int, Row], second: dict[int, Row], score: Score) -> tuple[float, float | None, int] | None:
+def difference(first: dict[int, Row], second: dict[int, Row], score: Score) -> Difference | None:
     """first - second, paired by seed: mean, half width of the 95% interval, number of pairs; None without a pair."""
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
@@ -131,7 +132,7 @@ def room(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def told(name: str, found: tuple[float, float | None, int] | None) -> str:
+def told(name: str, found: Difference | None) -> str:
     if found is None:
         return f"- {name}: not measured yet."
     mean, half, seeds = found
@@ -141,19 +142,24 @@ def told(name: str, found: tuple[float, float | None, int] | None) -> str:
 
 def sentences(rows: Sequence[Row]) -> list[str]:
     """The claims, each with its difference."""
+    return [told(name, found) for name, found in claims(rows).items()]
+
+
+def claims(rows: Sequence[Row]) -> dict[str, Difference | None]:
+    """What is claimed -> its difference; None where it was not measured."""
     whole = {variant: of(rows, variant, 1.0) for variant in (*VARIANTS, WITHOUT)}
     half = of(rows, CMAL, 0.5)
-    lines = [
-        told("CMAL with half of the pairs minus CMCL with all of them", difference(half, whole[CMCL], mean_score)),
-        told("CMAL minus CMCL, all pairs", difference(whole[CMAL], whole[CMCL], mean_score)),
-        told("CMAL minus mlm+mrm+itm, all pairs", difference(whole[CMAL], whole[PLAIN], mean_score)),
-        told("CMAL minus no pre-training", difference(whole[CMAL], whole[WITHOUT], mean_score)),
-        told("Both together minus CMAL", difference(whole[BOTH], whole[CMAL], mean_score)),
-    ]
-    for task in sorted(rows[0]["scores"]):
-        name = f"CMAL minus mlm+mrm+itm on {task}"
-        lines.append(told(name, difference(whole[CMAL], whole[PLAIN], task_score(task))))
-    return lines
+    by_task = {
+        f"CMAL minus mlm+mrm+itm on {task}": difference(whole[CMAL], whole[PLAIN], task_score(task))
+        for task in sorted(rows[0]["scores"])
+    }
+    return {
+        "CMAL with half of the pairs minus CMCL with all of them": difference(half, whole[CMCL], mean_score),
+        "CMAL minus CMCL, all pairs": difference(whole[CMAL], whole[CMCL], mean_score),
+        "CMAL minus mlm+mrm+itm, all pairs": difference(whole[CMAL], whole[PLAIN], mean_score),
+        "CMAL minus no pre-training": difference(whole[CMAL], whole[WITHOUT], mean_score),
+        "Both together minus CMAL": difference(whole[BOTH], whole[CMAL], mean_score),
+    } | by_task
 
 
 def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
@@ -163,13 +169,13 @@ def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
 
 
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
-    """The same claims after other fine-tuning."""
+    """Those of the claims that were measured after other fine-tuning too."""
     return [
         "## Fine-tuned for {} steps at a rate of {}".format(*tuning),
         "",
         *table(rows, COMPARED),
         "",
-        *sentences(rows),
+        *(told(name, found) for name, found in claims(rows).items() if found),
         "",
         *room(rows),
         "",
