@@ -12,10 +12,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toys import on_sphere, toy_cmal, toy_plan
+from toys import CLASSES, IMAGES_OF_A_GROUP, TEXTS_OF_A_GROUP, on_sphere, toy_builder, toy_cmal, toy_plan
 
-from cmal.association_probe import disagreeing_guests, hide_context, shuffle_guests, unify_alone
+from cmal.association_probe import (
+    CONDITIONS,
+    disagreeing_guests,
+    hide_context,
+    probe_association,
+    shuffle_guests,
+    unify_alone,
+)
+from cmal.data.records import ImageTextRecord
 from cmal.model.cmal import UniModal
+from cmal.pretraining import CmalForPretraining
 
 T, R, D, WORD, REGION = 5, 2, 8, 2, 1
 PLAN = toy_plan(T, R, 2, example=[0, 1], region=[REGION] * 2, piece_anchor=[0, 1], piece_position=[WORD] * 2)
@@ -99,3 +108,25 @@ def test_guests_disagree_with_their_place_and_with_each_other():
     regions, words = (concepts[guests.numpy()] for guests in disagreeing_guests(concepts, np.random.default_rng(0)))
     assert (regions != concepts).all() and (words != concepts).all() and (regions != words).all()
     assert sorted(regions) == sorted(words) == sorted(concepts), "everyone visits once"
+
+
+@torch.no_grad()
+def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypatch):
+    """What the head is given, condition after condition, beside what the swap, the two hidings and no shuffling give."""
+    model = CmalForPretraining(toy_cmal(), {"amc": 1.0}, "batch", "unified", len(CLASSES), 3).eval()
+    encoded, asked = [], []
+    encode, among_group = model.cmal.encode, model.heads["amc"].among_group
+    monkeypatch.setattr(model.cmal, "encode", lambda *inputs: encoded.append(encode(*inputs)) or encoded[-1])
+    monkeypatch.setattr(
+        model.heads["amc"], "among_group", lambda *given: asked.append((given[0], given[2])) or among_group(*given)
+    )
+    records = [ImageTextRecord(*text) for text in TEXTS_OF_A_GROUP]
+    probe_association(model, records, toy_builder(IMAGES_OF_A_GROUP), seed=0)
+    assert len(encoded) == 1 and len(asked) == len(CONDITIONS), "one group"
+    given, plan = encoded[0], asked[0][1]
+    hidden = dict(zip(CONDITIONS, (rows for rows, _ in asked)))
+    assert torch.equal(hidden["swapped"], model.cmal.unify(given, plan))
+    assert torch.equal(hidden["context_hidden"], model.cmal.unify(hide_context(given, plan), plan))
+    assert torch.equal(hidden["slots_alone"], unify_alone(model.cmal, given, plan))
+    others = [rows for name, rows in hidden.items() if name != "guests_shuffled"]
+    assert not any(torch.equal(hidden["guests_shuffled"], rows) for rows in others)
