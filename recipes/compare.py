@@ -116,7 +116,7 @@ def measure(run: Run) -> dict[str, Any]:
     ):
         if tuning_steps == 0:
             continue
-        results = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in TASKS}
+        results = {f"scenes-{task}": score(run, folder, task, count, tuning_steps) for task in run.budget.tasks}
         row[name] = {task: mean(one.metrics[one.main].value for one in splits) for task, splits in results.items()}
         row["chance"] = {task: mean(one.chance for one in splits) for task, splits in results.items()}
     if run.variant != WITHOUT and "objectives.amc=0" not in run.overrides:
