@@ -14,6 +14,7 @@ from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUN
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
 CONDITIONS = ("swapped", "chance", "context_hidden", "slots_alone", "guests_shuffled")
 BOTH_WAYS = ("t2v", "v2t")
+LEAST_ABOVE = 5.0  # points, of an accuracy that is called above a control
 Row = dict[str, Any]
 Difference = tuple[float, float | None, int]  # mean, half width of its 95% interval, pairs
 Tuning = tuple[int, float]  # fine-tuning steps, peak rate
@@ -63,7 +64,9 @@ def cell(rows: dict[int, Row], score: Score) -> str:
 
 def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]:
     """Markdown: a line a variant and share, of those that were measured."""
-    columns = {task: task_score(task) for task in sorted(rows[0]["scores"])} | {"mean": mean_score}
+    columns = {task: task_score(task) for task in sorted(rows[0]["scores"])}
+    if len(columns) > 1:
+        columns["mean"] = mean_score
     if all("few_shot" in row for row in rows):
         columns["mean, few-shot"] = few_shot_score
     lines = ["| variant | share of pairs | " + " | ".join(columns) + " | seeds |", "|---" * (len(columns) + 3) + "|"]
@@ -103,7 +106,31 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
     if both := association(rows, CMAL, 1.0, BOTH_WAYS):
         controls = [c for c in CONDITIONS[1:] if c in both]
         above = ", ".join(f"{both['swapped'] - both[c]:+.1f} over {c.replace('_', ' ')}" for c in controls)
-        lines += ["", f"Both directions together: {above}."]
+        lines += ["", f"Both directions together: {above}.", "", *what_controls_say(rows, both)]
+    return lines
+
+
+def what_controls_say(rows: Sequence[Row], both: dict[str, float]) -> list[str]:
+    """What each control is, and plainly which of them CMAL is not above, with the forms of it that are."""
+    measured = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in ABLATIONS}
+    forms = {variant: found for variant, found in measured.items() if found}
+    lines = [
+        "Context hidden: the anchor's own two slots see each other and nothing else. Slots alone: no slot sees another. "
+        "Guests shuffled: the vectors that visit the slots change places. The first is answered by who compares the two "
+        "halves of the pair, the second by who knows the visitor, the third by who reads the context."
+    ]
+    for control in (c for c in CONDITIONS[1:] if c in both and both["swapped"] - both[c] < LEAST_ABOVE):
+        named = control.replace("_", " ")
+        above = [
+            f"{variant} ({found['swapped']:.1f} against {found[control]:.1f})"
+            for variant, found in forms.items()
+            if control in found and found["swapped"] - found[control] >= LEAST_ABOVE
+        ]
+        lines += [
+            "",
+            f"CMAL is *not* {LEAST_ABOVE:g} points above {named}; of its {len(forms)} other forms below "
+            f"{', '.join(above) if above else 'none'} is.",
+        ]
     return lines
 
 

@@ -81,12 +81,20 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
 
     rows = [row("cmal", 0, 0.5) | known(0.9, 0.7), row("cmal", 1, 0.5) | known(0.96, 0.6), row("none", 0, 0.12)]
     rows.append(row("mask, no swap", 0, 0.5) | known(0.5, 0.5))
+    rows.append(row("swap always", 0, 0.5) | known(0.89, 0.82))
     results = tmp_path / "compare.json"
     results.write_text(json.dumps({"runs": rows}))
     text = write_report(results, tmp_path)
     assert "| which region is this word's | 93.0 | 4.0 | 65.0 | - | 80.0 |" in text
     assert "Both directions together: +89.0 over chance, +28.0 over context hidden, +13.0 over guests shuffled." in text
     assert "| mask, no swap | 49.0 | 3.0 | 49.0 | - | 79.0 |" in text
+    assert "is *not*" not in text, "13 points are above"
+    rows[:2] = [row("cmal", seed, 0.5) | known(0.9, 0.86) for seed in (0, 1)]
+    results.write_text(json.dumps({"runs": rows}))
+    plainly = (
+        "CMAL is *not* 5 points above context hidden; of its 2 other forms below swap always (88.0 against 81.0) is."
+    )
+    assert plainly in write_report(results, tmp_path)
     assert (
         "scenes-rec: between 9.0 (none, 100%) and 47.0 (cmal, 100%); chance 10.0, not exceeded by none, 100%." in text
     )
@@ -119,15 +127,34 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
     assert "- scenes-rec: between 47.0 (cmcl, 100%) and 77.0 (cmal, 100%); chance 10.0." in below
 
 
+def test_fine_tuning_of_one_task_has_a_table_of_that_task(tmp_path):
+    pytest.importorskip("matplotlib")
+    from compare_report import write_report
+
+    def of_retrieval(variant: str, seed: int, score: float) -> dict:
+        longer = row(variant, seed, 0.5) | {"fine_tuning_steps": 4000, "scores": {"scenes-retrieval": score}}
+        return {k: v for k, v in longer.items() if k != "few_shot"} | {"chance": {"scenes-retrieval": 0.01}}
+
+    rows = [row("none", 0, 0.1), of_retrieval("none", 0, 0.04), of_retrieval("none", 1, 0.02)]
+    results = tmp_path / "compare.json"
+    results.write_text(json.dumps({"runs": rows}))
+    below = write_report(results, tmp_path).split("## Fine-tuned for 4000 steps")[1]
+    assert "| variant | share of pairs | scenes-retrieval | seeds |" in below
+    assert "| none | 100% | 3.0 ± 12.7 | 2 |" in below, "t of one degree of freedom, 12.706, times 1 point"
+    assert "- scenes-retrieval: between 3.0 (none, 100%) and 3.0 (none, 100%); chance 1.0." in below
+
+
 def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
     from compare_plan import (
         CLAIM_SEEDS,
         CMAL,
         CMCL,
         LONGER,
+        MATCHING,
         PLAIN,
         SEEDS,
         SHARES,
+        SLOW,
         TUNING,
         VARIANTS,
         WITHOUT,
@@ -141,6 +168,8 @@ def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
     assert set(plan[: 4 * len(SEEDS)]) == {Run(v, share, seed) for v, share in claims for seed in SEEDS}
     assert {Run(v, share, seed) for v, share in claims for seed in CLAIM_SEEDS} <= set(plan)
     assert {Run(v, share, seed, LONGER) for v, share in [*claims, (WITHOUT, 1.0)] for seed in SEEDS} <= set(plan)
+    assert {Run(v, share, seed, SLOW) for v, share in [*claims, (WITHOUT, 1.0)] for seed in SEEDS} <= set(plan)
+    assert {Run(WITHOUT, 1.0, seed, MATCHING) for seed in SEEDS} <= set(plan)
     assert {Run(v, share, seed) for v in VARIANTS for share in SHARES for seed in SEEDS} <= set(plan)
     grids = {v: {name.split(", ")[1] for name in TUNING if name.startswith(f"{v},")} for v in (PLAIN, CMCL, CMAL)}
     assert grids[CMCL] == grids[CMAL] == grids[PLAIN] | {"weight 0.3", "weight 3"}, "the same grid for every variant"
@@ -209,9 +238,24 @@ def test_a_run_of_the_longer_budget_is_scored_on_all_records_only_and_leaves_no_
     run = Run("cmal", 0.5, 3, LONGER)
     measured = compare.measure(run)
     assert fine_tuned == [(task, 0, 500) for task in ("rec", "ve", "vqa", "retrieval")]
+    assert set(measured["scores"]) == {f"scenes-{task}" for task in ("rec", "ve", "vqa", "retrieval")}
     assert measured["scores"]["scenes-ve"] == 0.5 and "few_shot" not in measured and "association" in measured
     assert compare.is_of(measured, run) and not compare.is_of(measured, Run("cmal", 0.5, 3))
     assert not (tmp_path / compare.WORK / run.name).exists()
+
+
+def test_a_budget_of_one_task_scores_that_task_alone(tmp_path, monkeypatch):
+    import compare
+    from compare_plan import MATCHING, WITHOUT, Run
+
+    found = SimpleNamespace(metrics={"r1": SimpleNamespace(value=0.25)}, main="r1", chance=0.01)
+    run = Run(WITHOUT, 1.0, 0, MATCHING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "score", lambda *asked: [found])
+    monkeypatch.setattr(
+        compare, "cmal", lambda *words: (tmp_path / compare.WORK / run.name / "pretrain").mkdir(parents=True)
+    )
+    assert compare.measure(run)["scores"] == {"scenes-retrieval": 0.25}
 
 
 def test_a_task_is_fine_tuned_with_the_steps_and_the_rate_of_the_budget_and_scored_on_each_split(tmp_path, monkeypatch):
