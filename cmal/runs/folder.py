@@ -25,7 +25,7 @@ import yaml
 from cmal.errors import CheckpointError, DataError, RecipeError, list_faults
 from cmal.files import cannot_write, write_json, write_text
 from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
-from cmal.training.checkpoint import newest_checkpoint, remove_folder
+from cmal.training.checkpoint import make_links_again, newest_checkpoint, remove_folder
 
 METRICS = "metrics.jsonl"
 TEXT_ENCODER = "text_encoder.json"
@@ -53,6 +53,8 @@ def open_run(run: Path, recipe: object, start: str) -> Path | None:
         for name in ("checkpoints", METRICS, "recipe.yaml", "last", "best"):
             path = run / name
             remove_folder(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    else:
+        make_links_again(run)
     checkpoint = checkpoint_to_go_on_from(run, recipe, start)
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "recipe.yaml", recipe_text(recipe))

@@ -121,6 +121,24 @@ def point_at(link: Path, folder: Path) -> None:
     os.replace(temporary, link)
 
 
+def make_links_again(run: Path) -> None:
+    """Puts a link where copying a run (scp -r, cp -rL) made a folder of `last` or `best`; a checkpoint only in there stays.
+
+    Raises:
+        CheckpointError: such a folder's state cannot be read.
+    """
+    for copy in (run / "last", run / "best"):
+        if copy.is_symlink() or not (copy / STATE).is_file():
+            continue
+        folder = checkpoint_folder(run, load_progress(copy).step)
+        if not (folder / STATE).is_file():
+            remove_folder(folder)
+            folder.parent.mkdir(exist_ok=True)
+            copy.rename(folder)
+        remove_folder(copy)
+        point_at(copy, folder)
+
+
 def remove_folder(folder: Path) -> None:
     """Takes a folder's name away in one step, then removes it: nobody finds half of it under its name."""
     if folder.exists():

@@ -93,6 +93,15 @@ def test_a_run_whose_folder_was_moved_goes_on(pretrain):
     assert str(load_recipe(PretrainRecipe, moved / "recipe.yaml").out) == str(moved)
 
 
+def test_a_run_whose_folder_was_copied_with_links_followed_goes_on(pretrain):
+    """scp -r makes folders of `last` and `best`."""
+    _, run = pretrain()
+    shutil.copytree(run, run.with_name("copy"), symlinks=False)
+    result, copy = pretrain(out="copy")
+    assert result.exit_code == 0 and "went on from step 3" in result.output, result.output
+    assert (copy / "last").is_symlink() and weights(copy).keys() == weights(run).keys()
+
+
 def test_fresh_starts_over_and_resume_needs_something_to_go_on_from(pretrain):
     result, run = pretrain("--resume")
     assert result.exit_code == 1 and "it holds no checkpoint" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cmal.training.checkpoint import (
     load_optimizer,
     load_progress,
     load_weights,
+    make_links_again,
     newest_checkpoint,
     save_checkpoint,
     tidy,
@@ -92,6 +94,32 @@ def test_killed_between_the_link_to_the_best_and_its_note_it_is_decided_anew(tmp
     assert validation_at(newest) is None, "so that a run that goes on validates again"
     keep_best(tmp_path, 2, {"main": 0.7}, keep=9)
     assert (tmp_path / "best").resolve() == newest and validation_at(newest) == {"main": 0.7}
+
+
+def copied_with_links_followed(run: Path) -> Path:
+    """As scp -r does: `last` and `best` become folders."""
+    return shutil.copytree(run, run.with_name("copy"), symlinks=False)
+
+
+def test_a_copy_that_followed_the_links_is_a_run_again(tmp_path):
+    run = tmp_path / "run"
+    for step, score in ((1, 0.9), (2, 0.3)):
+        save(run, step, fill=step)
+        keep_best(run, step, {"main": score}, keep=2)
+    copy = copied_with_links_followed(run)
+    make_links_again(copy)
+    assert [(copy / name).readlink().name for name in ("last", "best")] == ["step-00000002", "step-00000001"]
+    keep_best(copy, save(copy, 3) and 3, {"main": 0.95}, keep=1)
+    assert steps_in(copy) == [3] and (copy / "best").resolve() == (copy / "last").resolve()
+
+
+def test_a_checkpoint_that_is_only_in_such_a_folder_is_not_lost(tmp_path):
+    run = tmp_path / "run"
+    save(run, 7, fill=7.0)
+    copy = copied_with_links_followed(run)
+    shutil.rmtree(copy / "checkpoints")
+    make_links_again(copy)
+    assert load_weights(newest_checkpoint(copy))["w"].tolist() == [[7.0] * 2] * 2 and (copy / "last").is_symlink()
 
 
 @pytest.mark.parametrize("name", [module.WEIGHTS, module.OPTIMIZER, module.STATE])
