@@ -141,7 +141,7 @@ def association_of_ablations(rows: Sequence[Row]) -> list[str]:
 
 
 def room(rows: Sequence[Row]) -> list[str]:
-    """Does the world leave room? The best and the worst mean over seeds of each task, beside chance."""
+    """Does the world leave room? The best and the worst mean over seeds of each task, and the worst seed, beside chance."""
     groups = {(variant, share): of(rows, variant, share) for variant, share in COMPARED}
     lines = []
     for task, chance in sorted(rows[0]["chance"].items()):
@@ -151,10 +151,12 @@ def room(rows: Sequence[Row]) -> list[str]:
             if group
         }
         worst, best = min(means, key=means.get), max(means, key=means.get)
+        lowest = min(task_score(task)(row) for group in groups.values() for row in group.values())
         at_chance = ", ".join(name for name, mean in means.items() if mean <= chance)
+        beside = f", not exceeded by {at_chance}." if at_chance else "."
         lines.append(
             f"- {task}: between {100 * means[worst]:.1f} ({worst}) and {100 * means[best]:.1f} ({best}); "
-            f"chance {100 * chance:.1f}" + (f", not exceeded by {at_chance}." if at_chance else ".")
+            f"lowest run {100 * lowest:.1f}; chance {100 * chance:.1f}{beside}"
         )
     return lines
 
@@ -197,16 +199,10 @@ def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
 
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
     """Those of the claims that were measured after other fine-tuning too."""
-    return [
-        "## Fine-tuned for {} steps at a rate of {}".format(*tuning),
-        "",
-        *table(rows, COMPARED),
-        "",
-        *(told(name, found) for name, found in claims(rows).items() if found),
-        "",
-        *room(rows),
-        "",
-    ]
+    lines = ["## Fine-tuned for {} steps at a rate of {}".format(*tuning), "", *table(rows, COMPARED), ""]
+    if measured := [told(name, found) for name, found in claims(rows).items() if found]:
+        lines += [*measured, ""]
+    return [*lines, *room(rows), ""]
 
 
 def draw_curve(rows: Sequence[Row], path: Path) -> None:
