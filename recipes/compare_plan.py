@@ -106,19 +106,24 @@ class Run:
         return (VARIANTS | ABLATIONS | TUNING | {WITHOUT: ()})[self.variant]
 
 
+def grid_plan() -> list[Run]:
+    """Every variant, share and seed. What the claims need comes first, seed after seed, so that a plan cut short is even."""
+    runs = [run for seed in SEEDS for run in claim_runs(seed)]
+    runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
+    runs += [run for seed in SEEDS for run in share_runs(seed)]
+    return list(dict.fromkeys(runs))
+
+
 def full_plan() -> list[Run]:
-    """What the claims need first, seed after seed, so that a plan cut short is even; then tuning, shares, ablations.
+    """The grid; then tuning, ablations, more seeds, and other fine-tuning.
 
     Ablations have one seed, those that may be better than CMAL all: one seed alone is a lead. What the claims rest on is
     measured with longer fine-tuning too.
     """
-    runs = [run for seed in SEEDS for run in claim_runs(seed)]
-    runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
+    runs = grid_plan()
     runs += [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
-    runs += share_runs(SEEDS[0])
     runs += [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in LEADS]
-    runs += [run for seed in SEEDS for run in share_runs(seed)]
     runs += [replace(run, budget=LONGER) for seed in SEEDS for run in longer_runs(seed)]
     runs += [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]
     runs += [Run(WITHOUT, 1.0, seed, SLOW) for seed in SEEDS]

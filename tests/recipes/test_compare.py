@@ -204,6 +204,32 @@ def test_a_run_that_has_a_result_is_not_run_again(tmp_path, monkeypatch):
     assert begun == [other]
 
 
+def test_which_plan_is_measured_into_which_folder(tmp_path, monkeypatch):
+    import compare
+    from compare_plan import BOTH, WITHOUT, full_plan, grid_plan, quick_plan
+
+    measured = []
+    monkeypatch.setattr(compare, "prepare_data", lambda: None)
+    monkeypatch.setattr(compare, "run_all", lambda plan, results, jobs: measured.append((plan, results)))
+    monkeypatch.setattr(compare, "write_report", lambda results, folder: "")
+
+    def compare_with(*words: str) -> list:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *words])
+        measured.clear()
+        compare.main()
+        return measured
+
+    assert compare_with() == [(full_plan(), ROOT / "recipes" / "results" / "compare.json")]
+    assert compare_with("--quick") == [(quick_plan(), compare.WORK / "quick" / "compare.json")]
+    assert compare_with("--grid", "--results", str(tmp_path)) == [(grid_plan(), tmp_path / "compare.json")]
+    assert {run.variant for run in grid_plan()} == {"cmal", "cmcl", "mlm+mrm+itm", BOTH, WITHOUT}
+    assert len(grid_plan()) == 4 * 4 * 3 + 3 and set(grid_plan()) < set(full_plan())
+    with pytest.raises(SystemExit):
+        compare_with("--report", "--results", str(tmp_path))
+    (tmp_path / "compare.json").write_text('{"runs": []}')
+    assert compare_with("--report", "--results", str(tmp_path)) == []
+
+
 def test_what_is_committed_is_what_the_results_give(tmp_path):
     """recipes/results/compare.md is not older than compare.json beside it."""
     pytest.importorskip("matplotlib")
