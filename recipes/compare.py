@@ -89,7 +89,8 @@ def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def is_of(row: dict[str, Any], run: Run) -> bool:
-    return all(row[name] == value for name, value in identity(run).items())
+    asked = {f"scenes-{task}" for task in run.budget.tasks}
+    return asked <= row["scores"].keys() and all(row[name] == value for name, value in identity(run).items())
 
 
 def identity(run: Run) -> dict[str, Any]:

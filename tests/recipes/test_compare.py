@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -271,7 +272,7 @@ def test_a_run_of_the_longer_budget_is_scored_on_all_records_only_and_leaves_no_
 
 def test_a_budget_of_one_task_scores_that_task_alone(tmp_path, monkeypatch):
     import compare
-    from compare_plan import MATCHING, WITHOUT, Run
+    from compare_plan import MATCHING, TASKS, WITHOUT, Run
 
     found = SimpleNamespace(metrics={"r1": SimpleNamespace(value=0.25)}, main="r1", chance=0.01)
     run = Run(WITHOUT, 1.0, 0, MATCHING)
@@ -280,7 +281,10 @@ def test_a_budget_of_one_task_scores_that_task_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(
         compare, "cmal", lambda *words: (tmp_path / compare.WORK / run.name / "pretrain").mkdir(parents=True)
     )
-    assert compare.measure(run)["scores"] == {"scenes-retrieval": 0.25}
+    measured = compare.measure(run)
+    assert measured["scores"] == {"scenes-retrieval": 0.25} and compare.is_of(measured, run)
+    all_tasks = Run(WITHOUT, 1.0, 0, replace(MATCHING, tasks=tuple(TASKS)))
+    assert not compare.is_of(measured, all_tasks), "the other three are still to be measured"
 
 
 def test_a_task_is_fine_tuned_with_the_steps_and_the_rate_of_the_budget_and_scored_on_each_split(tmp_path, monkeypatch):
