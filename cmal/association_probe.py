@@ -1,25 +1,28 @@
-"""What a pre-trained model knows at swapped anchors, beside four controls that say where the knowledge comes from.
+"""What a pre-trained model knows at swapped anchors, beside three controls that say where the knowledge comes from.
 
 Every anchor of a caption is asked for by itself: its two slots are swapped, its twins masked, all else stays as it is.
 From the text slot (which holds the region's vector): which visual anchor of the group is it? From the region slot (which
-holds the word's): which word? The answer is right when the likeliest candidate shares the anchor's concept. Controls:
+holds the word's): which word? The answer is right when the likeliest candidate shares the anchor's concept. A slot and its
+partner, the other slot of its anchor, do not see each other: the partner is the answer. Controls:
 
 - chance: the mean share of right candidates.
-- context hidden: no slot of the example but the anchor's own two can be attended to. What is left is the lexicon: the
-  asked slot holds one half of the pair and sees the other half in its partner.
-- slots alone: no slot can attend to any other, its partner neither. What is left is what a guest says by itself: the
+- context hidden: in the unified encoder no slot can attend to any other. What is left is what a guest says by itself: the
   look of a thing does not tell whether its kind or its colour is spoken of.
 - guests shuffled: the vectors that visit the slots change places within the group, words' and regions' each their own
   way, so that guest and place disagree. The place still decides what is right: a model that follows the guests alone falls
   to chance or below, one that reads the context stays above.
+
+The same three (swapped, context hidden, guests shuffled) are asked with the partner in sight too. It tells little: two slots
+that see each other both know both guests, and are told from other pairs without any context.
 
 Legend: B examples (one anchor each, so K = B), T word pieces, R regions, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +42,9 @@ from cmal.pretraining import CmalForPretraining
 GROUP_SIZE = 64
 SHOWN_CONCEPTS = 3
 DIRECTIONS = ("t2v", "v2t")
-CONDITIONS = ("swapped", "context_hidden", "slots_alone", "guests_shuffled")
+CONDITIONS = ("swapped", "context_hidden", "guests_shuffled")
 CONTROLS = ("chance", *CONDITIONS[1:])
+COLUMNS = ("right", *(name.replace("_", " ") for name in CONTROLS), "partner in sight")  # of a table
 # anchor: next to nothing, and at least one: the only one there is
 SWAP_ONE = DrawRates(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
 
@@ -78,10 +82,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class AssociationProbe:
-    """All questions and what came out. Q questions; `right[condition][direction]` and `chance` are (Q,).
+    """All questions and what came out. Q questions; `right[condition][direction]`, `in_sight` alike and `chance` are (Q,).
 
     Attributes:
         questions: in the order they were asked; concepts, is_attribute: (Q,) of their anchors.
+        right: whether the answer is right; in_sight: the same where a slot sees its partner.
         answers: direction -> Q answers, of the swapped condition.
         candidates: mean number of candidates a question.
     """
@@ -90,6 +95,7 @@ class AssociationProbe:
     concepts: np.ndarray
     is_attribute: np.ndarray
     right: dict[str, dict[str, np.ndarray]]
+    in_sight: dict[str, dict[str, np.ndarray]]
     chance: np.ndarray
     answers: dict[str, tuple[Answer, ...]]
     candidates: float
@@ -98,17 +104,28 @@ class AssociationProbe:
         """Accuracies and controls over all questions, or those where `where` (Q,) is True; None where there are none.
 
         Returns:
-            `association_t2v`, `association_v2t`, `anchors` (how many questions) and `controls`: those of CONTROLS,
-            each with `t2v` and `v2t`.
+            `association_t2v`, `association_v2t`, `anchors` (how many questions), `controls`: those of CONTROLS, each
+            with `t2v` and `v2t`, and `partner_in_sight`: those of CONDITIONS likewise.
         """
         kept = np.ones(len(self.questions), bool) if where is None else where
-        both = {name: {d: _mean(self.right[name][d][kept]) for d in DIRECTIONS} for name in CONDITIONS}
+        both, in_sight = (
+            {name: {d: _mean(right[name][d][kept]) for d in DIRECTIONS} for name in CONDITIONS}
+            for right in (self.right, self.in_sight)
+        )
         chance = dict.fromkeys(DIRECTIONS, _mean(self.chance[kept]))
         return {
             **{f"association_{d}": both["swapped"][d] for d in DIRECTIONS},
             "anchors": int(kept.sum()),
             "controls": {"chance": chance, **{name: both[name] for name in CONDITIONS[1:]}},
+            "partner_in_sight": in_sight,
         }
+
+
+def accuracies_and_controls(accuracies: Mapping[str, Any], direction: str) -> tuple[float | None, ...]:
+    """What `AssociationProbe.accuracies` says of one direction, in the order of COLUMNS."""
+    controls, in_sight = accuracies["controls"], accuracies["partner_in_sight"]
+    of_controls = (controls[name][direction] for name in CONTROLS)
+    return accuracies[f"association_{direction}"], *of_controls, in_sight["swapped"][direction]
 
 
 @torch.no_grad()
@@ -181,7 +198,8 @@ def with_one_anchor(example: Example, index: int) -> Example:
     return replace(example, anchors=replace(anchors, anchors=only))
 
 
-_GroupResult = tuple[PromptPlan, dict[str, tuple[Association, Association]]]
+_Associations = dict[str, tuple[Association, Association]]  # condition -> text to region and region to text
+_GroupResult = tuple[PromptPlan, _Associations, _Associations]
 
 
 def _ask_group(
@@ -191,7 +209,7 @@ def _ask_group(
     builder: ExampleBuilder,
     generator: np.random.Generator,
 ) -> _GroupResult:
-    """The plan of one group and both directions of every condition, on the CPU."""
+    """The plan of one group and every condition, with the partner out of sight and in sight, on the CPU."""
     pieces = builder.word_pieces
     asked = [(records[q.record], q.anchor) for q in questions]
     examples = [with_one_anchor(builder.build(r.id, r.image_id, r.caption), anchor) for r, anchor in asked]
@@ -202,18 +220,15 @@ def _ask_group(
     batch, plan = batch.to(device), move(plan, device)
     states = model.cmal.encode(*batch.inputs)
     shuffled = shuffle_guests(states, plan, *disagreeing_guests(plan.concept.cpu().numpy(), generator))
-    hidden = {
-        "swapped": model.cmal.unify(states, plan),
-        "context_hidden": model.cmal.unify(hide_context(states, plan), plan),
-        "slots_alone": unify_alone(model.cmal, states, plan),
-        "guests_shuffled": model.cmal.unify(shuffled, plan),
-    }
-    return plan, {name: _associate(model.heads["amc"], rows, states.tokens, plan) for name, rows in hidden.items()}
+    seen = {"swapped": states, "context_hidden": hide_context(states, plan), "guests_shuffled": shuffled}
 
+    def associate(hidden: Tensor) -> tuple[Association, Association]:
+        both = model.heads["amc"].among_group(hidden, states.tokens, plan)
+        return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
 
-def _associate(head: torch.nn.Module, hidden: Tensor, tokens: int, plan: PromptPlan) -> tuple[Association, Association]:
-    both = head.among_group(hidden, tokens, plan)
-    return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
+    apart = {name: associate(unify_apart(model.cmal, those, plan)) for name, those in seen.items()}
+    in_sight = {name: associate(model.cmal.unify(those, plan)) for name, those in seen.items()}
+    return plan, apart, in_sight
 
 
 def hide_context(states: UniModal, plan: PromptPlan) -> UniModal:
@@ -224,15 +239,17 @@ def hide_context(states: UniModal, plan: PromptPlan) -> UniModal:
     return replace(states, token_mask=token_mask, region_mask=region_mask)
 
 
-def unify_alone(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Tensor:
-    """Hidden states (B, T+R, D) of the chosen anchors' slots, no slot seeing another; the other rows are zero.
+def unify_apart(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Tensor:
+    """Hidden states (B, T+R, D) in which the chosen anchors' slots do not see their partners.
 
-    The pieces of one span hold the same guest and see each other.
+    The text slot's are of a forward without the region's slot, and the region slot's of one without the text slot. The
+    pieces of one span hold the same guest and see each other.
     """
-    own = hide_context(states, plan)
-    without_regions = replace(own, region_mask=torch.zeros_like(own.region_mask))
-    without_words = replace(own, token_mask=torch.zeros_like(own.token_mask))
-    words, regions = cmal.unify(without_regions, plan), cmal.unify(without_words, plan)
+    token_mask, region_mask = states.token_mask.clone(), states.region_mask.clone()
+    token_mask[plan.example[plan.piece_anchor], plan.piece_position] = False
+    region_mask[plan.example, plan.region] = False
+    words = cmal.unify(replace(states, region_mask=region_mask), plan)
+    regions = cmal.unify(replace(states, token_mask=token_mask), plan)
     return torch.cat([words[:, : states.tokens], regions[:, states.tokens :]], dim=1)
 
 
@@ -276,24 +293,29 @@ def disagreeing_guests(concepts: np.ndarray, generator: np.random.Generator) -> 
 
 
 def _collect(questions: tuple[Question, ...], asked: Sequence[_GroupResult]) -> AssociationProbe:
-    right = {
-        name: {d: np.concatenate([_is_right(both[name][i]) for _, both in asked]) for i, d in enumerate(DIRECTIONS)}
-        for name in CONDITIONS
-    }
-    answers = {
-        d: tuple(answer for plan, both in asked for answer in _answers(both["swapped"][i], plan.concept.cpu()))
-        for i, d in enumerate(DIRECTIONS)
-    }
-    shares = [both["swapped"][0].is_positive.float().mean(dim=1).numpy() for _, both in asked]
+    plans, apart, in_sight = zip(*asked)
+    shares = [one["swapped"][0].is_positive.float().mean(dim=1).numpy() for one in apart]
     return AssociationProbe(
         questions=questions,
-        concepts=np.concatenate([plan.concept.cpu().numpy() for plan, _ in asked]),
-        is_attribute=np.concatenate([plan.is_attribute.cpu().numpy() for plan, _ in asked]),
-        right=right,
+        concepts=np.concatenate([plan.concept.cpu().numpy() for plan in plans]),
+        is_attribute=np.concatenate([plan.is_attribute.cpu().numpy() for plan in plans]),
+        right=_all_right(apart),
+        in_sight=_all_right(in_sight),
         chance=np.concatenate(shares),
-        answers=answers,
+        answers={
+            d: tuple(a for plan, one in zip(plans, apart) for a in _answers(one["swapped"][i], plan.concept.cpu()))
+            for i, d in enumerate(DIRECTIONS)
+        },
         candidates=float(np.mean(np.repeat([len(s) for s in shares], [len(s) for s in shares]))),
     )
+
+
+def _all_right(groups: Sequence[_Associations]) -> dict[str, dict[str, np.ndarray]]:
+    """condition -> direction -> (Q,) bool."""
+    return {
+        name: {d: np.concatenate([_is_right(group[name][i]) for group in groups]) for i, d in enumerate(DIRECTIONS)}
+        for name in CONDITIONS
+    }
 
 
 def _is_right(association: Association) -> np.ndarray:

@@ -113,18 +113,16 @@ def _show_gold(gold: dict[str, Any]) -> None:
 
 
 def _show_association(by: dict[str, Any]) -> None:
-    from cmal.association_probe import CONTROLS
+    from cmal.association_probe import COLUMNS, accuracies_and_controls
     from cmal_cli.display import show_table
 
     rows = []
     for kind in ("all", "object", "attribute"):
-        accuracies, controls = by[kind], by[kind]["controls"]
         for direction, name in (("t2v", "word to region"), ("v2t", "region to word")):
-            values = (accuracies[f"association_{direction}"], *(controls[c][direction] for c in CONTROLS))
-            rows.append((kind, name, *map(_percent, values)))
+            rows.append((kind, name, *map(_percent, accuracies_and_controls(by[kind], direction))))
     show_table(
         f"associations at {by['all']['anchors']:,} swapped anchors, among {by['candidates']:.0f} candidates each",
-        ("anchors", "direction", "right", *(name.replace("_", " ") for name in CONTROLS)),
+        ("anchors", "direction", *COLUMNS),
         rows,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmal.association_probe import CONTROLS, Answer
+from cmal.association_probe import COLUMNS, Answer, accuracies_and_controls
 from cmal.pages.album import Album, box_of, find_pictures
 from cmal.pages.document import folded, percent, table, tag, text, write_page
 from cmal.pages.pairs import ShownAnchor, ShownPair, choose_pairs
@@ -94,17 +94,16 @@ def _associations(by: Mapping[str, Any]) -> Iterator[str]:
     yield tag("h2", "Associations at swapped anchors")
     yield tag(
         "p",
-        "Each anchor's two slots are swapped, and the model says from each which of the group's anchors it is. Beside it: "
-        "guessing; the same with all context hidden, so that a lexicon must do; with no slot seeing any other; and with the "
-        "visiting vectors shuffled, so that only context helps.",
+        "Each anchor's two slots are swapped, and the model says from each which of the group's anchors it is, without "
+        "seeing the other slot of the anchor, which is the answer. Beside it: guessing; the same with all context hidden, "
+        "so that the visiting vector must do; with the visiting vectors shuffled, so that only context helps; and with the "
+        "other slot in sight, which makes it easy.",
     )
     rows = []
     for kind in ("all", "object", "attribute"):
         for direction, name in (("t2v", "word to region"), ("v2t", "region to word")):
-            controls = (by[kind]["controls"][c][direction] for c in CONTROLS)
-            rows.append((kind, name, *map(percent, (by[kind][f"association_{direction}"], *controls))))
-    columns = ("anchors", "direction", "right", *(name.replace("_", " ") for name in CONTROLS))
-    yield table(columns, rows)
+            rows.append((kind, name, *map(percent, accuracies_and_controls(by[kind], direction))))
+    yield table(("anchors", "direction", *COLUMNS), rows)
 
 
 def _controls(pairs: Sequence[ShownPair]) -> str:

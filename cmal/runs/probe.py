@@ -36,7 +36,7 @@ from cmal.runs.folder import find_checkpoint
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 from cmal.training.distributed import joined
 
-FORMAT, VERSION = "cmal-probe", 1
+FORMAT, VERSION = "cmal-probe", 2
 GOLD_FOLDER = "gold_anchors"
 LARGEST_COORDINATE = 1e9
 SEED = 0

@@ -25,7 +25,7 @@ def test_tables_json_and_page(run, tiny_world, tmp_path):
     files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html", "--examples", 5)
     result = run("--checkpoint", tiny_world / "runs" / "tiny", *files)
     assert result.exit_code == 0, result.output
-    for words in ("pairs with an anchor", "against gold anchors of 20 pairs", "missed: the", "slots alone"):
+    for words in ("pairs with an anchor", "against gold anchors of 20 pairs", "missed: the", "partner in sight"):
         assert words in " ".join(result.output.split()), result.output
     assert "page of 5 pairs and" in result.output
     measured = json.loads((tmp_path / "a.json").read_text())

@@ -20,7 +20,7 @@ from cmal.association_probe import (
     hide_context,
     probe_association,
     shuffle_guests,
-    unify_alone,
+    unify_apart,
 )
 from cmal.data.records import ImageTextRecord
 from cmal.model.cmal import UniModal
@@ -47,21 +47,30 @@ def word_and_region_slot(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return hidden[:, WORD], hidden[:, T + REGION]
 
 
-def swapped(model, states):
+def in_sight(model, states):
     return model.unify(states, PLAN)
 
 
-def context_hidden(model, states):
+def context_hidden_in_sight(model, states):
     return model.unify(hide_context(states, PLAN), PLAN)
 
 
-def slots_alone(model, states):
-    return unify_alone(model, states, PLAN)
+def swapped(model, states):
+    return unify_apart(model, states, PLAN)
+
+
+def context_hidden(model, states):
+    return unify_apart(model, hide_context(states, PLAN), PLAN)
 
 
 @pytest.mark.parametrize(
     ("condition", "sees_context", "sees_partner"),
-    [(swapped, True, True), (context_hidden, False, True), (slots_alone, False, False)],
+    [
+        (swapped, True, False),
+        (context_hidden, False, False),
+        (in_sight, True, True),
+        (context_hidden_in_sight, False, True),
+    ],
 )
 @torch.no_grad()
 def test_what_a_slot_of_a_swapped_anchor_sees(condition: Callable, sees_context: bool, sees_partner: bool):
@@ -81,16 +90,16 @@ def test_what_a_slot_of_a_swapped_anchor_sees(condition: Callable, sees_context:
 
 
 @torch.no_grad()
-def test_a_slot_alone_is_what_a_model_of_that_slot_only_gives():
-    """An example of one word and no region, and one of one region and no word, give the same two vectors."""
+def test_a_slot_without_its_partner_is_what_a_model_without_that_slot_gives():
+    """The word's slot comes from an example that has no such region, the region's from one that has no such word."""
     model, given = toy_cmal(), states()
     guests = model.prompt(given.text, given.visual, PLAN)
-    none = torch.zeros(2, T, dtype=torch.bool), torch.zeros(2, R, dtype=torch.bool)
-    only_word, only_region = none[0].clone(), none[1].clone()
-    only_word[:, WORD], only_region[:, REGION] = True, True
-    word, region = word_and_region_slot(slots_alone(model, given))
-    torch.testing.assert_close(word, model.unified(*guests, given.boxes_unit, only_word, none[1])[:, WORD])
-    torch.testing.assert_close(region, model.unified(*guests, given.boxes_unit, none[0], only_region)[:, T + REGION])
+    no_word, no_region = given.token_mask.clone(), given.region_mask.clone()
+    no_word[:, WORD], no_region[:, REGION] = False, False
+    word, region = word_and_region_slot(swapped(model, given))
+    boxes = given.boxes_unit
+    torch.testing.assert_close(word, model.unified(*guests, boxes, given.token_mask, no_region)[:, WORD])
+    torch.testing.assert_close(region, model.unified(*guests, boxes, no_word, given.region_mask)[:, T + REGION])
 
 
 def test_shuffled_guests_visit_and_the_other_slots_stay():
@@ -112,7 +121,7 @@ def test_guests_disagree_with_their_place_and_with_each_other():
 
 @torch.no_grad()
 def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypatch):
-    """What the head is given, condition after condition, beside what the swap, the two hidings and no shuffling give."""
+    """What the head is given, condition after condition, beside what they are by name."""
     model = CmalForPretraining(toy_cmal(), {"amc": 1.0}, "batch", "unified", len(CLASSES), 3).eval()
     encoded, asked = [], []
     encode, among_group = model.cmal.encode, model.heads["amc"].among_group
@@ -122,11 +131,15 @@ def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypat
     )
     records = [ImageTextRecord(*text) for text in TEXTS_OF_A_GROUP]
     probe_association(model, records, toy_builder(IMAGES_OF_A_GROUP), seed=0)
-    assert len(encoded) == 1 and len(asked) == len(CONDITIONS), "one group"
+    assert len(encoded) == 1 and len(asked) == 2 * len(CONDITIONS), "one group, without and with the partner"
     given, plan = encoded[0], asked[0][1]
-    hidden = dict(zip(CONDITIONS, (rows for rows, _ in asked)))
-    assert torch.equal(hidden["swapped"], model.cmal.unify(given, plan))
-    assert torch.equal(hidden["context_hidden"], model.cmal.unify(hide_context(given, plan), plan))
-    assert torch.equal(hidden["slots_alone"], unify_alone(model.cmal, given, plan))
-    others = [rows for name, rows in hidden.items() if name != "guests_shuffled"]
-    assert not any(torch.equal(hidden["guests_shuffled"], rows) for rows in others)
+    apart, in_sight = (dict(zip(CONDITIONS, (rows for rows, _ in half))) for half in (asked[:3], asked[3:]))
+    alone = hide_context(given, plan)
+    assert torch.equal(apart["swapped"], unify_apart(model.cmal, given, plan))
+    assert torch.equal(apart["context_hidden"], unify_apart(model.cmal, alone, plan))
+    assert torch.equal(in_sight["swapped"], model.cmal.unify(given, plan))
+    assert torch.equal(in_sight["context_hidden"], model.cmal.unify(alone, plan))
+    others = [*apart.values(), *in_sight.values()]
+    for half in (apart, in_sight):
+        shuffled = half["guests_shuffled"]
+        assert sum(torch.equal(shuffled, rows) for rows in others) == 1, "it is none of the others"

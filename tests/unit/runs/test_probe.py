@@ -43,7 +43,8 @@ def test_json_has_the_headline_numbers_and_everything_behind_them(request_of, ti
     whole = found["association"]["all"]
     for direction in ("t2v", "v2t"):
         assert 0 <= found[f"association_{direction}"] == whole[f"association_{direction}"] <= 1
-        assert set(whole["controls"]) == {"chance", "context_hidden", "slots_alone", "guests_shuffled"}
+        assert set(whole["controls"]) == {"chance", "context_hidden", "guests_shuffled"}
+        assert set(whole["partner_in_sight"]) == {"swapped", "context_hidden", "guests_shuffled"}
     assert whole["anchors"] == found["statistics"]["anchors"]
     assert sum(row["anchors"] for row in found["association"]["concepts"].values()) == whole["anchors"]
     assert found["association"]["object"]["anchors"] + found["association"]["attribute"]["anchors"] == whole["anchors"]
