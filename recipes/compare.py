@@ -156,13 +156,14 @@ def score(run: Run, folder: Path, task: str, records: int, steps: int) -> list[E
 
 
 def probe(folder: Path) -> dict[str, Any]:
-    """Association accuracy at swapped anchors of the test images, both ways, and its controls."""
+    """Association accuracy at swapped anchors of the test images, both ways, its controls, and with partners in sight."""
     result = folder / "anchors.json"
     data = ("--records", "data/scenes/test.jsonl", "--regions", "data/scenes/regions")
     cmal("probe-anchors", *data, "--checkpoint", f"{folder}/pretrain", "--json", str(result), "--quiet")
     found = json.loads(result.read_text())["association"]["all"]
-    rounded = {name: {way: round(value, 5) for way, value in ways.items()} for name, ways in found["controls"].items()}
-    return rounded | {"swapped": {way: round(found[f"association_{way}"], 5) for way in ("t2v", "v2t")}}
+    asked = {"swapped": {way: found[f"association_{way}"] for way in ("t2v", "v2t")}} | found["controls"]
+    asked |= {f"{name}_in_sight": ways for name, ways in found["partner_in_sight"].items()}
+    return {name: {way: round(value, 5) for way, value in ways.items()} for name, ways in asked.items()}
 
 
 def with_set(settings: list[str]) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUNING_SEED, VARIANTS, WITHOUT
 
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
-CONDITIONS = ("swapped", "chance", "context_hidden", "slots_alone", "guests_shuffled")
+CONTROLS = ("chance", "context_hidden", "guests_shuffled")
+IN_SIGHT = ("swapped_in_sight", "context_hidden_in_sight", "guests_shuffled_in_sight")  # where a slot sees its partner
+CONDITIONS = ("swapped", *CONTROLS, *IN_SIGHT)
 BOTH_WAYS = ("t2v", "v2t")
 LEAST_ABOVE = 5.0  # points, of an accuracy that is called above a control
 Row = dict[str, Any]
