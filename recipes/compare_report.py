@@ -79,20 +79,28 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
     return lines
 
 
-def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[str, float]:
-    """Condition -> accuracy in %, mean over seeds and directions; without the conditions that no run was asked for.
+def associations(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[int, dict[str, float]]:
+    """seed -> condition -> accuracy in %, mean over directions; without the conditions that it was not asked for.
 
     It is of the pre-training alone: of two runs of a seed, fine-tuned differently, the one asked for more counts.
     """
     asked = sorted((row for row in rows if "association" in row), key=lambda row: len(row["association"]))
-    found = [row["association"] for row in of(asked, variant, share).values()]
-    values = {name: [one[name][way] for one in found if name in one for way in ways] for name in CONDITIONS}
-    return {name: 100 * statistics.fmean(of_name) for name, of_name in values.items() if of_name}
+    return {
+        seed: {name: 100 * statistics.fmean(found[way] for way in ways) for name, found in row["association"].items()}
+        for seed, row in of(asked, variant, share).items()
+    }
+
+
+def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[str, float]:
+    """The mean of `associations` over the seeds."""
+    seeds = associations(rows, variant, share, ways).values()
+    values = {name: [one[name] for one in seeds if name in one] for name in CONDITIONS}
+    return {name: statistics.fmean(of_name) for name, of_name in values.items() if of_name}
 
 
 def association_table(first: str, found: dict[str, dict[str, float]]) -> list[str]:
     """Markdown: label -> accuracies, those that there are; `first` heads the labels."""
-    heads = [first, *(name.replace("_", " ") for name in CONDITIONS)]
+    heads = [first, *map(named, CONDITIONS)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for label, accuracies in found.items():
         if accuracies:
@@ -105,33 +113,46 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
     """Accuracy at swapped anchors and its controls, of CMAL with all pairs, and how far it is above them."""
     ways = {"which region is this word's": ("t2v",), "which word is this region's": ("v2t",)}
     lines = association_table("at anchors (%)", {name: association(rows, CMAL, 1.0, w) for name, w in ways.items()})
-    if both := association(rows, CMAL, 1.0, BOTH_WAYS):
-        controls = [c for c in CONDITIONS[1:] if c in both]
-        above = ", ".join(f"{both['swapped'] - both[c]:+.1f} over {c.replace('_', ' ')}" for c in controls)
-        lines += ["", f"Both directions together: {above}.", "", *what_controls_say(rows, both)]
+    if above := {control: found for control in CONTROLS if (found := above_control(rows, control))}:
+        lines += [
+            "",
+            *(told(f"right minus {named(control)}, both directions", found) for control, found in above.items()),
+        ]
+        lines += ["", *what_controls_say(rows, above)]
     return lines
 
 
-def what_controls_say(rows: Sequence[Row], both: dict[str, float]) -> list[str]:
+def above_control(rows: Sequence[Row], control: str) -> Difference | None:
+    """By how much CMAL's accuracy is above a control's, paired by seed; None where not asked."""
+    seeds = associations(rows, CMAL, 1.0, BOTH_WAYS).values()
+    differences = [(one["swapped"] - one[control]) / 100 for one in seeds if {"swapped", control} <= one.keys()]
+    return (*interval(differences), len(differences)) if differences else None
+
+
+def named(condition: str) -> str:
+    return condition.replace("_", " ")
+
+
+def what_controls_say(rows: Sequence[Row], above: dict[str, Difference]) -> list[str]:
     """What each control is, and plainly which of them CMAL is not above, with the forms of it that are."""
     measured = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in ABLATIONS}
-    forms = {variant: found for variant, found in measured.items() if found}
+    forms = {variant: found for variant, found in measured.items() if "swapped" in found}
     lines = [
-        "Context hidden: the anchor's own two slots see each other and nothing else. Slots alone: no slot sees another. "
-        "Guests shuffled: the vectors that visit the slots change places. The first is answered by who compares the two "
-        "halves of the pair, the second by who knows the visitor, the third by who reads the context."
+        "A slot does not see its partner, the other slot of its anchor, which is the answer. Context hidden: no slot sees "
+        "another, and who knows the visitor answers. Guests shuffled: the vectors that visit the slots change places, and "
+        "who reads the context answers. In sight: the same three where partners see each other. Then both hold both halves "
+        "of the pair and find each other without any context, so that those columns tell little."
     ]
-    for control in (c for c in CONDITIONS[1:] if c in both and both["swapped"] - both[c] < LEAST_ABOVE):
-        named = control.replace("_", " ")
-        above = [
+    for control in (c for c, (mean, *_) in above.items() if 100 * mean < LEAST_ABOVE):
+        better = [
             f"{variant} ({found['swapped']:.1f} against {found[control]:.1f})"
             for variant, found in forms.items()
-            if control in found and found["swapped"] - found[control] >= LEAST_ABOVE
+            if found["swapped"] - found[control] >= LEAST_ABOVE
         ]
         lines += [
             "",
-            f"CMAL is *not* {LEAST_ABOVE:g} points above {named}; of its {len(forms)} other forms below "
-            f"{', '.join(above) if above else 'none'} is.",
+            f"CMAL is *not* {LEAST_ABOVE:g} points above {named(control)}; of its {len(forms)} other forms below "
+            f"{', '.join(better) if better else 'none'} is.",
         ]
     return lines
 

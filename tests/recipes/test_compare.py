@@ -83,12 +83,19 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
     rows = [row("cmal", 0, 0.5) | known(0.9, 0.7), row("cmal", 1, 0.5) | known(0.96, 0.6), row("none", 0, 0.12)]
     rows.append(row("mask, no swap", 0, 0.5) | known(0.5, 0.5))
     rows.append(row("swap always", 0, 0.5) | known(0.89, 0.82))
+    rows.append(row("anchor rate 1", 0, 0.5) | {"association": {"swapped_in_sight": {"t2v": 1.0, "v2t": 0.99}}})
     results = tmp_path / "compare.json"
     results.write_text(json.dumps({"runs": rows}))
     text = write_report(results, tmp_path)
-    assert "| which region is this word's | 93.0 | 4.0 | 65.0 | - | 80.0 |" in text
-    assert "Both directions together: +89.0 over chance, +28.0 over context hidden, +13.0 over guests shuffled." in text
-    assert "| mask, no swap | 49.0 | 3.0 | 49.0 | - | 79.0 |" in text
+    assert "| which region is this word's | 93.0 | 4.0 | 65.0 | 80.0 | - | - | - |" in text
+    for told in (
+        "- right minus chance, both directions: +89.0 points, 95% interval +50.9 to +127.1 (paired over 2 seeds).",
+        "- right minus context hidden, both directions: +28.0 points, 95% interval -73.6 to +129.6 (paired over 2 seeds).",
+        "- right minus guests shuffled, both directions: +13.0 points, 95% interval -25.1 to +51.1 (paired over 2 seeds).",
+    ):
+        assert told in text, "90 - 70 = 20 and 96 - 60 = 36 over context hidden: 28 and 8 * 12.706"
+    assert "| mask, no swap | 49.0 | 3.0 | 49.0 | 79.0 | - | - | - |" in text
+    assert "| anchor rate 1 | - | - | - | - | 99.5 | - | - |" in text, "not asked with the partner out of sight"
     assert "is *not*" not in text, "13 points are above"
     rows[:2] = [row("cmal", seed, 0.5) | known(0.9, 0.86) for seed in (0, 1)]
     results.write_text(json.dumps({"runs": rows}))
@@ -111,7 +118,7 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
         return {"association": {name: {"t2v": value, "v2t": value} for name, value in both.items()}}
 
     rows = [row("cmal", 0, 0.5) | known(0.9), row("cmcl", 0, 0.4)]
-    for variant, mean, more in (("cmal", 0.8, known(0.96, slots_alone=0.66)), ("cmcl", 0.5, {})):
+    for variant, mean, more in (("cmal", 0.8, known(0.96, swapped_in_sight=0.99)), ("cmcl", 0.5, {})):
         longer = row(variant, 0, mean) | more | {"fine_tuning_steps": 500}
         del longer["few_shot"]
         rows.append(longer)
@@ -120,7 +127,7 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
     above, below = write_report(results, tmp_path).split("## Fine-tuned for 500 steps at a rate of 0.001")
     assert "| cmal | 100% | 47.0 | 53.0 | 49.0 | 51.0 | 50.0 | 25.0 | 1 |" in above
     assert "- CMAL minus CMCL, all pairs: +10.0 points" in above
-    assert "| cmal | 96.0 | 4.0 | 70.0 | 66.0 | 80.0 |" in above, "once a seed, as it was asked last"
+    assert "| cmal | 96.0 | 4.0 | 70.0 | 80.0 | 99.0 | - | - |" in above, "once a seed, as it was asked last"
     assert "| cmal | 100% | 77.0 | 83.0 | 79.0 | 81.0 | 80.0 | 1 |" in below
     assert "- CMAL minus CMCL, all pairs: +30.0 points" in below
     assert "not measured yet" in above and "not measured yet" not in below, "longer fine-tuning is of some claims only"
