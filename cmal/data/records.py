@@ -8,6 +8,7 @@ the keys of the region store (see `cmal/data/image_ids.py`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Iterator
@@ -93,6 +94,16 @@ def _kind_of(annotation: object) -> str:
     return _BOX if arguments[0] is float else _BOXES
 
 
+@functools.cache
+def _fields_of(kind: type[Record]) -> tuple[tuple[str, str, bool], ...]:
+    """Name, kind of value and whether it is required, of every field. Hints are text: evaluating them takes long."""
+    hints = typing.get_type_hints(kind)
+    return tuple(
+        (field.name, _kind_of(hints[field.name]), field.default is dataclasses.MISSING)
+        for field in dataclasses.fields(kind)
+    )
+
+
 def _is_box(value: object) -> bool:
     return (
         isinstance(value, list)
@@ -134,18 +145,16 @@ def parse_record(line: str | bytes, kind: type[Record]) -> Record:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    hints = typing.get_type_hints(kind)
     values = {}
-    for field in dataclasses.fields(kind):
-        if field.name not in row:
-            if field.default is dataclasses.MISSING:
-                raise ValueError(f'key "{field.name}" is missing')
+    for name, expected, is_required in _fields_of(kind):
+        if name not in row:
+            if is_required:
+                raise ValueError(f'key "{name}" is missing')
             continue
-        expected = _kind_of(hints[field.name])
-        value = row.pop(field.name)
+        value = row.pop(name)
         if not _CHECKS[expected](value):
-            raise ValueError(f'"{field.name}" should be a {expected}, found {shown(value)}')
-        values[field.name] = _CASTS[expected](value)
+            raise ValueError(f'"{name}" should be a {expected}, found {shown(value)}')
+        values[name] = _CASTS[expected](value)
     if row:
         raise ValueError(f'unknown key "{next(iter(row))}"')
     if not values["id"]:
