@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from compare_plan import TASKS, WITHOUT, Run, full_plan, grid_plan, quick_plan
+from compare_plan import TASKS, WITHOUT, Run, full_plan, grid_plan, plan_of_all, quick_plan
 from compare_report import write_report
 
 from cmal.results import EvaluationResult, read_result
@@ -32,23 +32,24 @@ WORK = Path("runs/compare")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     plans = parser.add_mutually_exclusive_group()
-    plans.add_argument(
-        "--grid", action="store_true", help="variants, shares and seeds: no tuning, ablations, other budgets"
-    )
-    plans.add_argument("--quick", action="store_true", help="one seed, two shares, a tenth of the steps")
+    for flag, plan, what in (
+        ("--all", plan_of_all, "tuning, more seeds and other fine-tuning too"),
+        ("--grid", grid_plan, "variants, shares and seeds alone: no ablations"),
+        ("--quick", quick_plan, "one seed, two shares, a tenth of the steps"),
+    ):
+        plans.add_argument(flag, dest="plan", action="store_const", const=plan, default=full_plan, help=what)
     plans.add_argument("--report", action="store_true", help="only write the report from the results there are")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     parser.add_argument(
         "--results", type=Path, help="folder of results and report; what is in it is not measured again"
     )
     options = parser.parse_args()
-    results = (options.results or (WORK / "quick" if options.quick else RESULTS)) / "compare.json"
+    results = (options.results or (WORK / "quick" if options.plan is quick_plan else RESULTS)) / "compare.json"
     if options.report and not results.is_file():
         parser.error(f"{results} is not there: measure first, without --report")
     if not options.report:
         prepare_data()
-        plan = quick_plan() if options.quick else grid_plan() if options.grid else full_plan()
-        run_all(plan, results, options.jobs)
+        run_all(options.plan(), results, options.jobs)
     print(write_report(results, results.parent))
 
 

@@ -115,14 +115,17 @@ def grid_plan() -> list[Run]:
 
 
 def full_plan() -> list[Run]:
-    """The grid; then tuning, ablations, more seeds, and other fine-tuning.
+    """The grid and the ablations, one seed each."""
+    return grid_plan() + [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
 
-    Ablations have one seed, those that may be better than CMAL all: one seed alone is a lead. What the claims rest on is
-    measured with longer fine-tuning too.
+
+def plan_of_all() -> list[Run]:
+    """Everything that was measured: beside the full plan tuning, more seeds, and other fine-tuning.
+
+    Ablations that may be better than CMAL have all seeds: one seed alone is a lead. What the claims rest on is measured
+    with longer fine-tuning too.
     """
-    runs = grid_plan()
-    runs += [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
-    runs += [Run(variant, 1.0, SEEDS[0]) for variant in ABLATIONS]
+    runs = full_plan() + [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in LEADS]
     runs += [replace(run, budget=LONGER) for seed in SEEDS for run in longer_runs(seed)]
     runs += [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]

@@ -166,10 +166,10 @@ def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
         VARIANTS,
         WITHOUT,
         Run,
-        full_plan,
+        plan_of_all,
     )
 
-    plan = full_plan()
+    plan = plan_of_all()
     assert len(plan) == len(set(plan)) == len({run.name for run in plan})
     claims = [(CMAL, 1.0), (CMCL, 1.0), (PLAIN, 1.0), (CMAL, 0.5)]
     assert set(plan[: 4 * len(SEEDS)]) == {Run(v, share, seed) for v, share in claims for seed in SEEDS}
@@ -214,7 +214,7 @@ def test_a_run_that_has_a_result_is_not_run_again(tmp_path, monkeypatch):
 
 def test_which_plan_is_measured_into_which_folder(tmp_path, monkeypatch):
     import compare
-    from compare_plan import BOTH, WITHOUT, full_plan, grid_plan, quick_plan
+    from compare_plan import ABLATIONS, BOTH, WITHOUT, full_plan, grid_plan, plan_of_all, quick_plan
 
     measured = []
     monkeypatch.setattr(compare, "prepare_data", lambda: None)
@@ -228,10 +228,12 @@ def test_which_plan_is_measured_into_which_folder(tmp_path, monkeypatch):
         return measured
 
     assert compare_with() == [(full_plan(), ROOT / "recipes" / "results" / "compare.json")]
+    assert compare_with("--all", "--jobs", "1") == [(plan_of_all(), ROOT / "recipes" / "results" / "compare.json")]
     assert compare_with("--quick") == [(quick_plan(), compare.WORK / "quick" / "compare.json")]
     assert compare_with("--grid", "--results", str(tmp_path)) == [(grid_plan(), tmp_path / "compare.json")]
     assert {run.variant for run in grid_plan()} == {"cmal", "cmcl", "mlm+mrm+itm", BOTH, WITHOUT}
-    assert len(grid_plan()) == 4 * 4 * 3 + 3 and set(grid_plan()) < set(full_plan())
+    assert len(grid_plan()) == 4 * 4 * 3 + 3 and set(grid_plan()) < set(full_plan()) < set(plan_of_all())
+    assert {run.variant for run in set(full_plan()) - set(grid_plan())} == set(ABLATIONS)
     with pytest.raises(SystemExit):
         compare_with("--report", "--results", str(tmp_path))
     (tmp_path / "compare.json").write_text('{"runs": []}')
