@@ -84,6 +84,8 @@ class CmalForPretraining(nn.Module):
         candidates: "batch", "example" or "both", whom an anchor is told from (see `association.py`).
         amc_at: "unified" asks AMC of the unified encoder's vectors, "both" of the uni-modal ones too.
         classes: C of the detector; region_features: F.
+        partners_in_sight: whether the two slots of a swapped anchor see each other. Then each holds what the other is
+            asked for, and no context is needed; measured on scenes, it is better for the tasks all the same.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class CmalForPretraining(nn.Module):
         amc_at: str,
         classes: int,
         region_features: int,
+        partners_in_sight: bool = True,
     ):
         super().__init__()
         width, vocabulary = cmal.width, cmal.textual.tokens.num_embeddings
@@ -106,7 +109,7 @@ class CmalForPretraining(nn.Module):
             "itc": lambda: ContrastiveHead(width),
         }
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.candidates = candidates
+        self.candidates, self.partners_in_sight = candidates, partners_in_sight
         self.heads = initialise(nn.ModuleDict({name: makers[name]() for name in self.weights}), width)
         if "amc" in self.weights and amc_at == "both":
             self.heads["amc_unimodal"] = UnimodalAssociation()
@@ -127,7 +130,7 @@ class CmalForPretraining(nn.Module):
         features = batch.features.masked_fill(masked.zeroed_region_mask[..., None], 0.0)
         states = self.cmal.encode(masked.token_ids, batch.token_mask, features, batch.boxes_unit, batch.region_mask)
         plan = masked.plan if "amc" in self.weights else None
-        hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked))
+        hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked), self.partners_in_sight)
         parts = {}
         if "mlm" in self.weights:
             rows = rows_at(hidden, masked.word_example, masked.word_position)

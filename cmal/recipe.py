@@ -95,6 +95,7 @@ class PromptSection:
     anchor_rate: float = share(0.5)
     mask_twins: bool = True
     twin_iou: float = share(0.4)
+    partners_in_sight: bool = True  # of a swapped anchor the two slots see each other
 
 
 @dataclass(frozen=True)

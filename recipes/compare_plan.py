@@ -35,6 +35,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
     "object anchors alone": ("anchors.attributes=false",),
     "groups of 16": ("train.group_size=16",),
     "twins left in sight": ("prompt.mask_twins=false",),
+    "partners out of sight": ("prompt.partners_in_sight=false",),
     "anchor rate 0.25": ("prompt.anchor_rate=0.25",),
     "anchor rate 1": ("prompt.anchor_rate=1",),
     "10% of tags drawn anew": ("anchors.tag_noise=0.1",),

@@ -67,14 +67,22 @@ class Cmal(nn.Module):
         visual = self.visual(features, boxes_unit, region_mask)
         return UniModal(text, token_mask, visual, boxes_unit, region_mask, words)
 
-    def unify(self, states: UniModal, plan: PromptPlan | None = None, wanted: Tensor | None = None) -> Tensor:
+    def unify(
+        self,
+        states: UniModal,
+        plan: PromptPlan | None = None,
+        wanted: Tensor | None = None,
+        partners_in_sight: bool = True,
+    ) -> Tensor:
         """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D).
 
         wanted: (B, T+R) True = a row that somebody reads; None: all. The others are not computed, and zero.
+        partners_in_sight: False where the two slots of a swapped anchor do not see each other.
         """
+        apart = None if plan is None or partners_in_sight else plan.swapped_partners(states.tokens)
         text_slots, region_slots = self.prompt(states.text, states.visual, plan)
         masks = (states.token_mask, states.region_mask)
-        return self.unified(text_slots, region_slots, states.boxes_unit, *masks, wanted)
+        return self.unified(text_slots, region_slots, states.boxes_unit, *masks, wanted, apart)
 
     def unify_at_cls(self, states: UniModal) -> Tensor:
         """The unified hidden state at [CLS] alone -> (B, D)."""

@@ -105,7 +105,7 @@ def attention(
     Args:
         projected: (B, L, 3D) queries, keys and values side by side; (B, L, 2D) keys and values where `query` is given.
         heads: H.
-        key_mask: (B, 1, 1, L) True = a key that counts; None where all do.
+        key_mask: (B, 1, 1, L), or (B, 1, Q, L) where not all rows see the same, True = a key that counts; None: all do.
         dropout: of the attention weights; 0 outside training.
         query: (B, Q, D).
 

@@ -32,7 +32,8 @@ class Layout:
     Attributes:
         batch, length: B and L.
         rows: (N,) indices of the real rows in the flattened (B*L) batch; None where every row is real.
-        key_mask: (B, 1, 1, L) True = real, for attention; None where every row is real.
+        key_mask: (B, 1, 1, L) True = real, for attention, or (B, 1, L, L) where not every row sees every real one; None
+            where it does and every row is real.
     """
 
     batch: int
@@ -72,6 +73,25 @@ class Layout:
             rows = rows.new_zeros(self.batch * self.length, rows.shape[-1]).index_copy(0, self.rows, rows)
         return rows.view(self.batch, self.length, rows.shape[-1])
 
+    def apart(self, one: Tensor, other: Tensor) -> Layout:
+        """The same, but of the packed rows `one` and `other`, (P,) each, no two of a pair see each other."""
+        if len(one) == 0:
+            return self
+        key_mask = torch.ones(self.batch, 1, 1, self.length, dtype=torch.bool, device=one.device)
+        seen = (key_mask if self.key_mask is None else self.key_mask).repeat(1, 1, self.length, 1)
+        places = (rows if self.rows is None else self.rows[rows] for rows in (one, other))
+        (sequence, one_place), (_, other_place) = ((p // self.length, p % self.length) for p in places)
+        seen[sequence, 0, one_place, other_place] = False
+        seen[sequence, 0, other_place, one_place] = False
+        return replace(self, key_mask=seen)
+
+    def seen_by(self, asked: Tensor, few: Layout) -> Tensor | None:
+        """`key_mask` for some of the packed rows, True in `asked` (n,) and laid out by `few`: (B, 1, Q, L) or as it is."""
+        if self.key_mask is None or self.key_mask.shape[2] == 1:
+            return self.key_mask
+        seen = few.unpack(self.pack(self.key_mask.squeeze(1))[asked])
+        return (seen | ~seen.any(dim=-1, keepdim=True))[:, None]  # padding looks at anything, as elsewhere
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -86,8 +106,28 @@ class Packing:
     tiles: tuple[Layout, ...]
 
     @classmethod
-    def of_mask(cls, mask: Tensor, heads: int) -> Packing:
-        """Packing of a (B, L) mask, True = real. Several tiles only on a CPU, and where they save more than they cost."""
+    def of_mask(cls, mask: Tensor, heads: int, apart: Tensor | None = None) -> Packing:
+        """Packing of a (B, L) mask, True = real. Several tiles only on a CPU, and where they save more than they cost.
+
+        apart: (3, P) example, slot and slot of pairs that do not see each other; real ones.
+        """
+        packing = cls._of_mask(mask, heads)
+        return packing if apart is None else packing._apart(*apart)
+
+    def _apart(self, example: Tensor, one: Tensor, other: Tensor) -> Packing:
+        packed = torch.arange(self.whole.count, device=example.device)
+        if self.whole.rows is not None:
+            packed = packed.new_zeros(self.whole.batch * self.whole.length).index_copy(0, self.whole.rows, packed)
+        pairs = packed[torch.stack([flat_positions(example, place, self.whole.length) for place in (one, other)])]
+        tiles, first = [], 0
+        for tile in self.tiles:
+            here = pairs[:, (pairs[0] >= first) & (pairs[0] < first + tile.count)] - first
+            tiles.append(tile.apart(*here))
+            first += tile.count
+        return replace(self, tiles=tuple(tiles))
+
+    @classmethod
+    def _of_mask(cls, mask: Tensor, heads: int) -> Packing:
         whole = Layout.of_mask(mask)
         if whole.rows is None:
             return cls(whole, (whole,))
@@ -113,10 +153,12 @@ class Asked:
     Attributes:
         rows: (M,) their indices among the N packed rows, ascending.
         packing: of these rows alone, tile by tile as the packing they are taken from.
+        key_masks: of every tile, what these rows see.
     """
 
     rows: Tensor
     packing: Packing
+    key_masks: tuple[Tensor | None, ...]
 
     @classmethod
     def of_mask(cls, wanted: Tensor, packing: Packing) -> Asked:
@@ -126,11 +168,10 @@ class Asked:
         among_packed = flat if whole.rows is None else flat.index_select(0, whole.rows)
         rows = among_packed.nonzero().squeeze(1)
         places = rows if whole.rows is None else whole.rows.index_select(0, rows)
-        tiles = [
-            Layout.of_counts(tile.unpack(part).sum(dim=(1, 2)))
-            for tile, part in zip(packing.tiles, packing.split(among_packed[:, None]))
-        ]
-        return cls(rows, Packing(replace(whole, rows=places), tuple(tiles)))
+        parts = packing.split(among_packed[:, None])
+        tiles = tuple(Layout.of_counts(tile.unpack(part).sum(dim=(1, 2))) for tile, part in zip(packing.tiles, parts))
+        seen = tuple(tile.seen_by(part.squeeze(1), few) for tile, part, few in zip(packing.tiles, parts, tiles))
+        return cls(rows, Packing(replace(whole, rows=places), tiles), seen)
 
 
 class TransformerLayer(nn.Module):
@@ -155,13 +196,14 @@ class TransformerLayer(nn.Module):
         if asked is None:
             projected = linear(rows, weight, bias)  # (N, 3D)
             asking, queries = packing, [None] * len(packing.tiles)
+            key_masks = [tile.key_mask for tile in packing.tiles]
         else:
             projected = linear(rows, weight[width:], bias[width:])  # (N, 2D)
-            rows, asking = rows.index_select(0, asked.rows), asked.packing
+            rows, asking, key_masks = rows.index_select(0, asked.rows), asked.packing, asked.key_masks
             query = linear(rows, weight[:width], bias[:width])  # (M, D)
             queries = [tile.unpack(part) for tile, part in zip(asking.tiles, asking.split(query))]
-        tiles = zip(packing.tiles, packing.split(projected), asking.tiles, queries)
-        attended = [few.pack(self.attend(tile.unpack(part), tile, query)) for tile, part, few, query in tiles]
+        tiles = zip(packing.tiles, packing.split(projected), asking.tiles, queries, key_masks)
+        attended = [few.pack(self.attend(tile.unpack(part), seen, query)) for tile, part, few, query, seen in tiles]
         attended = attended[0] if len(attended) == 1 else torch.cat(attended)
         dropout = self.dropout if self.training else 0.0
         attended = linear(attended, self.attention_out.weight, self.attention_out.bias)
@@ -170,10 +212,10 @@ class TransformerLayer(nn.Module):
         contracted = linear(expanded, self.contract.weight, self.contract.bias)
         return self.output_norm(add_dropped(rows, contracted, dropout))
 
-    def attend(self, projected: Tensor, layout: Layout, query: Tensor | None = None) -> Tensor:
+    def attend(self, projected: Tensor, key_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
         """(B, L, 3D) queries, keys, values -> (B, L, D); or (B, L, 2D) keys, values and (B, Q, D) -> (B, Q, D)."""
         dropout = self.dropout if self.training else 0.0
-        return attention(projected, self.heads, layout.key_mask, dropout, query)
+        return attention(projected, self.heads, key_mask, dropout, query)
 
 
 class TransformerStack(nn.Module):
@@ -185,13 +227,16 @@ class TransformerStack(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, inner, dropout) for _ in range(layers))
         self.checkpoint_activations = False
 
-    def forward(self, padded: Tensor, mask: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self, padded: Tensor, mask: Tensor, wanted: Tensor | None = None, apart: Tensor | None = None
+    ) -> Tensor:
         """Hidden states of the last layer.
 
         Args:
             padded: (B, L, D).
             mask: (B, L) True = real.
             wanted: (B, L) True = a row that somebody reads; None: all. The last layer computes these alone.
+            apart: (3, P) example, row and row of pairs that do not see each other.
 
         Returns:
             (B, L, D), zeros at padding and at rows that are not wanted.
@@ -200,7 +245,7 @@ class TransformerStack(nn.Module):
             return padded
         if not len(self.layers):
             return padded.masked_fill(~mask[..., None], 0.0)
-        packing = Packing.of_mask(mask, self.layers[0].heads)
+        packing = Packing.of_mask(mask, self.layers[0].heads, apart)
         asked = Asked.of_mask(wanted & mask, packing) if wanted is not None else None
         rows = packing.whole.pack(padded)
         for number, layer in enumerate(self.layers, start=1):

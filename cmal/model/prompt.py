@@ -60,6 +60,11 @@ class PromptPlan:
     def __len__(self) -> int:
         return len(self.region)
 
+    def swapped_partners(self, tokens: int) -> Tensor:
+        """(3, P') example, text slot and region slot of every piece of the swapped anchors; regions are counted behind T."""
+        example, region = self.example[self.piece_anchor], self.region[self.piece_anchor] + tokens
+        return torch.stack([example, self.piece_position, region])[:, self.fill[self.piece_anchor] == FILL_SWAP]
+
     def span_mean(self, text: Tensor) -> Tensor:
         """(B, T, D) -> (K, D): the mean over each chosen anchor's pieces."""
         pieces = rows_at(text, self.example[self.piece_anchor], self.piece_position)  # (P, D)

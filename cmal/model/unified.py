@@ -39,13 +39,15 @@ class UnifiedEncoder(nn.Module):
         token_mask: Tensor,
         region_mask: Tensor,
         wanted: Tensor | None = None,
+        apart: Tensor | None = None,
     ) -> Tensor:
         """(B, T, D), (B, R, D), (B, R, 7), (B, T) and (B, R) True = real -> hidden (B, T+R, D), zeros at padding.
 
         wanted: (B, T+R) True = a row that somebody reads; None: all. The others are not computed, and zero.
+        apart: (3, P) example, slot and slot, of 0 to T+R, of pairs that do not see each other.
         """
         host_text = self.positions_norm(self.positions.weight[: text_slots.shape[1]]) + self.modality.weight[0]
         host_region = self.boxes_norm(self.boxes(boxes_unit)) + self.modality.weight[1]
         slots = torch.cat([text_slots + host_text, region_slots + host_region], dim=1)  # (B, T+R, D)
         slots = dropped(self.norm(slots), self.dropout if self.training else 0.0)
-        return self.stack(slots, torch.cat([token_mask, region_mask], dim=1), wanted)
+        return self.stack(slots, torch.cat([token_mask, region_mask], dim=1), wanted, apart)

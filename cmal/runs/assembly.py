@@ -42,7 +42,7 @@ class ModelFacts:
     Attributes:
         kind: "pretraining" or "task".
         sizes: arguments of `build_cmal`.
-        weights, candidates, amc_at, classes: of the pre-training heads.
+        weights, candidates, amc_at, classes: of the pre-training heads; partners_in_sight: of the pre-training.
         task, labels: of a fine-tuned model.
         detector: whose regions it was trained on.
         leakage: what the manifests of the pre-training records say of evaluation images; a fine-tuned model keeps it.
@@ -54,6 +54,7 @@ class ModelFacts:
     candidates: str = "batch"
     amc_at: str = "unified"
     classes: int = 0
+    partners_in_sight: bool = True
     task: str = ""
     labels: tuple[str, ...] = ()
     detector: str = ""
@@ -86,7 +87,8 @@ class ModelFacts:
 def check_facts(facts: ModelFacts) -> None:
     """Raises ValueError where a checkpoint's facts are of other kinds, or name sizes that no model of ours has."""
     for field_ in dataclasses.fields(ModelFacts):
-        kind = {"sizes": dict, "weights": dict, "labels": tuple, "classes": int}.get(field_.name, str)
+        kinds = {"sizes": dict, "weights": dict, "labels": tuple, "classes": int, "partners_in_sight": bool}
+        kind = kinds.get(field_.name, str)
         if type(getattr(facts, field_.name)) is not kind:
             raise ValueError(f'"{field_.name}" is {shown(getattr(facts, field_.name))}')
     if facts.kind not in ("pretraining", "task"):
@@ -145,9 +147,8 @@ def model_sizes(model: ModelSection, vocabulary: int, region_features: int) -> d
 def build_pretraining_model(facts: ModelFacts) -> CmalForPretraining:
     """The model and its pre-training heads, freshly initialised."""
     features = facts.sizes["region_features"]
-    return CmalForPretraining(
-        build_cmal(**facts.sizes), facts.weights, facts.candidates, facts.amc_at, facts.classes, features
-    )
+    heads = (facts.weights, facts.candidates, facts.amc_at, facts.classes, features)
+    return CmalForPretraining(build_cmal(**facts.sizes), *heads, partners_in_sight=facts.partners_in_sight)
 
 
 def anchor_finder(store: RegionStore, thesaurus_files: Sequence[str]) -> AnchorFinder:

@@ -119,6 +119,7 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
         candidates=recipe.objectives.candidates,
         amc_at=recipe.objectives.amc_at,
         classes=len(store.class_names),
+        partners_in_sight=recipe.prompt.partners_in_sight,
         detector=store.detector,
         leakage=" | ".join(dict.fromkeys(leakage_statement(Path(path).parent) for path in recipe.data.records)),
     )

@@ -30,6 +30,7 @@ from cmal.pretraining import CmalForPretraining, ContrastiveHead
 
 ALL = {"mlm": 1.0, "mrm_class": 1.0, "mrm_feature": 1.0, "itm": 1.0, "amc": 1.0, "itc": 1.0}
 RATES = DrawRates(anchor=1.0, word=0.4, region=0.5)
+RATES_OF_SWAPS = dataclasses.replace(RATES, swap=1.0, mask=0.0, keep=0.0)
 
 
 def build(
@@ -99,6 +100,25 @@ def test_other_losses_are_the_same_without_it():
     model.weights.pop("itc")
     without = model(batch).parts
     assert all(torch.equal(with_it[name], value) for name, value in without.items())
+
+
+@torch.no_grad()
+def test_partners_out_of_sight_are_so_in_the_masked_forward_alone(calls):
+    """One unified layer: without its partner a swapped slot is what it is in an example that lacks the partner."""
+    model, batch = build({"amc": 1.0, "itm": 1.0}), group(RATES_OF_SWAPS)
+    in_sight = model(batch).parts
+    model.partners_in_sight = False
+    seen = calls(model)
+    out_of_sight = model(batch).parts
+    assert out_of_sight["amc"] != in_sight["amc"] and out_of_sight["itm"] == in_sight["itm"]
+    states, plan = seen["unify"][0][:2]
+    hidden = model.cmal.unify(states, plan, None, False)
+    example, piece, region = plan.swapped_partners(states.tokens)
+    for place in range(len(example)):
+        one = example[place : place + 1]
+        lacking = states.region_mask.index_put((one, region[place : place + 1] - states.tokens), torch.tensor(False))
+        alone = model.cmal.unify(dataclasses.replace(states, region_mask=lacking), plan)
+        torch.testing.assert_close(hidden[one, piece[place]], alone[one, piece[place]])
 
 
 def test_masked_objectives_share_one_forward_and_matching_is_the_second(calls):

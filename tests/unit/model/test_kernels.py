@@ -67,13 +67,15 @@ def made(queries: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 MASK = torch.tensor([[True] * 5, [True, True, False, True, False]])[:, None, None, :]
+BY_QUERY = MASK & (torch.arange(5)[:, None] != torch.tensor([4, 3, 9, 9, 0]))  # not every query sees the same keys
 
 
 @pytest.mark.parametrize("queries", [None, 2])
-@pytest.mark.parametrize("mask", [None, MASK])
+@pytest.mark.parametrize("mask", [None, MASK, BY_QUERY])
 def test_attention_with_dropout_is_softmax_times_the_very_mask_and_so_are_its_gradients(queries, mask):
     projected, query = made(queries)
     inputs = [t for t in (projected, query) if t is not None]
+    mask = mask if mask is None or query is None else mask[:, :, :queries]
     torch.manual_seed(5)
     out = attention(projected, 3, mask, 0.4, query)
     grads = torch.autograd.grad(out, inputs, torch.arange(out.numel()).view_as(out) / 10)

@@ -11,7 +11,6 @@ from toys import enlarge
 from cmal.model import layers
 from cmal.model.layers import (
     TILES,
-    Layout,
     Packing,
     Transform,
     TransformerStack,
@@ -53,7 +52,7 @@ def test_attention_weighs_values_by_the_scaled_dot_product():
     layer.qkv.bias.data[2:] = 0.0
     layer.qkv.weight.data[4, 1] = 1.0  # value from the second
     rows = torch.tensor([[0.0, 8.0], [1.0, 4.0]])
-    mixed = layer.attend(layer.qkv(rows)[None], Layout.of_mask(torch.ones(1, 2, dtype=torch.bool)))
+    mixed = layer.attend(layer.qkv(rows)[None], key_mask=None)
     torch.testing.assert_close(mixed[0, :, 0], torch.full((2,), 8 / 4 + 4 * 3 / 4))
 
 
@@ -104,6 +103,32 @@ def test_tiles_of_similar_length_change_no_number(monkeypatch, asks):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     alone = model(rows[3:4], mask[3:4], wanted if wanted is None else wanted[3:4])
     torch.testing.assert_close(out[3:4], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("least", [10**9, 0])
+def test_pairs_that_are_apart_do_not_see_each_other_and_everybody_else_does(monkeypatch, least, asks):
+    """One layer; of the longest and the fullest but one sequence, the first real row and the last are apart."""
+    monkeypatch.setattr(layers, "LEAST_SAVED", least)
+    model, (rows, mask) = stack(layers=1), uneven()
+    example = mask.sum(dim=1).argsort()[[-1, -2]]
+    one, other = torch.zeros(2, dtype=torch.int64), torch.stack([mask[e].nonzero()[-1, 0] for e in example])
+    wanted = torch.ones_like(mask) if asks else None
+    wanted = wanted if wanted is None else wanted.index_fill(1, torch.tensor([1, 2, 3]), False)
+    out = model(rows, mask, wanted, torch.stack([example, one, other]))
+    for place, partner in ((one, other), (other, one)):
+        changed = rows.index_put((example, partner), torch.tensor(9.0))
+        moved = model(changed, mask, wanted, torch.stack([example, one, other])).ne(out).any(dim=-1)
+        assert not moved[example, place].any(), "to the bit"
+        sees = mask if wanted is None else mask & wanted
+        sees = sees.index_put((example, place), torch.tensor(False))[example]
+        assert moved[example].equal(sees) and moved.sum() == sees.sum()
+
+
+def test_nobody_apart_is_everybody_in_sight():
+    model, (rows, mask) = stack(), uneven()
+    nobody = torch.zeros(3, 0, dtype=torch.int64)
+    assert torch.equal(model(rows, mask, None, nobody), model(rows, mask))
 
 
 def test_tiles_are_made_where_lengths_differ_and_it_pays():

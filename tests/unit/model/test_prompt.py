@@ -49,6 +49,14 @@ def test_every_piece_gets_the_regions_vector_and_the_region_the_spans_mean_on_th
     torch.testing.assert_close(visual_out.norm(dim=-1), torch.full((1, R), D**0.5))
 
 
+def test_partners_are_the_pieces_and_the_region_of_a_swapped_anchor():
+    """Two anchors, of three pieces with region 0 and of one with region 1; kept, the second has no guest."""
+    plan = toy_plan(T, R, **BOTH)
+    assert plan.swapped_partners(T).tolist() == [[0] * 4, [1, 2, 3, 4], [T, T, T, T + 1]]
+    plan = toy_plan(T, R, **BOTH | {"fill": [FILL_SWAP, FILL_KEEP]})
+    assert plan.swapped_partners(T).tolist() == [[0] * 3, [1, 2, 3], [T] * 3]
+
+
 def test_swap_leaves_other_positions_untouched():
     text, visual = states()
     before = text.clone(), visual.clone()
