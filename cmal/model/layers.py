@@ -74,7 +74,7 @@ class Layout:
         return rows.view(self.batch, self.length, rows.shape[-1])
 
     def apart(self, one: Tensor, other: Tensor) -> Layout:
-        """The same, but of the packed rows `one` and `other`, (P,) each, no two of a pair see each other."""
+        """The same, but of the packed rows `one` and `other`, (P,) each, the two of a pair do not see each other."""
         if len(one) == 0:
             return self
         key_mask = torch.ones(self.batch, 1, 1, self.length, dtype=torch.bool, device=one.device)
