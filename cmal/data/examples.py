@@ -155,7 +155,8 @@ class ExampleBuilder:
 def unit_boxes(boxes_xyxy_px: np.ndarray, image_wh_px: tuple[int, int]) -> np.ndarray:
     """(R, 4) pixels -> (R, 7) x1 y1 x2 y2 w h w*h over image width and height, float32, clipped to [0, 1]."""
     width, height = image_wh_px
-    xyxy = np.clip(np.asarray(boxes_xyxy_px, np.float32) / np.array([width, height, width, height], np.float32), 0, 1)
+    xyxy = np.asarray(boxes_xyxy_px, np.float32) / np.array([width, height, width, height], np.float32)
+    xyxy = np.minimum(np.maximum(xyxy, 0.0), 1.0)  # half the time of clip
     sides = xyxy[:, 2:] - xyxy[:, :2]  # (R, 2)
     return np.concatenate([xyxy, sides, sides[:, :1] * sides[:, 1:]], axis=1)
 
