@@ -279,6 +279,23 @@ def test_a_run_of_the_longer_budget_is_scored_on_all_records_only_and_leaves_no_
     assert not (tmp_path / compare.WORK / run.name).exists()
 
 
+def test_a_run_keeps_what_the_probe_says_of_all_anchors(tmp_path, monkeypatch):
+    import compare
+    from compare_report import CONDITIONS
+
+    ways = iter({"t2v": n / 100, "v2t": n / 100 + 0.000004} for n in range(2, 50))
+    controls = {name: next(ways) for name in ("chance", "context_hidden", "guests_shuffled")}
+    in_sight = {name: next(ways) for name in ("swapped", "context_hidden", "guests_shuffled")}
+    found = {"association_t2v": 0.9, "association_v2t": 0.8, "controls": controls, "partner_in_sight": in_sight}
+    monkeypatch.setattr(
+        compare, "cmal", lambda *words: Path(words[-2]).write_text(json.dumps({"association": {"all": found}}))
+    )
+    kept = compare.probe(tmp_path)
+    assert kept.keys() == set(CONDITIONS), "each has its column in the report"
+    assert kept["swapped"] == {"t2v": 0.9, "v2t": 0.8} and kept["guests_shuffled"] == {"t2v": 0.04, "v2t": 0.04}
+    assert kept["swapped_in_sight"] == {"t2v": 0.05, "v2t": 0.05} and kept["chance"]["t2v"] == 0.02
+
+
 def test_a_budget_of_one_task_scores_that_task_alone(tmp_path, monkeypatch):
     import compare
     from compare_plan import MATCHING, TASKS, WITHOUT, Run

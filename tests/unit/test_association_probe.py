@@ -1,4 +1,4 @@
-"""What each control of the association probe lets a slot see.
+"""What each control of the association probe lets a slot see, and how answers become figures.
 
 The running example, twice: [CLS] a dog runs [SEP], regions tree and dog; the anchor is piece 2 with region 1. Swapped, the
 word's slot holds VISUAL(dog) and the region's slot TEXT(dog): they are each other's partner.
@@ -15,7 +15,12 @@ import torch
 from toys import CLASSES, IMAGES_OF_A_GROUP, TEXTS_OF_A_GROUP, on_sphere, toy_builder, toy_cmal, toy_plan
 
 from cmal.association_probe import (
+    COLUMNS,
     CONDITIONS,
+    DIRECTIONS,
+    AssociationProbe,
+    Question,
+    accuracies_and_controls,
     disagreeing_guests,
     hide_context,
     probe_association,
@@ -23,6 +28,7 @@ from cmal.association_probe import (
     unify_apart,
 )
 from cmal.data.records import ImageTextRecord
+from cmal.model.association import Association
 from cmal.model.cmal import UniModal
 from cmal.pretraining import CmalForPretraining
 
@@ -143,3 +149,60 @@ def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypat
     for half in (apart, in_sight):
         shuffled = half["guests_shuffled"]
         assert sum(torch.equal(shuffled, rows) for rows in others) == 1, "it is none of the others"
+
+
+@torch.no_grad()
+def test_an_answer_is_right_where_the_likeliest_candidate_shares_the_concept(monkeypatch):
+    """The head is told what to say: to question i of the c-th of its twelve tables the right one where bit i of 3c + 1 is 1.
+
+    Twelve tables: out of sight and in sight, three conditions each, two directions each.
+    """
+    model = CmalForPretraining(toy_cmal(), {"amc": 1.0}, "batch", "unified", len(CLASSES), 3).eval()
+    told, asked = [], []
+
+    def among_group(hidden, tokens, plan):
+        same = plan.concept[:, None] == plan.concept[None, :]
+        asked.append(same)
+        both = []
+        for _ in range(2):
+            told.append((3 * len(told) + 1 >> torch.arange(len(same)) & 1).bool())
+            both.append(Association(torch.where(same == told[-1][:, None], 2.0, 1.0), same))
+        return tuple(both)
+
+    monkeypatch.setattr(model.heads["amc"], "among_group", among_group)
+    records = [ImageTextRecord(*text) for text in TEXTS_OF_A_GROUP]
+    probe = probe_association(model, records, toy_builder(IMAGES_OF_A_GROUP), seed=0)
+    tables = [half[name][way] for half in (probe.right, probe.in_sight) for name in CONDITIONS for way in DIRECTIONS]
+    assert len(told) == len(tables) == 12 and len({tuple(table.tolist()) for table in told}) == 12
+    for table, wanted in zip(tables, told):
+        assert table.tolist() == wanted.tolist()
+    same = asked[0].tolist()
+    assert probe.chance.tolist() == pytest.approx([sum(row) / len(row) for row in same])
+    assert len({sum(row) for row in same}) > 1, "chance is not the same everywhere"
+    assert [answer.is_right for answer in probe.answers["v2t"]] == told[1].tolist()
+
+
+def test_accuracies_are_told_under_their_names_and_in_the_order_of_the_columns():
+    """Ten questions; of each condition and direction another number of them is right, from 9 down to 1, chance 1/20."""
+    counts = iter((9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 10, 9))
+    right, in_sight = (
+        {name: {way: np.arange(10) < next(counts) for way in DIRECTIONS} for name in CONDITIONS} for _ in range(2)
+    )
+    questions = tuple(Question(0, i, 0, (0, 1)) for i in range(10))
+    kinds = np.arange(10) >= 8
+    probe = AssociationProbe(questions, np.zeros(10), kinds, right, in_sight, np.full(10, 0.05), {}, 10.0)
+    found = probe.accuracies()
+    assert (found["association_t2v"], found["association_v2t"], found["anchors"]) == (0.9, 0.8, 10)
+    assert found["controls"] == {
+        "chance": {"t2v": pytest.approx(0.05), "v2t": pytest.approx(0.05)},
+        "context_hidden": {"t2v": 0.7, "v2t": 0.6},
+        "guests_shuffled": {"t2v": 0.5, "v2t": 0.4},
+    }
+    assert found["partner_in_sight"] == {
+        "swapped": {"t2v": 0.3, "v2t": 0.2},
+        "context_hidden": {"t2v": 0.1, "v2t": 0.0},
+        "guests_shuffled": {"t2v": 1.0, "v2t": 0.9},
+    }
+    assert COLUMNS == ("right", "chance", "context hidden", "guests shuffled", "partner in sight")
+    assert accuracies_and_controls(found, "v2t") == (0.8, pytest.approx(0.05), 0.6, 0.4, 0.2)
+    assert probe.accuracies(kinds)["association_t2v"] == 0.5, "of the last two the first is right"

@@ -13,6 +13,7 @@ from cmal.data.text import SPECIAL_PIECES
 from cmal.errors import CheckpointError
 from cmal.hub import CmalModel
 from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.runs.assembly import build_pretraining_model, read_pretraining_facts
 from cmal.runs.pretrain import run_pretraining
 from cmal.runs.train import loader_workers
 
@@ -60,6 +61,21 @@ def test_the_run_tells_what_was_used_of_the_text_checkpoint(pretrain, bert):
 def test_a_bert_that_is_too_small_is_told(pretrain):
     with pytest.raises(CheckpointError, match="cannot start the text encoder from"):
         pretrain("model.unified_layers=3")
+
+
+@pytest.mark.parametrize(
+    ("changed", "heads"),
+    [
+        ((), (True, "both", True)),
+        (("prompt.partners_in_sight=false",), (False, "both", True)),
+        (("objectives.candidates=batch", "objectives.amc_at=unified"), (True, "batch", False)),
+    ],
+)
+def test_what_the_recipe_says_of_association_reaches_the_model_and_its_checkpoint(pretrain, changed, heads):
+    run = pretrain(*changed)
+    facts = read_pretraining_facts(run / "last", "look at")
+    model = build_pretraining_model(facts)
+    assert (model.partners_in_sight, model.candidates, "amc_unimodal" in model.heads) == heads
 
 
 @pytest.mark.parametrize(
