@@ -226,31 +226,36 @@ def _ask_group(
         both = model.heads["amc"].among_group(hidden, states.tokens, plan)
         return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
 
-    apart = {name: associate(unify_apart(model.cmal, those, plan)) for name, those in seen.items()}
+    apart = {name: associate(unify_without_partners(model.cmal, those, plan)) for name, those in seen.items()}
     in_sight = {name: associate(model.cmal.unify(those, plan)) for name, those in seen.items()}
     return plan, apart, in_sight
 
 
 def hide_context(states: UniModal, plan: PromptPlan) -> UniModal:
     """The same slots, but only those of the chosen anchors are real."""
-    token_mask, region_mask = torch.zeros_like(states.token_mask), torch.zeros_like(states.region_mask)
-    token_mask[plan.example[plan.piece_anchor], plan.piece_position] = True
-    region_mask[plan.example, plan.region] = True
-    return replace(states, token_mask=token_mask, region_mask=region_mask)
+    is_word, is_region = anchor_slots(states, plan)
+    return replace(states, token_mask=is_word, region_mask=is_region)
 
 
-def unify_apart(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Tensor:
-    """Hidden states (B, T+R, D) in which the chosen anchors' slots do not see their partners.
+def unify_without_partners(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Tensor:
+    """Hidden states (B, T+R, D) in which the chosen anchors' slots know nothing of their partners.
 
-    The text slot's are of a forward without the region's slot, and the region slot's of one without the text slot. The
-    pieces of one span hold the same guest and see each other.
+    The text slot's are of a forward without the region's slot, and the region slot's of one without the text slot: two
+    slots that only do not see each other (`partners_in_sight=False`) hear of each other by a third. The pieces of one span
+    hold the same guest and see each other.
     """
-    token_mask, region_mask = states.token_mask.clone(), states.region_mask.clone()
-    token_mask[plan.example[plan.piece_anchor], plan.piece_position] = False
-    region_mask[plan.example, plan.region] = False
-    words = cmal.unify(replace(states, region_mask=region_mask), plan)
-    regions = cmal.unify(replace(states, token_mask=token_mask), plan)
+    is_word, is_region = anchor_slots(states, plan)
+    words = cmal.unify(replace(states, region_mask=states.region_mask & ~is_region), plan)
+    regions = cmal.unify(replace(states, token_mask=states.token_mask & ~is_word), plan)
     return torch.cat([words[:, : states.tokens], regions[:, states.tokens :]], dim=1)
+
+
+def anchor_slots(states: UniModal, plan: PromptPlan) -> tuple[Tensor, Tensor]:
+    """(B, T) and (B, R) True at the chosen anchors' word pieces and regions."""
+    is_word, is_region = torch.zeros_like(states.token_mask), torch.zeros_like(states.region_mask)
+    is_word[plan.example[plan.piece_anchor], plan.piece_position] = True
+    is_region[plan.example, plan.region] = True
+    return is_word, is_region
 
 
 def shuffle_guests(states: UniModal, plan: PromptPlan, region_guests: Tensor, word_guests: Tensor) -> UniModal:

@@ -84,8 +84,8 @@ class CmalForPretraining(nn.Module):
         candidates: "batch", "example" or "both", whom an anchor is told from (see `association.py`).
         amc_at: "unified" asks AMC of the unified encoder's vectors, "both" of the uni-modal ones too.
         classes: C of the detector; region_features: F.
-        partners_in_sight: whether the two slots of a swapped anchor see each other. Then each holds what the other is
-            asked for, and no context is needed; measured on scenes, it is better for the tasks all the same.
+        partners_in_sight: whether the two slots of a swapped anchor see each other. Each sees then what it is asked for,
+            and needs no context; measured on scenes, it is better for the tasks all the same.
     """
 
     def __init__(

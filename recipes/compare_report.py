@@ -13,7 +13,7 @@ from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUN
 
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
 CONTROLS = ("chance", "context_hidden", "guests_shuffled")
-IN_SIGHT = ("swapped_in_sight", "context_hidden_in_sight", "guests_shuffled_in_sight")  # where a slot sees its partner
+IN_SIGHT = tuple(f"{name}_in_sight" for name in ("swapped", *CONTROLS[1:]))  # where a slot sees its partner
 CONDITIONS = ("swapped", *CONTROLS, *IN_SIGHT)
 BOTH_WAYS = ("t2v", "v2t")
 LEAST_ABOVE = 5.0  # points, of an accuracy that is called above a control
@@ -82,9 +82,9 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
 def associations(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[int, dict[str, float]]:
     """seed -> condition -> accuracy in %, mean over directions; without the conditions that it was not asked for.
 
-    It is of the pre-training alone: of two runs of a seed, fine-tuned differently, the one asked for more counts.
+    It is of the pre-training alone: two runs of a seed that are fine-tuned differently count once.
     """
-    asked = sorted((row for row in rows if "association" in row), key=lambda row: len(row["association"]))
+    asked = [row for row in rows if "association" in row]
     return {
         seed: {name: 100 * statistics.fmean(found[way] for way in ways) for name, found in row["association"].items()}
         for seed, row in of(asked, variant, share).items()

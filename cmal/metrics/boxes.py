@@ -161,7 +161,7 @@ def _shared_and_union(a: np.ndarray, b: np.ndarray, margin: float) -> tuple[np.n
 
 def _area(sides: np.ndarray) -> np.ndarray:
     sides = np.maximum(sides, 0.0)
-    return sides[..., 0] * sides[..., 1]  # a third of the time that clip and prod take
+    return sides[..., 0] * sides[..., 1]  # half the time that clip and prod take
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ class Cmal(nn.Module):
         """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D).
 
         wanted: (B, T+R) True = a row that somebody reads; None: all. The others are not computed, and zero.
-        partners_in_sight: False where the two slots of a swapped anchor do not see each other.
+        partners_in_sight: False where the two slots of a swapped anchor do not look at each other; a third may tell them.
         """
         apart = None if plan is None or partners_in_sight else plan.swapped_partners(states.tokens)
         text_slots, region_slots = self.prompt(states.text, states.visual, plan)

@@ -105,16 +105,11 @@ class Packing:
     whole: Layout
     tiles: tuple[Layout, ...]
 
-    @classmethod
-    def of_mask(cls, mask: Tensor, heads: int, apart: Tensor | None = None) -> Packing:
-        """Packing of a (B, L) mask, True = real. Several tiles only on a CPU, and where they save more than they cost.
+    def apart(self, example: Tensor, one: Tensor, other: Tensor) -> Packing:
+        """The same, but the two places of a pair do not see each other.
 
-        apart: (3, P) example, slot and slot of pairs that do not see each other; real ones.
+        example: (P,) whose pair it is; one, other: (P,) of 0 to L, real places.
         """
-        packing = cls._of_mask(mask, heads)
-        return packing if apart is None else packing._apart(*apart)
-
-    def _apart(self, example: Tensor, one: Tensor, other: Tensor) -> Packing:
         packed = torch.arange(self.whole.count, device=example.device)
         if self.whole.rows is not None:
             packed = packed.new_zeros(self.whole.batch * self.whole.length).index_copy(0, self.whole.rows, packed)
@@ -127,7 +122,8 @@ class Packing:
         return replace(self, tiles=tuple(tiles))
 
     @classmethod
-    def _of_mask(cls, mask: Tensor, heads: int) -> Packing:
+    def of_mask(cls, mask: Tensor, heads: int) -> Packing:
+        """Packing of a (B, L) mask, True = real. Several tiles only on a CPU, and where they save more than they cost."""
         whole = Layout.of_mask(mask)
         if whole.rows is None:
             return cls(whole, (whole,))
@@ -245,7 +241,8 @@ class TransformerStack(nn.Module):
             return padded
         if not len(self.layers):
             return padded.masked_fill(~mask[..., None], 0.0)
-        packing = Packing.of_mask(mask, self.layers[0].heads, apart)
+        packing = Packing.of_mask(mask, self.layers[0].heads)
+        packing = packing if apart is None else packing.apart(*apart)
         asked = Asked.of_mask(wanted & mask, packing) if wanted is not None else None
         rows = packing.whole.pack(padded)
         for number, layer in enumerate(self.layers, start=1):

@@ -15,10 +15,8 @@ from torch import nn
 from cmal.data.text import WordPieces
 from cmal.files import sha256_of
 from cmal.hub import CmalModel
-from cmal.model.cmal import build_cmal
-from cmal.pretraining import CmalForPretraining
 from cmal.regions.detectors.assembly import read_state_file
-from cmal.runs.assembly import ModelFacts, write_beside_weights
+from cmal.runs.assembly import ModelFacts, build_pretraining_model, write_beside_weights
 from cmal.training.checkpoint import (
     Progress,
     keep_best,
@@ -40,7 +38,7 @@ STEP = "checkpoints/step-00000003"
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return CmalForPretraining(build_cmal(**SIZES), FACTS.weights, FACTS.candidates, FACTS.amc_at, FACTS.classes, 3)
+    return build_pretraining_model(FACTS)
 
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -109,7 +109,7 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
 
 
 def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_it(tmp_path):
-    """Seed 0 with 150 and 500 steps: .50 and .80. Its probe was asked again, of one more condition, and that counts."""
+    """Seed 0 with 150 and 500 steps: .50 and .80. What its pre-training knows is told once."""
     pytest.importorskip("matplotlib")
     from compare_report import write_report
 
@@ -117,8 +117,9 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
         both = {"swapped": swapped, "chance": 0.04, "context_hidden": 0.7, "guests_shuffled": 0.8} | more
         return {"association": {name: {"t2v": value, "v2t": value} for name, value in both.items()}}
 
-    rows = [row("cmal", 0, 0.5) | known(0.9), row("cmcl", 0, 0.4)]
-    for variant, mean, more in (("cmal", 0.8, known(0.96, swapped_in_sight=0.99)), ("cmcl", 0.5, {})):
+    knows = known(0.96, swapped_in_sight=0.99)
+    rows = [row("cmal", 0, 0.5) | knows, row("cmcl", 0, 0.4)]
+    for variant, mean, more in (("cmal", 0.8, knows), ("cmcl", 0.5, {})):
         longer = row(variant, 0, mean) | more | {"fine_tuning_steps": 500}
         del longer["few_shot"]
         rows.append(longer)
@@ -127,7 +128,7 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
     above, below = write_report(results, tmp_path).split("## Fine-tuned for 500 steps at a rate of 0.001")
     assert "| cmal | 100% | 47.0 | 53.0 | 49.0 | 51.0 | 50.0 | 25.0 | 1 |" in above
     assert "- CMAL minus CMCL, all pairs: +10.0 points" in above
-    assert "| cmal | 96.0 | 4.0 | 70.0 | 80.0 | 99.0 | - | - |" in above, "once a seed, as it was asked last"
+    assert "| cmal | 96.0 | 4.0 | 70.0 | 80.0 | 99.0 | - | - |" in above, "once a seed"
     assert "| cmal | 100% | 77.0 | 83.0 | 79.0 | 81.0 | 80.0 | 1 |" in below
     assert "- CMAL minus CMCL, all pairs: +30.0 points" in below
     assert "not measured yet" in above and "not measured yet" not in below, "longer fine-tuning is of some claims only"

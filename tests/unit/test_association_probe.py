@@ -25,7 +25,7 @@ from cmal.association_probe import (
     hide_context,
     probe_association,
     shuffle_guests,
-    unify_apart,
+    unify_without_partners,
 )
 from cmal.data.records import ImageTextRecord
 from cmal.model.association import Association
@@ -62,11 +62,11 @@ def context_hidden_in_sight(model, states):
 
 
 def swapped(model, states):
-    return unify_apart(model, states, PLAN)
+    return unify_without_partners(model, states, PLAN)
 
 
 def context_hidden(model, states):
-    return unify_apart(model, hide_context(states, PLAN), PLAN)
+    return unify_without_partners(model, hide_context(states, PLAN), PLAN)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypat
     given, plan = encoded[0], asked[0][1]
     apart, in_sight = (dict(zip(CONDITIONS, (rows for rows, _ in half))) for half in (asked[:3], asked[3:]))
     alone = hide_context(given, plan)
-    assert torch.equal(apart["swapped"], unify_apart(model.cmal, given, plan))
-    assert torch.equal(apart["context_hidden"], unify_apart(model.cmal, alone, plan))
+    assert torch.equal(apart["swapped"], unify_without_partners(model.cmal, given, plan))
+    assert torch.equal(apart["context_hidden"], unify_without_partners(model.cmal, alone, plan))
     assert torch.equal(in_sight["swapped"], model.cmal.unify(given, plan))
     assert torch.equal(in_sight["context_hidden"], model.cmal.unify(alone, plan))
     others = [*apart.values(), *in_sight.values()]
