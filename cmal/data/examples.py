@@ -103,7 +103,7 @@ class ExampleBuilder:
     ):
         self.word_pieces, self.store, self.max_tokens = word_pieces, store, max_tokens
         self.finder, self.noise = finder, noise
-        self._kept: dict[tuple[str, str], tuple[TokenisedText, ExampleAnchors]] = {}
+        self._kept: dict[tuple[str, str], tuple[TokenisedText, ExampleAnchors | None]] = {}
 
     def build(self, id: str, image_id: str, text: str) -> Example:
         """One Example.
@@ -118,10 +118,7 @@ class ExampleBuilder:
                 "its features hold numbers that are not finite",
                 "check the store with cmal extract-regions --verify, or extract the regions again",
             )
-        if self.finder is None:
-            tokenised, anchors = self.word_pieces.encode(text, self.max_tokens), None
-        else:
-            tokenised, anchors = self._find_anchors_once(text, image_id, regions)
+        tokenised, anchors = self._read_once(text, image_id, regions)
         return Example(
             id=id,
             image_id=image_id,
@@ -135,16 +132,18 @@ class ExampleBuilder:
             anchors=anchors,
         )
 
-    def _find_anchors_once(self, text: str, image_id: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors]:
+    def _read_once(self, text: str, image_id: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors | None]:
         found = self._kept.get((image_id, text))
         if found is None:
-            found = self._find_anchors(text, self.noise.on(regions, image_id) if self.noise else regions)
+            found = self._read(text, self.noise.on(regions, image_id) if self.noise else regions)
             if len(self._kept) < KEPT:
                 self._kept[image_id, text] = found
         return found
 
-    def _find_anchors(self, text: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors]:
+    def _read(self, text: str, regions: Regions) -> tuple[TokenisedText, ExampleAnchors | None]:
         tokenised = self.word_pieces.encode(text, self.max_tokens)
+        if self.finder is None:
+            return tokenised, None
         mentions = self.finder.find_mentions(tokenised.words)
         concepts = self.finder.region_concepts(regions)
         anchors = self.finder.find_anchors(mentions, concepts)

@@ -78,6 +78,13 @@ def test_a_pair_that_comes_again_is_not_searched_again(monkeypatch):
         builder.build("7", "toy:1", "another text")
 
 
+def test_downstream_a_text_that_comes_again_is_not_tokenised_again(monkeypatch):
+    builder = toy_builder(IMAGES, anchors=False)
+    first = builder.build("7", "toy:1", "a dog")
+    monkeypatch.setattr(builder.word_pieces, "encode", None, raising=False)
+    assert builder.build("8", "toy:1", "a dog").token_ids is first.token_ids
+
+
 def test_noise_changes_its_share_of_the_tags_and_the_same_ones_every_time():
     many = regions(["dog"] * 400)
     assert TagNoise(0.0, 50, seed=1).on(many, "toy:1") is many
