@@ -215,7 +215,7 @@ def _ask_group(
     examples = [with_one_anchor(builder.build(r.id, r.image_id, r.caption), anchor) for r, anchor in asked]
     draws = [draw(example, SWAP_ONE, pieces.mask_id, len(pieces), generator) for example in examples]
     batch = make_batch(examples)
-    plan = join_plans(draws, batch.token_mask.shape[1], batch.region_mask.shape[1])
+    plan = join_plans(draws)
     device = next(model.parameters()).device
     batch, plan = batch.to(device), move(plan, device)
     states = model.cmal.encode(*batch.inputs)

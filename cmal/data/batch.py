@@ -97,10 +97,10 @@ def move(value: object, device: torch.device | str) -> object:
     return value
 
 
-def pad(arrays: Sequence[np.ndarray], dtype: torch.dtype, length: int | None = None) -> Tensor:
-    """Arrays (L_i, ...) -> (B, length, ...), zeros after each; length: the longest's where it is not given."""
-    length = max(len(a) for a in arrays) if length is None else length
-    out = torch.zeros(len(arrays), length, *arrays[0].shape[1:], dtype=dtype)
+def pad(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
+    """Arrays (L_i, ...) -> (B, max L_i, ...), zeros after each."""
+    longest = max(len(a) for a in arrays)
+    out = torch.zeros(len(arrays), longest, *arrays[0].shape[1:], dtype=dtype)
     for row, array in zip(out.numpy(), arrays):  # written through NumPy: torch takes ten times as long for a short row
         row[: len(array)] = array
     return out
@@ -130,17 +130,16 @@ def make_pretraining_batch(
     """Pads examples together with what was drawn for each; `text_of` and `is_match` are (B,), drawn for the group."""
     batch = make_batch(examples)
     _, image_index = np.unique([e.image_id for e in examples], return_inverse=True)
-    tokens, regions = batch.token_mask.shape[1], batch.region_mask.shape[1]
     return dataclasses.replace(
         batch,
-        masked=_masked_inputs(examples, draws, tokens, regions),
+        masked=_masked_inputs(examples, draws),
         text_of=torch.from_numpy(text_of),
         is_match=torch.from_numpy(is_match),
         same_image=torch.from_numpy(image_index[:, None] == image_index[None, :]),
     )
 
 
-def _masked_inputs(examples: Sequence[Example], draws: Sequence[Draws], tokens: int, regions: int) -> MaskedInputs:
+def _masked_inputs(examples: Sequence[Example], draws: Sequence[Draws]) -> MaskedInputs:
     chosen_regions = [e.class_top_ids[d.masked_regions] for e, d in zip(examples, draws)]
     chosen_probs = [e.class_top_probs[d.masked_regions] for e, d in zip(examples, draws)]
     return MaskedInputs(
@@ -148,16 +147,16 @@ def _masked_inputs(examples: Sequence[Example], draws: Sequence[Draws], tokens: 
         word_example=_example_index([d.masked_positions for d in draws]),
         word_position=_join([d.masked_positions for d in draws]),
         word_labels=_join([e.token_ids[d.masked_positions] for e, d in zip(examples, draws)]),
-        zeroed_region_mask=pad([d.zeroed_region_mask for d in draws], torch.bool, regions),
+        zeroed_region_mask=pad([d.zeroed_region_mask for d in draws], torch.bool),
         region_example=_example_index([d.masked_regions for d in draws]),
         region_position=_join([d.masked_regions for d in draws]),
         region_top_ids=_join(chosen_regions),
         region_top_probs=torch.from_numpy(np.concatenate(chosen_probs).astype(np.float32)),
-        plan=join_plans(draws, tokens, regions),
+        plan=join_plans(draws),
     )
 
 
-def join_plans(draws: Sequence[Draws], tokens: int, regions: int) -> PromptPlan:
+def join_plans(draws: Sequence[Draws]) -> PromptPlan:
     """The chosen anchors of all examples as one plan; indices of anchors are shifted, those within an example kept."""
     counts = [len(d.anchor_regions) for d in draws]
     first_anchor = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -172,8 +171,8 @@ def join_plans(draws: Sequence[Draws], tokens: int, regions: int) -> PromptPlan:
         concept=_join([d.anchor_concepts for d in draws]),
         is_attribute=_join([d.anchor_is_attribute for d in draws]).bool(),
         piece_position=_join([d.piece_position for d in draws]),
-        twin_token_mask=pad([d.twin_token_mask for d in draws], torch.bool, tokens),
-        twin_region_mask=pad([d.twin_region_mask for d in draws], torch.bool, regions),
+        twin_token_mask=pad([d.twin_token_mask for d in draws], torch.bool),
+        twin_region_mask=pad([d.twin_region_mask for d in draws], torch.bool),
         positive_region=_join([d.positive_region for d in draws]),
         positive_piece_position=_join([d.positive_piece_position for d in draws]),
         **shifted,
