@@ -110,9 +110,7 @@ class Packing:
 
         example: (P,) whose pair it is; one, other: (P,) of 0 to L, real places.
         """
-        packed = torch.arange(self.whole.count, device=example.device)
-        if self.whole.rows is not None:
-            packed = packed.new_zeros(self.whole.batch * self.whole.length).index_copy(0, self.whole.rows, packed)
+        packed = self.whole.unpack(torch.arange(self.whole.count, device=example.device)[:, None]).flatten()
         pairs = packed[torch.stack([flat_positions(example, place, self.whole.length) for place in (one, other)])]
         tiles, first = [], 0
         for tile in self.tiles:
