@@ -6,6 +6,8 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,7 @@ def what_controls_say(rows: Sequence[Row], above: dict[str, Difference]) -> list
     return lines
 
 
-def association_of_ablations(rows: Sequence[Row]) -> list[str]:
+def association_of_forms(rows: Sequence[Row]) -> list[str]:
     """The same for every form of CMAL, both directions together."""
     found = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in (CMAL, BOTH, *ABLATIONS)}
     return association_table("variant", found)
@@ -220,6 +222,42 @@ def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
     return [told(f"{name} minus CMAL", difference(one, whole, mean_score)) for name, one in found.items() if one]
 
 
+def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
+    """All that runs of the same pre-training steps say: the shortest fine-tuning first, then what was tuned for longer."""
+    shortest, *longer = sorted({tuning_of(row) for row in rows})
+    short = tuned(rows, shortest)
+    measured = {row["variant"] for row in short}
+    steps, rate = shortest
+    lines = [
+        f"{len(rows)} runs, pre-trained for {rows[0]['steps']} steps and fine-tuned for {steps} steps at a rate of {rate} "
+        "where nothing else is said.",
+        "",
+    ]
+    lines += [*table(short, COMPARED), "", *sentences(short), *sentences_of_ablations(short), ""]
+    lines += ["## What the model knows at swapped anchors", "", *association_of_cmal(rows), ""]
+    lines += ["Both directions together, of every form of CMAL:", "", *association_of_forms(rows), ""]
+    if measured & ABLATIONS.keys():
+        lines += [
+            "## Ablations of CMAL, all pairs",
+            "",
+            "One seed each, beside all seeds of CMAL: what differs by less than those do is no finding.",
+            "",
+            *table(short, [(CMAL, 1.0)] + [(name, 1.0) for name in ABLATIONS]),
+            "",
+        ]
+    if measured & TUNING.keys():
+        lines += [
+            "## Tuning, the same grid for every variant",
+            "",
+            f"A seed of its own ({TUNING_SEED}), all pairs; the recipe's own rate and weight come first.",
+            "",
+            *table(short, [(name, 1.0) for name in TUNING]),
+            "",
+        ]
+    lines += ["## Room", "", *room(short), ""]
+    return lines + [line for tuning in longer for line in section_of_tuning(tuned(rows, tuning), tuning)]
+
+
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
     """Those of the claims that were measured after other fine-tuning too."""
     lines = ["## Fine-tuned for {} steps at a rate of {}".format(*tuning), "", *table(rows, COMPARED), ""]
@@ -272,53 +310,25 @@ def tuned(rows: Sequence[Row], tuning: Tuning) -> list[Row]:
 
 
 def write_report(results: Path, folder: Path) -> str:
-    """Writes compare.md and compare.png beside the results; returns the report's text."""
-    every = json.loads(results.read_text())["runs"]
-    shortest, *longer = sorted({tuning_of(row) for row in every})
-    rows = tuned(every, shortest)
-    draw_curve(rows, folder / "compare.png")
-    steps = sorted({row["steps"] for row in every})
-    text = "\n".join(
-        [
-            "# CMAL beside contrastive pre-training, on scenes",
-            "",
-            f"{len(every)} runs of {', '.join(map(str, steps))} pre-training steps each; equal architecture, steps and "
-            "rates for every variant. Main metric of each task in %, mean ± half the 95% interval over seeds. Fine-tuned "
-            "for {} steps at a rate of {} where nothing else is said.".format(*shortest),
-            "",
-            *table(rows, COMPARED),
-            "",
-            *sentences(rows),
-            *sentences_of_ablations(rows),
-            "",
-            "![mean score against share of pairs](compare.png)",
-            "",
-            "## What the model knows at swapped anchors",
-            "",
-            *association_of_cmal(every),
-            "",
-            "## Ablations of CMAL, all pairs",
-            "",
-            "One seed each, beside all seeds of CMAL: what differs by less than those do is no finding.",
-            "",
-            *table(rows, [(CMAL, 1.0)] + [(name, 1.0) for name in ABLATIONS]),
-            "",
-            "At swapped anchors (%), both directions together:",
-            "",
-            *association_of_ablations(every),
-            "",
-            "## Tuning, the same grid for every variant",
-            "",
-            f"A seed of its own ({TUNING_SEED}), all pairs; the recipe's own rate and weight come first.",
-            "",
-            *table(rows, [(name, 1.0) for name in TUNING]),
-            "",
-            "## Room",
-            "",
-            *room(rows),
-            "",
-            *(line for tuning in longer for line in section_of_tuning(tuned(every, tuning), tuning)),
-        ]
-    )
-    (folder / "compare.md").write_text(text)
-    return text
+    """Writes compare.md and compare.png beside the results; returns the report's text.
+
+    The fewest pre-training steps come first and are drawn; what was pre-trained for longer follows, each with its heading.
+    """
+    every = sorted(json.loads(results.read_text())["runs"], key=itemgetter("steps"))
+    by_steps = {steps: list(rows) for steps, rows in groupby(every, key=itemgetter("steps"))}
+    first, *more = by_steps
+    draw_curve(tuned(by_steps[first], min(map(tuning_of, by_steps[first]))), folder / "compare.png")
+    text = [
+        "# CMAL beside contrastive pre-training, on scenes",
+        "",
+        "Equal architecture, steps and rates for every variant. Main metric of each task in %, mean ± half the 95% interval "
+        "over seeds.",
+        "",
+        "![mean score against share of pairs](compare.png)",
+        "",
+        *sections_of_pretraining(by_steps[first]),
+    ]
+    for steps in more:
+        text += [f"# Pre-trained for {steps} steps", "", *sections_of_pretraining(by_steps[steps])]
+    (folder / "compare.md").write_text("\n".join(text))
+    return "\n".join(text)

@@ -135,6 +135,32 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
     assert "- scenes-rec: between 47.0 (cmcl, 100%) and 77.0 (cmal, 100%); lowest run 47.0; chance 10.0." in below
 
 
+def test_longer_pretraining_has_a_part_of_its_own_and_changes_no_score_above_it(tmp_path):
+    """Seed 0 with 700 and 1,000 steps: .50 and .80, associations .9 and .7. What one of them lacks has no empty section."""
+    pytest.importorskip("matplotlib")
+    from compare_report import write_report
+
+    def known(swapped: float) -> dict:
+        return {"association": {name: {"t2v": swapped, "v2t": swapped} for name in ("swapped", "chance")}}
+
+    rows = [row("cmal", 0, 0.5) | known(0.9), row("cmcl", 0, 0.4), row("anchor rate 1", 0, 0.3)]
+    longer = [row("cmal", 0, 0.8) | known(0.7), row("cmcl", 0, 0.5), row("cmal, tuning", 7, 0.6)]
+    rows += [one | {"steps": 1000} for one in longer]
+    results = tmp_path / "compare.json"
+    results.write_text(json.dumps({"runs": rows[::-1]}))
+    above, below = write_report(results, tmp_path).split("# Pre-trained for 1000 steps")
+    assert "3 runs, pre-trained for 700 steps and fine-tuned for 150 steps at a rate of 0.001" in above
+    assert "3 runs, pre-trained for 1000 steps and fine-tuned for 150 steps at a rate of 0.001" in below
+    for part, score, lead, knows in ((above, "50.0", "+10.0", "90.0"), (below, "80.0", "+30.0", "70.0")):
+        cmal = [line for line in part.splitlines() if line.startswith("| cmal | 100%")]
+        assert cmal and all(f" {score} |" in line for line in cmal)
+        assert f"- CMAL minus CMCL, all pairs: {lead} points (paired over 1 seed)." in part
+        assert f"| which region is this word's | {knows} |" in part
+    assert "- anchor rate 1 minus CMAL: -20.0 points" in above and "anchor rate" not in below
+    assert "## Ablations" in above and "## Ablations" not in below
+    assert "| cmal, tuning | 100% |" in below and "## Tuning" not in above
+
+
 def test_fine_tuning_of_one_task_has_a_table_of_that_task(tmp_path):
     pytest.importorskip("matplotlib")
     from compare_report import write_report
