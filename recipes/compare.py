@@ -35,7 +35,7 @@ def main() -> None:
     for flag, plan, what in (
         ("--all", plan_of_all, "tuning, more seeds and other fine-tuning too"),
         ("--grid", grid_plan, "variants, shares and seeds alone: no ablations"),
-        ("--quick", quick_plan, "one seed, two shares, a tenth of the steps"),
+        ("--quick", quick_plan, "one seed, two shares, a sixth of the steps"),
     ):
         plans.add_argument(flag, dest="plan", action="store_const", const=plan, default=full_plan, help=what)
     plans.add_argument("--report", action="store_true", help="only write the report from the results there are")

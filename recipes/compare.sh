@@ -4,7 +4,7 @@
 #   bash recipes/compare.sh --grid      every variant, share and seed alone
 #   bash recipes/compare.sh --all       tuning, more seeds and other fine-tuning too
 #   bash recipes/compare.sh --results FOLDER     anew: what recipes/results has is not measured again
-#   bash recipes/compare.sh --quick     one seed, two shares, a tenth of the steps: does it run?
+#   bash recipes/compare.sh --quick     one seed, two shares, a sixth of the steps: does it run?
 #   bash recipes/compare.sh --report    table, curve and sentences again from recipes/results/compare.json alone
 # The variants, the budget and what is scored: recipes/compare_plan.py.
 set -euo pipefail

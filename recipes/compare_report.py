@@ -67,17 +67,17 @@ def cell(rows: dict[int, Row], score: Score) -> str:
 
 
 def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]:
-    """Markdown: a line a variant and share, of those that were measured."""
+    """Markdown: a line a variant and share, of those that were measured; few-shot scores where all of them have some."""
+    groups = {(variant, share): found for variant, share in listed if (found := of(rows, variant, share))}
     columns = {task: task_score(task) for task in sorted(rows[0]["scores"])}
     if len(columns) > 1:
         columns["mean"] = mean_score
-    if all("few_shot" in row for row in rows):
+    if all("few_shot" in row for found in groups.values() for row in found.values()):
         columns["mean, few-shot"] = few_shot_score
     lines = ["| variant | share of pairs | " + " | ".join(columns) + " | seeds |", "|---" * (len(columns) + 3) + "|"]
-    for variant, share in listed:
-        if found := of(rows, variant, share):
-            cells = [cell(found, score) for score in columns.values()]
-            lines.append(f"| {variant} | {share:.0%} | " + " | ".join(cells) + f" | {len(found)} |")
+    for (variant, share), found in groups.items():
+        cells = [cell(found, score) for score in columns.values()]
+        lines.append(f"| {variant} | {share:.0%} | " + " | ".join(cells) + f" | {len(found)} |")
     return lines
 
 

@@ -144,6 +144,7 @@ def test_longer_pretraining_has_a_part_of_its_own_and_changes_no_score_above_it(
         return {"association": {name: {"t2v": swapped, "v2t": swapped} for name in ("swapped", "chance")}}
 
     rows = [row("cmal", 0, 0.5) | known(0.9), row("cmcl", 0, 0.4), row("anchor rate 1", 0, 0.3)]
+    del rows[-1]["few_shot"]
     longer = [row("cmal", 0, 0.8) | known(0.7), row("cmcl", 0, 0.5), row("cmal, tuning", 7, 0.6)]
     rows += [one | {"steps": 1000} for one in longer]
     results = tmp_path / "compare.json"
@@ -157,6 +158,8 @@ def test_longer_pretraining_has_a_part_of_its_own_and_changes_no_score_above_it(
         assert f"- CMAL minus CMCL, all pairs: {lead} points (paired over 1 seed)." in part
         assert f"| which region is this word's | {knows} |" in part
     assert "- anchor rate 1 minus CMAL: -20.0 points" in above and "anchor rate" not in below
+    assert "| cmcl | 100% | 37.0 | 43.0 | 39.0 | 41.0 | 40.0 | 20.0 | 1 |" in above, "few-shot too, mean .40 / 2"
+    assert "| anchor rate 1 | 100% | 27.0 | 33.0 | 29.0 | 31.0 | 30.0 | 1 |" in above, "it has none"
     assert "## Ablations" in above and "## Ablations" not in below
     assert "| cmal, tuning | 100% |" in below and "## Tuning" not in above
 
@@ -186,12 +189,14 @@ def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
         LONGER,
         MATCHING,
         PLAIN,
+        PRETRAINED_LONGER,
         SEEDS,
         SHARES,
         SLOW,
         TUNING,
         VARIANTS,
         WITHOUT,
+        Budget,
         Run,
         plan_of_all,
     )
@@ -199,12 +204,13 @@ def test_every_variant_share_and_seed_of_the_claims_is_planned_once_and_first():
     plan = plan_of_all()
     assert len(plan) == len(set(plan)) == len({run.name for run in plan})
     claims = [(CMAL, 1.0), (CMCL, 1.0), (PLAIN, 1.0), (CMAL, 0.5)]
-    assert set(plan[: 4 * len(SEEDS)]) == {Run(v, share, seed) for v, share in claims for seed in SEEDS}
-    assert {Run(v, share, seed) for v, share in claims for seed in CLAIM_SEEDS} <= set(plan)
+    assert set(plan[: 4 * len(CLAIM_SEEDS)]) == {Run(v, share, seed) for v, share in claims for seed in CLAIM_SEEDS}
+    assert {Run(v, share, seed, PRETRAINED_LONGER) for v, share in claims for seed in CLAIM_SEEDS} <= set(plan)
     assert {Run(v, share, seed, LONGER) for v, share in [*claims, (WITHOUT, 1.0)] for seed in SEEDS} <= set(plan)
     assert {Run(v, share, seed, SLOW) for v, share in [*claims, (WITHOUT, 1.0)] for seed in SEEDS} <= set(plan)
     assert {Run(WITHOUT, 1.0, seed, MATCHING) for seed in SEEDS} <= set(plan)
-    assert {Run(v, share, seed) for v in VARIANTS for share in SHARES for seed in SEEDS} <= set(plan)
+    for budget in (Budget(), PRETRAINED_LONGER):
+        assert {Run(v, share, seed, budget) for v in VARIANTS for share in SHARES for seed in SEEDS} <= set(plan)
     grids = {v: {name.split(", ")[1] for name in TUNING if name.startswith(f"{v},")} for v in (PLAIN, CMCL, CMAL)}
     assert grids[CMCL] == grids[CMAL] == grids[PLAIN] | {"weight 0.3", "weight 3"}, "the same grid for every variant"
 
@@ -259,8 +265,10 @@ def test_which_plan_is_measured_into_which_folder(tmp_path, monkeypatch):
     assert compare_with("--quick") == [(quick_plan(), compare.WORK / "quick" / "compare.json")]
     assert compare_with("--grid", "--results", str(tmp_path)) == [(grid_plan(), tmp_path / "compare.json")]
     assert {run.variant for run in grid_plan()} == {"cmal", "cmcl", "mlm+mrm+itm", BOTH, WITHOUT}
-    assert len(grid_plan()) == 4 * 4 * 3 + 3 and set(grid_plan()) < set(full_plan()) < set(plan_of_all())
-    assert {run.variant for run in set(full_plan()) - set(grid_plan())} == set(ABLATIONS)
+    assert len(grid_plan()) == 4 * 4 * 3 + 3 + 4 * 2, "two more seeds of the four that the claims rest on"
+    assert set(grid_plan()) < set(full_plan()) < set(plan_of_all())
+    ablations = set(full_plan()) - set(grid_plan())
+    assert {run.variant for run in ablations} == set(ABLATIONS) and {run.budget.few_steps for run in ablations} == {0}
     with pytest.raises(SystemExit):
         compare_with("--report", "--results", str(tmp_path))
     (tmp_path / "compare.json").write_text('{"runs": []}')
