@@ -135,10 +135,15 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
     assert "- scenes-rec: between 47.0 (cmcl, 100%) and 77.0 (cmal, 100%); lowest run 47.0; chance 10.0." in below
 
 
-def test_longer_pretraining_has_a_part_of_its_own_and_changes_no_score_above_it(tmp_path):
-    """Seed 0 with 700 and 1,000 steps: .50 and .80, associations .9 and .7. What one of them lacks has no empty section."""
-    pytest.importorskip("matplotlib")
-    from compare_report import write_report
+def test_longer_pretraining_has_a_part_of_its_own_and_changes_no_score_above_it(tmp_path, monkeypatch):
+    """Seed 0 with 700 and 1,000 steps: .50 and .80, associations .9 and .7. What one of them lacks has no empty section.
+
+    A run that is fine-tuned for longer only tells its association all the same.
+    """
+    import compare_report
+
+    drawn = []
+    monkeypatch.setattr(compare_report, "draw_curve", lambda rows, path: drawn.append(rows))
 
     def known(swapped: float) -> dict:
         return {"association": {name: {"t2v": swapped, "v2t": swapped} for name in ("swapped", "chance")}}
@@ -147,10 +152,13 @@ def test_longer_pretraining_has_a_part_of_its_own_and_changes_no_score_above_it(
     del rows[-1]["few_shot"]
     longer = [row("cmal", 0, 0.8) | known(0.7), row("cmcl", 0, 0.5), row("cmal, tuning", 7, 0.6)]
     rows += [one | {"steps": 1000} for one in longer]
+    rows.append(row("cmal+cmcl", 0, 0.7) | known(0.6) | {"fine_tuning_steps": 500})
     results = tmp_path / "compare.json"
     results.write_text(json.dumps({"runs": rows[::-1]}))
-    above, below = write_report(results, tmp_path).split("# Pre-trained for 1000 steps")
-    assert "3 runs, pre-trained for 700 steps and fine-tuned for 150 steps at a rate of 0.001" in above
+    above, below = compare_report.write_report(results, tmp_path).split("# Pre-trained for 1000 steps")
+    assert drawn == [rows[2::-1]], "700 steps and 150 of fine-tuning, in the file's order"
+    assert "| cmal+cmcl | 60.0 | 60.0 |" in above
+    assert "4 runs, pre-trained for 700 steps and fine-tuned for 150 steps at a rate of 0.001" in above
     assert "3 runs, pre-trained for 1000 steps and fine-tuned for 150 steps at a rate of 0.001" in below
     for part, score, lead, knows in ((above, "50.0", "+10.0", "90.0"), (below, "80.0", "+30.0", "70.0")):
         cmal = [line for line in part.splitlines() if line.startswith("| cmal | 100%")]
