@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     plans = parser.add_mutually_exclusive_group()
     for flag, plan, what in (
-        ("--all", plan_of_all, "tuning, more seeds and other fine-tuning too"),
+        ("--all", plan_of_all, "longer pre-training, with tuning and other fine-tuning, too"),
         ("--grid", grid_plan, "variants, shares and seeds alone: no ablations"),
         ("--quick", quick_plan, "one seed, two shares, a sixth of the steps"),
     ):

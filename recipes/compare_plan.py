@@ -83,7 +83,7 @@ LONGER = replace(PRETRAINED_LONGER, full_steps=500, few_steps=0)  # as the fine-
 SLOW = replace(PRETRAINED_LONGER, full_steps=2000, full_rate=3.0e-4, few_steps=0)
 # after SLOW one seed of three without pre-training is still at chance
 MATCHING = replace(SLOW, full_steps=4000, tasks=("retrieval",))
-ON_ALL_RECORDS = Budget(few_steps=0)
+ON_ALL_RECORDS = Budget(few_steps=0)  # no few-shot scores
 QUICK = Budget(pretrain_steps=100, full_steps=30, few_records=100, few_steps=15)
 
 

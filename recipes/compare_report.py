@@ -6,7 +6,6 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -224,10 +223,8 @@ def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
 
 def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
     """All that runs of the same pre-training steps say: the shortest fine-tuning first, then what was tuned for longer."""
-    shortest, *longer = sorted({tuning_of(row) for row in rows})
-    short = tuned(rows, shortest)
+    ((steps, rate), short), *longer = grouped(rows, tuning_of).items()
     measured = {row["variant"] for row in short}
-    steps, rate = shortest
     lines = [
         f"{len(rows)} runs, pre-trained for {rows[0]['steps']} steps and fine-tuned for {steps} steps at a rate of {rate} "
         "where nothing else is said.",
@@ -255,7 +252,7 @@ def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
             "",
         ]
     lines += ["## Room", "", *room(short), ""]
-    return lines + [line for tuning in longer for line in section_of_tuning(tuned(rows, tuning), tuning)]
+    return lines + [line for tuning, tuned in longer for line in section_of_tuning(tuned, tuning)]
 
 
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
@@ -305,8 +302,12 @@ def tuning_of(row: Row) -> Tuning:
     return row["fine_tuning_steps"], row["fine_tuning_rate"]
 
 
-def tuned(rows: Sequence[Row], tuning: Tuning) -> list[Row]:
-    return [row for row in rows if tuning_of(row) == tuning]
+def grouped(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+    """key of a row -> the rows that have it, in their order; keys ascending."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return dict(sorted(groups.items()))
 
 
 def write_report(results: Path, folder: Path) -> str:
@@ -314,10 +315,8 @@ def write_report(results: Path, folder: Path) -> str:
 
     The fewest pre-training steps come first and are drawn; what was pre-trained for longer follows, each with its heading.
     """
-    every = sorted(json.loads(results.read_text())["runs"], key=itemgetter("steps"))
-    by_steps = {steps: list(rows) for steps, rows in groupby(every, key=itemgetter("steps"))}
-    first, *more = by_steps
-    draw_curve(tuned(by_steps[first], min(map(tuning_of, by_steps[first]))), folder / "compare.png")
+    (_, first), *more = grouped(json.loads(results.read_text())["runs"], itemgetter("steps")).items()
+    draw_curve(next(iter(grouped(first, tuning_of).values())), folder / "compare.png")
     text = [
         "# CMAL beside contrastive pre-training, on scenes",
         "",
@@ -326,9 +325,9 @@ def write_report(results: Path, folder: Path) -> str:
         "",
         "![mean score against share of pairs](compare.png)",
         "",
-        *sections_of_pretraining(by_steps[first]),
+        *sections_of_pretraining(first),
     ]
-    for steps in more:
-        text += [f"# Pre-trained for {steps} steps", "", *sections_of_pretraining(by_steps[steps])]
+    for steps, rows in more:
+        text += [f"# Pre-trained for {steps} steps", "", *sections_of_pretraining(rows)]
     (folder / "compare.md").write_text("\n".join(text))
     return "\n".join(text)
