@@ -1,4 +1,4 @@
-"""What the comparison runs: variants of pre-training, shares of the pairs, seeds, and budgets, each the same for all variants."""
+"""What the comparison runs: variants of pre-training, shares of the pairs, seeds, and budgets, the same for all variants."""
 
 from __future__ import annotations
 
