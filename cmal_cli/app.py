@@ -52,7 +52,7 @@ class CmalGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         from cmal.errors import CmalError, told
-        from cmal.signals import Stopped, stop_at_once
+        from cmal.io.signals import Stopped, stop_at_once
 
         then = "it begins anew"
         try:

@@ -66,7 +66,7 @@ def evaluate(
     TASK: vqa snli-ve refcoco refcoco+ refcocog flickr30k coco-retrieval nlvr2 scenes-vqa scenes-ve scenes-rec
     scenes-retrieval
     """
-    from cmal.files import write_json
+    from cmal.io.files import write_json
     from cmal.runs.evaluate import EvaluationRequest, run_evaluation
     from cmal.runs.predictions import write_predictions
     from cmal_cli.display import ProgressDisplay
@@ -92,7 +92,7 @@ def evaluate(
         write_json(json_file, results[0] | ({"det": results[1]} if len(results) > 1 else {}))
     _keep(request, evaluations)
     if html_file and evaluations:
-        from cmal.pages.evaluation import write_evaluation_page
+        from cmal.reports.evaluation import write_evaluation_page
 
         shown = write_evaluation_page(html_file, request, evaluations, images, examples)
         if not quiet:
@@ -102,9 +102,9 @@ def evaluate(
 def _keep(request: Any, evaluations: Sequence[Any]) -> None:
     """Puts the results into the run folder and its report; a run folder that cannot be written costs no score."""
     from cmal.errors import CmalError
-    from cmal.pages.run_report import RESULTS, write_run_report
+    from cmal.reports.run_report import RESULTS, write_run_report
     from cmal.runs.folder import run_of
-    from cmal.runs.pieces import find_pieces
+    from cmal.runs.evaluation_inputs import find_pieces
 
     run = run_of(find_pieces(request).checkpoint)
     if run is None:
@@ -121,7 +121,7 @@ def _keep(request: Any, evaluations: Sequence[Any]) -> None:
 
 
 def _show(evaluation: Any) -> None:
-    from cmal.pages.result_rows import chance_rows, metric_rows, part_table
+    from cmal.reports.result_rows import chance_rows, metric_rows, part_table
     from cmal_cli.display import echo, show_table
 
     result = evaluation.result

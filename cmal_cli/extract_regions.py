@@ -224,7 +224,7 @@ def _import(options: dict[str, Any]) -> None:
 
 
 def _verify(out: Path, redo_follows: bool) -> None:
-    from cmal.regions.verify import verify_store
+    from cmal.regions.store.verify import verify_store
 
     total = 0
 
@@ -247,7 +247,7 @@ def _verify(out: Path, redo_follows: bool) -> None:
 
 
 def _merge(out: Path) -> None:
-    from cmal.regions.verify import merge_store
+    from cmal.regions.store.verify import merge_store
 
     with ProgressDisplay("merging", "shards") as progress:
         file = merge_store(
@@ -258,7 +258,7 @@ def _merge(out: Path) -> None:
 
 def _inspect(images: Path | None, options: dict[str, Any]) -> None:
     from cmal.regions.inspect import preview_regions, summarise_store
-    from cmal.regions.store import RegionStore
+    from cmal.regions.store.store import RegionStore
 
     path = options["inspect_store"]
     summary = summarise_store(path)

@@ -11,7 +11,7 @@ import click
 from cmal.errors import printable
 
 if TYPE_CHECKING:
-    from cmal.data.prepare import PreparedDataset
+    from cmal.datasets.prepare import PreparedDataset
 
 EPILOG = """\b
 Examples:
@@ -69,7 +69,7 @@ def prepare(
     pairs (your own), or scenes (generated; needs nothing). Evaluation images of everything prepared before are kept out of
     pre-training records.
     """
-    from cmal.data.prepare import DEFAULT_SCENES, Options, prepare_dataset
+    from cmal.datasets.prepare import DEFAULT_SCENES, Options, prepare_dataset
 
     count, folder = _count_or_folder(dataset, images)
     options = Options(

@@ -48,7 +48,7 @@ def pretrain(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
     A run that was stopped goes on from its last checkpoint when the same command is run again.
     """
-    from cmal.recipe import PretrainRecipe, load_recipe
+    from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 
     run_training_command("pretrain", load_recipe(PretrainRecipe, recipe, overrides), options)
 
@@ -79,7 +79,7 @@ def train_here(command: str, recipe: Any, start: str, device: str | None, quiet:
     import os
 
     from cmal.errors import CmalError
-    from cmal.pages.run_report import write_run_report
+    from cmal.reports.run_report import write_run_report
     from cmal.runs.folder import METRICS, read_metrics
     from cmal_cli.display import TrainingDisplay
 

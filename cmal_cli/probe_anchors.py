@@ -55,7 +55,7 @@ def probe_anchors(
     Precision and recall are shown where gold anchors lie beside the records (gold_anchors/, as cmal prepare scenes writes
     them).
     """
-    from cmal.files import write_json
+    from cmal.io.files import write_json
     from cmal.runs.probe import ProbeRequest, run_probe
     from cmal_cli.display import StagesDisplay, echo
 
@@ -65,7 +65,7 @@ def probe_anchors(
     if json_file:
         write_json(json_file, probe.as_json())
     if html_file:
-        from cmal.pages.anchors import write_anchors_page
+        from cmal.reports.anchors import write_anchors_page
 
         shown = write_anchors_page(html_file, probe, images, examples)
         echo(f"page of {shown.pairs} pairs and {shown.pictures} pictures: {html_file}")
@@ -113,7 +113,7 @@ def _show_gold(gold: dict[str, Any]) -> None:
 
 
 def _show_association(by: dict[str, Any]) -> None:
-    from cmal.association_probe import COLUMNS, accuracies_and_controls
+    from cmal.tasks.association_probe import COLUMNS, accuracies_and_controls
     from cmal_cli.display import show_table
 
     rows = []

@@ -1,7 +1,7 @@
-"""Builds cmal/thesaurus.txt from class vocabularies, WordNet and the hand-made curation beside this file.
+"""Builds cmal/anchors/thesaurus.txt from class vocabularies, WordNet and the hand-made curation beside this file.
 
     python recipes/build_thesaurus.py --objects objects_vocab.txt --attributes attributes_vocab.txt \
-        --coco-instances instances_val2017.json --wordnet FOLDER --out cmal/thesaurus.txt
+        --coco-instances instances_val2017.json --wordnet FOLDER --out cmal/anchors/thesaurus.txt
 
 Inputs: the 1,600 object and 400 attribute names of Visual Genome as one class a line (commas part alternatives), COCO's
 category names out of an instances json, the kinds and colours of `scenes`, and the noun files of
@@ -16,12 +16,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from cmal.data.scenes.world import COLOURS, KINDS
-from cmal.files import write_text
-from cmal.thesaurus import name_words, singular
+from cmal.scenes.world import COLOURS, KINDS
+from cmal.io.files import write_text
+from cmal.anchors.thesaurus import name_words, singular
 
 HEADER = """\
-# The thesaurus of CMAL: names of things and attributes that mean the same. How to read and extend it: cmal/thesaurus.py
+# The thesaurus of CMAL: names of things and attributes that mean the same. How to read and extend it: cmal/anchors/thesaurus.py
 # Made by recipes/build_thesaurus.py; change recipes/thesaurus_curation.txt and run that again, or give your own file.
 # Sources: object and attribute names of Visual Genome (1,600 and 400 classes, CC BY 4.0), the 80 category names of COCO
 # (CC BY 4.0), our own lines, and names from WordNet 3.0:

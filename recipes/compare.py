@@ -21,7 +21,7 @@ from typing import Any
 from compare_plan import TASKS, WITHOUT, Run, full_plan, grid_plan, plan_of_all, quick_plan
 from compare_report import write_report
 
-from cmal.results import EvaluationResult, read_result
+from cmal.runs.results import EvaluationResult, read_result
 from cmal.training.memory import start_without_thread_cache
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -48,8 +48,8 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Files in it are shared by all tests: read them, write elsewhere.
     """
-    from cmal.data.prepare import prepare_dataset
-    from cmal.recipe import PretrainRecipe, load_recipe
+    from cmal.datasets.prepare import prepare_dataset
+    from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
     from cmal.regions.detectors import build_detector
     from cmal.regions.extract import extract_regions
     from cmal.regions.image_lists import images_of_folder
@@ -83,7 +83,7 @@ def bert_folder() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tasks(tiny_world: Path) -> dict[str, Path]:
     """Run folders of one-step fine-tunings on the tiny world: rec, vqa, ve, retrieval."""
-    from cmal.recipe import FinetuneRecipe, load_recipe
+    from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
     from cmal.runs.finetune import run_finetuning
 
     regions = tiny_world / "data" / "scenes" / "regions"

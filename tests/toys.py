@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from cmal.anchors import AnchorFinder
-from cmal.data.examples import ExampleBuilder
+from cmal.anchors.finder import AnchorFinder
+from cmal.data.example import ExampleBuilder
 from cmal.data.text import SPECIAL_PIECES, WordPieces
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.model.layers import INITIAL_STD_WIDTH, initialise
+from cmal.model.transformer import INITIAL_STD_WIDTH, initialise
 from cmal.model.prompt import FILL_SWAP, PromptPlan
-from cmal.regions.layout import StoreHeader
-from cmal.regions.shards import write_index, write_shard
+from cmal.regions.store.layout import StoreHeader
+from cmal.regions.store.shards import write_index, write_shard
 from cmal.regions.types import Regions
-from cmal.thesaurus import Thesaurus
+from cmal.anchors.thesaurus import Thesaurus
 
 THESAURUS = Thesaurus.from_text("""
 dog, puppy

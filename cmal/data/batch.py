@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmal.data.draws import Draws
-from cmal.data.examples import Example
+from cmal.data.masking import Draws
+from cmal.data.example import Example
 from cmal.model.prompt import PromptPlan
 
 

@@ -2,7 +2,7 @@
 
 `cmal prepare` writes `<split>.jsonl`, one record a line, UTF-8, keys as the field names below. Reading checks every
 field and reports all faults of a file together, each with its line. Image ids are unique over all data sets and are
-the keys of the region store (see `cmal/data/image_ids.py`).
+the keys of the region store (see `cmal/regions/image_ids.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmal.characters import has_half
+from cmal.io.characters import has_half
 from cmal.errors import DataError, list_faults, shown
 
 

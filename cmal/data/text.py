@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from cmal.characters import without_halves
+from cmal.io.characters import without_halves
 from cmal.errors import DataError, shown
-from cmal.files import read_json, write_text
+from cmal.io.files import read_json, write_text
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NO_WORD = -1

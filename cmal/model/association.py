@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.model.layers import rows_at
+from cmal.model.transformer import rows_at
 from cmal.model.prompt import PromptPlan
 
 INITIAL_TEMPERATURE = 0.1

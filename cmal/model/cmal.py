@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from cmal.model.encoders import TextualEncoder, VisualEncoder
-from cmal.model.layers import initialise
+from cmal.model.transformer import initialise
 from cmal.model.prompt import AssociativePrompt, PromptPlan
 from cmal.model.unified import UnifiedEncoder
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmal.model.kernels import dropped, lookup
-from cmal.model.layers import NORM_EPS, TransformerStack, to_sphere
+from cmal.model.cpu.kernels import dropped, lookup
+from cmal.model.transformer import NORM_EPS, TransformerStack, to_sphere
 
 BOX_NUMBERS = 7  # x1 y1 x2 y2 w h w*h, over image width and height
 

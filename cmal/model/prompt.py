@@ -2,7 +2,7 @@
 
 A chosen anchor's word-piece slots and its region slot are masked, then filled: swapped (each gets the other's vector),
 left masked, or given their own vector back. Twins, which would give the answer away, are masked. What was chosen and how
-it is filled is drawn beforehand, per example and seeded (`cmal/data/draws.py`); this module carries it out.
+it is filled is drawn beforehand, per example and seeded (`cmal/data/masking.py`); this module carries it out.
 
 Worked example, one caption [CLS] a dog runs [SEP], regions dog and tree, one chosen anchor (region 0, piece 2), swap:
     text slots    [CLS]   a      VISUAL(dog)      runs  [SEP]
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cmal.model.layers import flat_positions, rows_at, to_sphere
+from cmal.model.transformer import flat_positions, rows_at, to_sphere
 
 FILL_SWAP, FILL_MASK, FILL_KEEP = 0, 1, 2
 

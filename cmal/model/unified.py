@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cmal.model.encoders import BOX_NUMBERS
-from cmal.model.kernels import dropped
-from cmal.model.layers import NORM_EPS, TransformerStack
+from cmal.model.cpu.kernels import dropped
+from cmal.model.transformer import NORM_EPS, TransformerStack
 
 
 class UnifiedEncoder(nn.Module):

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from cmal.errors import CmalError, DataError, ImageError, StoreError
-from cmal.files import write_text
-from cmal.locks import hold_folder, lock_file
+from cmal.io.files import write_text
+from cmal.io.locks import hold_folder, lock_file
 from cmal.regions.detectors import Detector
 from cmal.regions.images import read_image
-from cmal.regions.layout import INDEX_NAME, ShardInfo, StoreHeader, read_index
-from cmal.regions.plan import Plan, extend_plan, load_plan, save_plan
-from cmal.regions.shards import foretell_size, shard_name, write_index, write_shard
+from cmal.regions.store.layout import INDEX_NAME, ShardInfo, StoreHeader, read_index
+from cmal.regions.store.plan import Plan, extend_plan, load_plan, save_plan
+from cmal.regions.store.shards import foretell_size, shard_name, write_index, write_shard
 from cmal.regions.types import Regions
 
 FAILED_NAME = "failed.jsonl"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.data.image_ids import guess_dataset, image_id_for_file
+from cmal.regions.image_ids import guess_dataset, image_id_for_file
 from cmal.errors import DataError
 from cmal.regions.images import find_images
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cmal.data.image_ids import IMAGE_ENDINGS
+from cmal.regions.image_ids import IMAGE_ENDINGS
 from cmal.errors import ImageError, system_word
 
 MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from cmal.errors import ImageError, StoreError
 from cmal.regions.extract import read_failures
 from cmal.regions.images import read_image
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal.regions.types import Regions
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from cmal.data.batch import Batch
-from cmal.data.datasets import TaskData
-from cmal.data.examples import ExampleBuilder
-from cmal.data.groups import Group
+from cmal.data.loaders import TaskData
+from cmal.data.example import ExampleBuilder
+from cmal.data.micro_batches import Group
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal
-from cmal.pretraining import ContrastiveHead, Losses
-from cmal.retrieval.pair_scores import CachedStates, cache_states
-from cmal.retrieval.shortlist import Shortlist
+from cmal.model.pretraining import ContrastiveHead, Losses
+from cmal.tasks.pair_scores import CachedStates, cache_states
+from cmal.tasks.shortlist import Shortlist
 from cmal.runs.assembly import ModelFacts
 from cmal.tasks.base import Answers, Task
 from cmal.tasks.retrieval import Retrieval

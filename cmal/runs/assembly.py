@@ -17,17 +17,17 @@ from typing import Any
 
 from torch import nn
 
-from cmal.anchors import AnchorFinder
-from cmal.data.datasets import image_ids_of
+from cmal.anchors.finder import AnchorFinder
+from cmal.data.loaders import image_ids_of
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError, DataError, shown
-from cmal.files import write_json
+from cmal.io.files import write_json
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.pretraining import OBJECTIVES, CmalForPretraining
-from cmal.recipe import ModelSection
-from cmal.regions.store import RegionStore
-from cmal.thesaurus import Thesaurus
+from cmal.model.pretraining import OBJECTIVES, CmalForPretraining
+from cmal.runs.recipe.reader import ModelSection
+from cmal.regions.store.store import RegionStore
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.training.checkpoint import check_digest
 
 FACTS = "model.json"

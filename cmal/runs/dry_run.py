@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from cmal.data.batch import Batch
-from cmal.data.groups import Group, GroupPlan, GroupSequence, load_groups
+from cmal.data.micro_batches import Group, GroupPlan, GroupSequence, load_groups
 from cmal.errors import CmalError
-from cmal.model.kernels import ONEDNN_LINEAR
-from cmal.recipe import FinetuneRecipe, PretrainRecipe
+from cmal.model.cpu.kernels import ONEDNN_LINEAR
+from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe
 from cmal.runs.assembly import parameters_by_part
 from cmal.runs.finetune import finetuning_work
 from cmal.runs.folder import checkpoint_to_go_on_from

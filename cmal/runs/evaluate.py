@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmal.data.examples import ExampleBuilder
-from cmal.data.leakage import evaluation_leakage
+from cmal.data.example import ExampleBuilder
+from cmal.datasets.leakage import evaluation_leakage
 from cmal.data.records import Record
 from cmal.errors import CheckpointError, DataError, RecipeError
-from cmal.files import sha256_of
+from cmal.io.files import sha256_of
 from cmal.model.cmal import build_cmal
-from cmal.regions.store import RegionStore
-from cmal.results import EvaluationResult, result_of_scores
-from cmal.retrieval.pair_scores import CachedStates, cache_states
-from cmal.retrieval.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
+from cmal.regions.store.store import RegionStore
+from cmal.runs.results import EvaluationResult, result_of_scores
+from cmal.tasks.pair_scores import CachedStates, cache_states
+from cmal.tasks.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
 from cmal.runs.answers import TaskModel, TaskRun, has_right_answer, shared_answers
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
 from cmal.runs.finetune import HEADS_WITH_PRETRAINING, read_split, read_splits, take_few
-from cmal.runs.pieces import EvaluationRequest, Pieces, find_pieces
+from cmal.runs.evaluation_inputs import EvaluationRequest, Pieces, find_pieces
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
 from cmal.tasks.retrieval import Retrieval, rows_of

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmal.data.datasets import TaskData
-from cmal.data.examples import ExampleBuilder
+from cmal.data.loaders import TaskData
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import Record, read_records
 from cmal.errors import DataError
 from cmal.model.cmal import build_cmal
-from cmal.model.layers import initialise
-from cmal.recipe import FinetuneRecipe
-from cmal.regions.store import RegionStore
+from cmal.model.transformer import initialise
+from cmal.runs.recipe.reader import FinetuneRecipe
+from cmal.regions.store.store import RegionStore
 from cmal.runs.answers import TaskModel, TaskRun, shared_answers
 from cmal.runs.assembly import (
     ModelFacts,
@@ -30,7 +30,7 @@ from cmal.runs.assembly import (
     write_beside_weights,
 )
 from cmal.runs.folder import find_checkpoint
-from cmal.runs.pieces import how_to_prepare
+from cmal.runs.evaluation_inputs import how_to_prepare
 from cmal.runs.train import Report, Tick, TrainingSummary, Work, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
 from cmal.tasks.base import Task

@@ -23,8 +23,8 @@ import torch
 import yaml
 
 from cmal.errors import CheckpointError, DataError, RecipeError, list_faults
-from cmal.files import cannot_write, write_json, write_text
-from cmal.recipe import recipe_as_dict, recipe_differences, recipe_text
+from cmal.io.files import cannot_write, write_json, write_text
+from cmal.runs.recipe.reader import recipe_as_dict, recipe_differences, recipe_text
 from cmal.training.checkpoint import make_links_again, newest_checkpoint, remove_folder
 
 METRICS = "metrics.jsonl"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.files import write_json
-from cmal.retrieval.shortlist import seen_from
+from cmal.io.files import write_json
+from cmal.tasks.shortlist import seen_from
 from cmal.runs.evaluate import Evaluation
 
 RANKED_CAPTIONS = 10

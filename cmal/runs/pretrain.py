@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmal.data.datasets import PretrainingData
-from cmal.data.draws import DrawRates
-from cmal.data.examples import ExampleBuilder, TagNoise
-from cmal.data.groups import GroupPlan, GroupSequence, load_groups
-from cmal.data.leakage import leakage_statement
+from cmal.data.loaders import PretrainingData
+from cmal.data.masking import DrawRates
+from cmal.data.example import ExampleBuilder, TagNoise
+from cmal.data.micro_batches import GroupPlan, GroupSequence, load_groups
+from cmal.datasets.leakage import leakage_statement
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import WordPieces
 from cmal.errors import CmalError
-from cmal.files import write_json
-from cmal.model.pretrained import LoadingReport, load_bert, read_bert
-from cmal.pretraining import OBJECTIVES, CmalForPretraining
-from cmal.recipe import PretrainRecipe
-from cmal.regions.store import RegionStore
+from cmal.io.files import write_json
+from cmal.model.text_weights import LoadingReport, load_bert, read_bert
+from cmal.model.pretraining import OBJECTIVES, CmalForPretraining
+from cmal.runs.recipe.reader import PretrainRecipe
+from cmal.regions.store.store import RegionStore
 from cmal.runs.assembly import (
     ModelFacts,
     anchor_finder,

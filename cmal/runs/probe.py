@@ -1,6 +1,6 @@
 """`cmal probe-anchors`: records and a store become statistics of their anchors, and a checkpoint is asked about them.
 
-Gold anchors are found by convention: beside `FOLDER/test.jsonl` lies `FOLDER/gold_anchors/test.jsonl` (see `cmal/probe.py`).
+Gold anchors are found by convention: beside `FOLDER/test.jsonl` lies `FOLDER/gold_anchors/test.jsonl` (see `cmal/tasks/anchor_probe.py`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from cmal.anchors import AnchorFinder
-from cmal.association_probe import AssociationProbe, probe_association
-from cmal.data.examples import ExampleBuilder
+from cmal.anchors.finder import AnchorFinder
+from cmal.tasks.association_probe import AssociationProbe, probe_association
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import split_words, word_spans
 from cmal.errors import DataError, RecipeError, short
-from cmal.files import sha256_of
-from cmal.probe import ROLES, ProbeItem, anchor_statistics
-from cmal.recipe import PretrainRecipe, load_recipe
-from cmal.regions.store import RegionStore
-from cmal.results import package_versions
+from cmal.io.files import sha256_of
+from cmal.tasks.anchor_probe import ROLES, ProbeItem, anchor_statistics
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.regions.store.store import RegionStore
+from cmal.runs.results import package_versions
 from cmal.runs.assembly import (
     anchor_finder,
     build_pretraining_model,

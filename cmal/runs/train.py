@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmal.data.datasets import PretrainingData, TaskData
-from cmal.data.groups import GroupPlan, GroupSequence, load_groups
+from cmal.data.loaders import PretrainingData, TaskData
+from cmal.data.micro_batches import GroupPlan, GroupSequence, load_groups
 from cmal.errors import RecipeError
-from cmal.locks import hold_folder
-from cmal.recipe import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
+from cmal.io.locks import hold_folder
+from cmal.runs.recipe.reader import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
 from cmal.runs.folder import METRICS, MetricsFile, open_run
 from cmal.training.checkpoint import (
     Progress,
@@ -34,7 +34,7 @@ from cmal.training.checkpoint import (
 from cmal.training.distributed import Place, any_place, joined, wait_for_all
 from cmal.training.loop import Fit, StepReport, fit
 from cmal.training.memory import keep_freed_memory
-from cmal.training.optim import build_optimizer, build_schedule
+from cmal.training.optimizer import build_optimizer, build_schedule
 from cmal.training.sharding import copy_to_all, shard, tune, whole
 
 Report = Callable[[StepReport], None]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmal.data.batch import Batch
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import Record
 from cmal.model.cmal import Cmal
-from cmal.model.layers import no_rows
+from cmal.model.transformer import no_rows
 
 Answers = dict[str, Any]
 IGNORE_LABEL = -100  # a record without a right answer: it costs nothing

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cmal.data.batch import Batch, make_batch
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import PairRecord
-from cmal.metrics import accuracy_and_consistency
+from cmal.tasks.metrics import accuracy_and_consistency
 from cmal.model.cmal import Cmal
 from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
 

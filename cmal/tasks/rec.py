@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cmal.data.batch import Batch, make_batch
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import ReferringRecord
-from cmal.metrics import BOX_PROTOCOLS, iou_matrix, is_hit, oracle_recall, xywh_to_xyxy
+from cmal.tasks.metrics import BOX_PROTOCOLS, iou_matrix, is_hit, oracle_recall, xywh_to_xyxy
 from cmal.model.cmal import Cmal
 from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, labelled_loss, region_states
 

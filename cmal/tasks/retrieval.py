@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from cmal.data.batch import Batch, make_batch
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
+from cmal.tasks.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
 from cmal.model.cmal import Cmal, UniModal
-from cmal.objectives import matching_loss
-from cmal.pretraining import MatchingHead
-from cmal.retrieval.pair_scores import CachedStates, score_rows
-from cmal.retrieval.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
+from cmal.model.losses import matching_loss
+from cmal.model.pretraining import MatchingHead
+from cmal.tasks.pair_scores import CachedStates, score_rows
+from cmal.tasks.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
 from cmal.tasks.base import Answers, Scores
 
 FOLDS = {"full": 1, "1k": 5}  # protocol -> folds

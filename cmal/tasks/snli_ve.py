@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from cmal.data.batch import Batch, make_batch
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import EntailmentRecord
-from cmal.metrics import accuracy, confusion_table, per_label_table
+from cmal.tasks.metrics import accuracy, confusion_table, per_label_table
 from cmal.model.cmal import Cmal
 from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
 

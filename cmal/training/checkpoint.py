@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cmal.errors import CheckpointError, CmalError, in_one_line, shown, system_word, told
-from cmal.files import remove_left_overs, sha256_of, sync, write_json
+from cmal.io.files import remove_left_overs, sha256_of, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cmal.errors import CmalError, told
-from cmal.signals import Stopped, stop_at_once
+from cmal.io.signals import Stopped, stop_at_once
 
 
 @dataclass(frozen=True)

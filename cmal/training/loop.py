@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from cmal.data.groups import Group
+from cmal.data.micro_batches import Group
 from cmal.errors import CmalError
-from cmal.signals import stop_at_once, stop_noted
+from cmal.io.signals import stop_at_once, stop_noted
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place, any_place, mean_over_places
-from cmal.training.optim import clipped_step, gradient_norm_noted
+from cmal.training.optimizer import clipped_step, gradient_norm_noted
 from cmal.training.sharding import without_sync
 
 MOST_SKIPPED_IN_A_ROW = 20

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cmal.model.layers import TransformerLayer, TransformerStack
+from cmal.model.transformer import TransformerLayer, TransformerStack
 from cmal.training.distributed import Place
 
 

@@ -14,9 +14,9 @@ import time
 
 import numpy as np
 
-from cmal.anchors import AnchorFinder
+from cmal.anchors.finder import AnchorFinder
 from cmal.regions.types import Regions
-from cmal.thesaurus import Thesaurus
+from cmal.anchors.thesaurus import Thesaurus
 
 REGIONS, REPEATS = 36, 5
 FILLERS = ("a", "the", "on", "in", "next", "to", "with", "and", "standing", "near", "several", "of", "his", "at")

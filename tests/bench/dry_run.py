@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.data.prepare import prepare_dataset
-from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.datasets.prepare import prepare_dataset
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.regions.detectors import build_detector
 from cmal.regions.extract import extract_regions
 from cmal.regions.image_lists import images_of_folder

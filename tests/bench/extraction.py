@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.data.scenes.drawing import encode_jpeg, make_scene
+from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal.regions.detectors import Detector, build_detector
 from cmal.regions.extract import extract_regions
 from cmal.regions.images import read_image

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.data.groups import GroupSequence, load_groups
+from cmal.data.micro_batches import GroupSequence, load_groups
 from cmal.data.records import ImageTextRecord, record_line
-from cmal.recipe import PretrainRecipe, load_recipe
-from cmal.regions.layout import StoreHeader
-from cmal.regions.shards import StoreWriter
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.regions.store.layout import StoreHeader
+from cmal.regions.store.shards import StoreWriter
 from cmal.regions.types import Regions
 from cmal.runs.pretrain import pretraining_work
 from cmal.runs.train import group_plan, loader_workers, make_fit

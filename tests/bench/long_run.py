@@ -34,8 +34,8 @@ from pathlib import Path
 import numpy as np
 
 from cmal.data.records import ImageTextRecord
-from cmal.regions.layout import StoreHeader
-from cmal.regions.shards import StoreWriter
+from cmal.regions.store.layout import StoreHeader
+from cmal.regions.store.shards import StoreWriter
 from cmal.regions.types import Regions
 
 THINGS = (

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cmal.data.prepare import prepare_dataset
+from cmal.datasets.prepare import prepare_dataset
 
 COCO_IMAGES, COCO_ROWS = {"train": 82_783, "val": 40_504}, 616_767
 VG_IMAGES, VG_ROWS = 108_077, 5_408_689

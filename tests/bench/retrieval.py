@@ -27,9 +27,9 @@ import torch
 from torch import nn
 
 from cmal.model.cmal import build_cmal
-from cmal.pretraining import MatchingHead
-from cmal.retrieval.pair_scores import CachedStates, VisualState, pairs_at_once, score_rows
-from cmal.retrieval.shortlist import FIT_PAIRS, FIT_STEPS, LateInteraction, fit_late_interaction
+from cmal.model.pretraining import MatchingHead
+from cmal.tasks.pair_scores import CachedStates, VisualState, pairs_at_once, score_rows
+from cmal.tasks.shortlist import FIT_PAIRS, FIT_STEPS, LateInteraction, fit_late_interaction
 from tests.bench.timing import machine, options_of, seconds_of, write_figures
 
 WIDTH, HEADS, INNER, FEATURES, VOCABULARY, REGIONS = 768, 12, 3072, 2048, 30522, 36

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from cmal.regions.layout import COLUMNS, StoreHeader
-from cmal.regions.shards import StoreWriter
-from cmal.regions.store import RegionStore
+from cmal.regions.store.layout import COLUMNS, StoreHeader
+from cmal.regions.store.shards import StoreWriter
+from cmal.regions.store.store import RegionStore
 from cmal.regions.types import Regions
 
 REGIONS, FEATURES, REPEATS, READS = 36, 2048, 15, 2000

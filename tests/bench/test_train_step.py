@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from cmal.training.optim import gradient_norm
+from cmal.training.optimizer import gradient_norm
 from tests.bench import train_step
 from tests.bench.train_step import CLIP_NORM, OurStep, make_batch
 

@@ -36,12 +36,12 @@ from torch.nn import functional as F
 from transformers import VisualBertConfig, VisualBertForPreTraining
 
 from cmal.model.cmal import build_cmal
-from cmal.model.kernels import ONEDNN_LINEAR, onednn_product
-from cmal.model.layers import initialise, rows_at
-from cmal.pretraining import LanguageHead, MatchingHead
+from cmal.model.cpu.kernels import ONEDNN_LINEAR, onednn_product
+from cmal.model.transformer import initialise, rows_at
+from cmal.model.pretraining import LanguageHead, MatchingHead
 from cmal.runs.dry_run import count_flops
 from cmal.training.memory import keep_freed_memory
-from cmal.training.optim import build_optimizer, clipped_step, gradient_norm_noted
+from cmal.training.optimizer import build_optimizer, clipped_step, gradient_norm_noted
 from tests.bench.timing import seconds_of
 
 WIDTH, HEADS, INNER, FEATURES, VOCABULARY, DROPOUT = 768, 12, 3072, 2048, 30522, 0.1

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from cmal.pages.anchors import write_anchors_page
-from cmal.pages.evaluation import write_evaluation_page
-from cmal.pages.run_report import write_run_report
+from cmal.reports.anchors import write_anchors_page
+from cmal.reports.evaluation import write_evaluation_page
+from cmal.reports.run_report import write_run_report
 from cmal.runs.evaluate import run_evaluation
-from cmal.runs.pieces import EvaluationRequest
+from cmal.runs.evaluation_inputs import EvaluationRequest
 from cmal.runs.probe import ProbeRequest, run_probe
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

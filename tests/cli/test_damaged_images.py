@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal.regions.types import Regions
 from cmal_cli.app import main
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal.training.checkpoint import load_progress, load_weights
 from cmal_cli.app import main
 

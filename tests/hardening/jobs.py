@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from toy_world import build_toy_world
 from toys import HEADER, regions
 
-from cmal.regions.shards import StoreWriter
+from cmal.regions.store.shards import StoreWriter
 
 IMAGES = 48  # of each import
 SHARD = {"cmal.regions.imports.convert:SHARD_IMAGES": 6}
@@ -253,7 +253,7 @@ def broken_files(place: Path) -> list[str]:
     """Files under their final names that are not whole."""
     import h5py
 
-    from cmal.regions.shard_file import Shard
+    from cmal.regions.store.shard_file import Shard
 
     bad = []
     for path in sorted((place / "out").rglob("*")):

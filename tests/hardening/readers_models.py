@@ -13,8 +13,8 @@ from hardening.fuzzing import Reader
 from torch import nn
 
 from cmal.data.text import WordPieces
-from cmal.files import sha256_of
-from cmal.hub import CmalModel
+from cmal.io.files import sha256_of
+from cmal.hub.model import CmalModel
 from cmal.regions.detectors.assembly import read_state_file
 from cmal.runs.assembly import ModelFacts, build_pretraining_model, write_beside_weights
 from cmal.training.checkpoint import (

@@ -31,17 +31,17 @@ from hardening.fuzzing import Reader
 from PIL import Image
 from toys import numbered_regions
 
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.text import WordPieces
 from cmal.errors import CmalError
 from cmal.regions.extract import read_failures
 from cmal.regions.images import read_image
 from cmal.regions.imports import import_features
-from cmal.regions.layout import StoreHeader
-from cmal.regions.plan import Plan, load_plan, save_plan
-from cmal.regions.shards import write_index, write_shard
-from cmal.regions.store import RegionStore
-from cmal.regions.verify import merge_store, verify_store
+from cmal.regions.store.layout import StoreHeader
+from cmal.regions.store.plan import Plan, load_plan, save_plan
+from cmal.regions.store.shards import write_index, write_shard
+from cmal.regions.store.store import RegionStore
+from cmal.regions.store.verify import merge_store, verify_store
 
 HEADER = StoreHeader("toy", "abc", 3, ("dog", "tree", "cat"), ("red",))
 PIECES = WordPieces.from_vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])

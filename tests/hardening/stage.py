@@ -31,9 +31,9 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "cmal_cli.app cmal_cli.prepare cmal_cli.extract_regions cmal_cli.pretrain cmal_cli.finetune cmal_cli.evaluate "
-    "cmal_cli.probe_anchors cmal_cli.dry_run cmal.data.prepare cmal.regions.extract cmal.regions.imports "
-    "cmal.regions.verify cmal.regions.inspect cmal.regions.detectors.scenes cmal.runs.pretrain cmal.runs.finetune "
-    "cmal.runs.evaluate cmal.runs.probe cmal.pages.run_report cmal.pages.evaluation cmal.pages.anchors lmdb msgpack "
+    "cmal_cli.probe_anchors cmal_cli.dry_run cmal.datasets.prepare cmal.regions.extract cmal.regions.imports "
+    "cmal.regions.store.verify cmal.regions.inspect cmal.scenes.detector cmal.runs.pretrain cmal.runs.finetune "
+    "cmal.runs.evaluate cmal.runs.probe cmal.reports.run_report cmal.reports.evaluation cmal.reports.anchors lmdb msgpack "
     "concurrent.futures.process encodings.cp437"
 )
 POLL_S = 0.005

@@ -14,18 +14,18 @@ from hardening import seeds
 from hardening.fuzzing import Reader, write_files
 from hardening.readers import all_readers
 
-from cmal.data.examples import ExampleBuilder
+from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord, parse_record
 from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError, CmalError, DataError, RecipeError, StoreError
-from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.regions.imports.foreign import BadRow, ForeignImage, Tally, to_regions
-from cmal.regions.imports.lmdb_files import LmdbFile
-from cmal.regions.store import RegionStore
-from cmal.results import read_result
+from cmal.io.lmdb_files import LmdbFile
+from cmal.regions.store.store import RegionStore
+from cmal.runs.results import read_result
 from cmal.runs.assembly import load_word_pieces
 from cmal.runs.folder import read_metrics
-from cmal.safe_pickle import load_plain_pickle
+from cmal.io.safe_pickle import load_plain_pickle
 from cmal.training.checkpoint import load_progress, load_weights, validation_at
 
 

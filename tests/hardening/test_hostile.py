@@ -23,19 +23,19 @@ from hardening.readers_regions import HEADER
 from PIL import Image
 from toys import numbered_regions
 
-from cmal.data.prepare import prepare_dataset
+from cmal.datasets.prepare import prepare_dataset
 from cmal.errors import CheckpointError, CmalError, DataError, ImageError, StoreError, printable
-from cmal.hub import CmalModel
-from cmal.model.pretrained import read_bert
-from cmal.pages.charts import Series, line_chart
-from cmal.pages.run_report import write_run_report
+from cmal.hub.model import CmalModel
+from cmal.model.text_weights import read_bert
+from cmal.reports.charts import Series, line_chart
+from cmal.reports.run_report import write_run_report
 from cmal.regions.detectors import build_detector
 from cmal.regions.detectors.assembly import read_state_file
 from cmal.regions.image_lists import images_of_folder, images_of_records
 from cmal.regions.images import read_image
 from cmal.regions.imports import import_features
-from cmal.regions.shards import write_index, write_shard
-from cmal.regions.store import RegionStore
+from cmal.regions.store.shards import write_index, write_shard
+from cmal.regions.store.store import RegionStore
 from cmal.training.checkpoint import load_weights
 from cmal_cli.app import main
 from cmal_cli.display import ProgressDisplay, echo, show_table
@@ -103,7 +103,7 @@ def test_a_picture_outside_its_folder_is_not_taken(tmp_path, name):
     (files / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     row = json.dumps({"image": name, "caption": "a dog"})
     (tmp_path / "captions.jsonl").write_text(row)
-    from cmal.data.preparation.job import Options
+    from cmal.datasets.job import Options
 
     options = Options(image_folder=files, captions=tmp_path / "captions.jsonl", name="mine")
     with pytest.raises(DataError, match=r"is outside|plain path below the image folder"):

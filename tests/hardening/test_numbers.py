@@ -18,13 +18,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from toys import THESAURUS, VOCAB, ToyStore, regions, toy_cmal
 
-from cmal.data.groups import Group
-from cmal.files import sha256_of
+from cmal.data.micro_batches import Group
+from cmal.io.files import sha256_of
 from cmal.model.association import AssociativeMapping
-from cmal.pretraining import ContrastiveHead, Losses
-from cmal.recipe import FinetuneRecipe, PretrainRecipe, load_recipe
+from cmal.model.pretraining import ContrastiveHead, Losses
+from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe
 from cmal.regions.imports import import_features
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place
 from cmal.training.loop import Fit, fit
@@ -90,9 +90,9 @@ def test_a_temperature_that_ran_away_gives_finite_logits_and_gradients(make, log
 @pytest.mark.parametrize("tags", [[[], []], [["dog"], []]], ids=["no image has regions", "one has none"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_attention_over_no_regions_is_finite_forwards_and_backwards(tags, dropout):
-    from cmal.anchors import AnchorFinder
+    from cmal.anchors.finder import AnchorFinder
     from cmal.data.batch import make_batch
-    from cmal.data.examples import ExampleBuilder
+    from cmal.data.example import ExampleBuilder
     from cmal.data.text import WordPieces
     from cmal.tasks.base import cls_states
 

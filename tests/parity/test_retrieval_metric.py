@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmal.metrics import retrieval_ranks, retrieval_recalls, retrieval_recalls_of_folds
+from cmal.tasks.metrics import retrieval_ranks, retrieval_recalls, retrieval_recalls_of_folds
 
 
 def slow_rank(scores: list[float], right: set[int]) -> int:
@@ -67,7 +67,7 @@ def test_blocks_of_rows_do_not_show(monkeypatch: pytest.MonkeyPatch):
     generator = np.random.default_rng(2)
     scores, owner = generator.integers(9, size=(30, 60)).astype(float), np.repeat(np.arange(30), 2)
     whole = retrieval_recalls(scores, owner)
-    monkeypatch.setattr("cmal.metrics.retrieval._BLOCK_CELLS", 7 * 60)
+    monkeypatch.setattr("cmal.tasks.metrics.retrieval._BLOCK_CELLS", 7 * 60)
     assert retrieval_recalls(scores, owner) == whole
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmal.data.records import VqaRecord
-from cmal.metrics import normalise_answer, vqa_accuracies, vqa_scores
+from cmal.tasks.metrics import normalise_answer, vqa_accuracies, vqa_scores
 
 # An independent implementation: characters and annotators one at a time, straight from the definition.
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-TABLES = json.loads((importlib.resources.files("cmal.metrics") / "vqa_normalisation.json").read_text())
+TABLES = json.loads((importlib.resources.files("cmal.tasks.metrics") / "vqa_normalisation.json").read_text())
 
 
 def slow_punctuation(text: str) -> str:

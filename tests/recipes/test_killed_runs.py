@@ -29,7 +29,7 @@ SETTINGS = (
 )
 NOTE_GROUPS = """
 import hashlib, json, os
-import cmal.data.datasets as datasets
+import cmal.data.loaders as datasets
 
 plain = datasets.PretrainingData.__getitem__
 

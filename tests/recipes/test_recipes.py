@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmal.recipe import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
-from cmal.regions.detectors.scenes_training import ScenesDetectorRecipe
+from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
+from cmal.scenes.detector_training import ScenesDetectorRecipe
 from cmal.tasks import TASKS, TaskOptions, build_task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal_cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,20 +16,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cmal.anchors import AnchorFinder
+from cmal.anchors.finder import AnchorFinder
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import split_words
-from cmal.files import write_json
-from cmal.metrics import recalls_of_ranks, retrieval_ranks
-from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.io.files import write_json
+from cmal.tasks.metrics import recalls_of_ranks, retrieval_ranks
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.regions.detectors.timm_features import TimmFeatures
 from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
-from cmal.regions.store import RegionStore
-from cmal.retrieval.pair_scores import cache_states
+from cmal.regions.store.store import RegionStore
+from cmal.tasks.pair_scores import cache_states
 from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
 from cmal.tasks.retrieval import Retrieval
-from cmal.thesaurus import Thesaurus
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.training.checkpoint import fit_weights, load_weights
 from cmal_cli.app import main
 

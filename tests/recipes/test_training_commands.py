@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.runs.folder import read_metrics
 
 DROPOUT = "model.dropout=0.2"  # so that random numbers matter

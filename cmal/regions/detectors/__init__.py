@@ -19,7 +19,7 @@ from cmal.errors import CmalError
 from cmal.regions.types import Regions
 
 MODULES = {
-    "scenes": "cmal.regions.detectors.scenes",
+    "scenes": "cmal.scenes.detector",
     "boxes": "cmal.regions.detectors.boxes",
     "frcnn-vg": "cmal.regions.detectors.frcnn_vg",
     "torchvision": "cmal.regions.detectors.torchvision_models",

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from cmal.data.scenes.world import KINDS
+from cmal.scenes.world import KINDS
 from cmal.errors import CmalError
-from cmal.files import sha256_of
+from cmal.io.files import sha256_of
 from cmal.regions.detectors import build_detector
 from cmal.regions.detectors.given_boxes import GivenBoxes, read_given_boxes
 from cmal.regions.detectors.timm_features import TimmFeatures

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cmal.errors import CheckpointError, DataError, in_one_line
-from cmal.files import sha256_of
+from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
     autocast_for,

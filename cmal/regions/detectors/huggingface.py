@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou, roi_align
 
 from cmal.errors import CheckpointError, CmalError, in_one_line
-from cmal.files import sha256_of
+from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
     autocast_for,

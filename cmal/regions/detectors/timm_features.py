@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from cmal.errors import CheckpointError, CmalError
-from cmal.files import sha256_of
+from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import check_boxes, find_device, read_state_file
 
 SHORT_SIDE_PX, LONG_SIDE_PX = 448, 746

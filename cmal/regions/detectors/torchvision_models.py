@@ -24,7 +24,7 @@ from torchvision import models
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 from cmal.errors import CheckpointError, CmalError, DataError
-from cmal.files import sha256_of
+from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import (
     RegionLimits,
     autocast_for,

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cmal.errors import DataError, list_faults, shown
-from cmal.files import read_json, write_text
-from cmal.locks import hold_folder
+from cmal.io.files import read_json, write_text
+from cmal.io.locks import hold_folder
 from cmal.regions.detectors.vg_names import read_names, vg_attribute_names, vg_class_names
 from cmal.regions.extract import FAILED_NAME, ExtractionReport
 from cmal.regions.imports.foreign import (
@@ -31,7 +31,7 @@ from cmal.regions.imports.foreign import (
     image_id_of,
     to_regions,
 )
-from cmal.regions.imports.lmdb_files import LmdbFile, is_lmdb
+from cmal.io.lmdb_files import LmdbFile, is_lmdb
 from cmal.regions.imports.mmf import feature_files, open_mmf
 from cmal.regions.imports.tsv import FIELDS_OF_BUTD, FIELDS_OF_LXMERT, count_fields, open_tsv
 from cmal.regions.imports.uniter import KEYS_ENTRY as UNITER_KEYS
@@ -39,8 +39,8 @@ from cmal.regions.imports.uniter import open_uniter
 from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
 from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
-from cmal.regions.layout import BYTES_A_REGION, MOST_NAMES, StoreHeader
-from cmal.regions.shards import StoreWriter, foretell_size
+from cmal.regions.store.layout import BYTES_A_REGION, MOST_NAMES, StoreHeader
+from cmal.regions.store.shards import StoreWriter, foretell_size
 from cmal.regions.types import Regions
 
 FORMATS = ("butd-tsv", "lxmert-tsv", "vinvl-tsv", "uniter-lmdb", "volta-lmdb", "mmf-npy")

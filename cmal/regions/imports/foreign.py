@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from cmal.data.image_ids import image_id_for_file
+from cmal.regions.image_ids import image_id_for_file
 from cmal.errors import DataError, shown
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 

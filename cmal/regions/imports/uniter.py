@@ -21,7 +21,7 @@ import numpy as np
 
 from cmal.errors import DataError
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
-from cmal.regions.imports.lmdb_files import LARGEST_VALUE, LmdbFile
+from cmal.io.lmdb_files import LARGEST_VALUE, LmdbFile
 
 KEYS_ENTRY = b"__keys__"
 WANTED = ("features", "norm_bb", "conf", "soft_labels")

@@ -2,7 +2,7 @@
 
 A pickle is a small program that may call any function it can name. Here the names it may use stand for functions of this
 file; every other one is refused. Arrays are not rebuilt by numpy's own hooks, which trust their input, but from their
-bytes, type and shape, all checked. (`cmal/safe_pickle.py` reads pickles of plain values, without arrays.)
+bytes, type and shape, all checked. (`cmal/io/safe_pickle.py` reads pickles of plain values, without arrays.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cmal.safe_pickle import PlainReader, Refused
+from cmal.io.safe_pickle import PlainReader, Refused
 
 DEEPEST = 4  # containers in containers, as far as arrays in them are resolved
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cmal.characters import has_half
+from cmal.io.characters import has_half
 from cmal.errors import DataError, shown
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines, split_fields

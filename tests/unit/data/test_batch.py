@@ -10,7 +10,7 @@ import torch
 from toys import PIECES, ids_of, regions, toy_builder
 
 from cmal.data.batch import lengths_mask, make_batch, make_pretraining_batch, move, pad
-from cmal.data.draws import DrawRates, draw
+from cmal.data.masking import DrawRates, draw
 from cmal.model.prompt import FILL_SWAP
 
 IMAGES = {

@@ -9,7 +9,7 @@ import torch
 from toys import empty_plan, toy_cmal, toy_plan
 
 from cmal.model.cmal import UniModal, build_cmal
-from cmal.model.layers import trainable_parameters
+from cmal.model.transformer import trainable_parameters
 from cmal.model.prompt import FILL_KEEP, FILL_SWAP
 
 T, R = 4, 3

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import empty_plan, on_sphere, toy_cmal, toy_plan
 
-from cmal.model.layers import to_sphere
+from cmal.model.transformer import to_sphere
 from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP, AssociativePrompt, swap_at_anchors
 
 T, R, D = 6, 3, 4

@@ -14,7 +14,7 @@ from cmal.regions.detectors.boxes import BoxesDetector
 from cmal.regions.detectors.given_boxes import read_given_boxes
 from cmal.regions.detectors.timm_features import TimmFeatures
 from cmal.regions.extract import extract_regions, read_failures
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal.regions.types import Regions
 
 INSTANCES = {

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 
 from cmal.errors import CmalError, DataError, StoreError
-from cmal.locks import hold_folder
+from cmal.io.locks import hold_folder
 from cmal.regions.extract import ExtractionReport, extract_regions, read_failures
-from cmal.regions.layout import COLUMNS, read_index
-from cmal.regions.shards import write_shard
-from cmal.regions.store import RegionStore
+from cmal.regions.store.layout import COLUMNS, read_index
+from cmal.regions.store.shards import write_shard
+from cmal.regions.store.store import RegionStore
 from cmal.regions.types import Regions
-from cmal.regions.verify import merge_store, verify_store
+from cmal.regions.store.verify import merge_store, verify_store
 
 
 class MeanColour:

@@ -15,7 +15,7 @@ from toy_frcnn_vg import TINY, photo, tiny_detector, tiny_network
 from cmal.errors import CheckpointError, CmalError, DataError
 from cmal.regions.detectors import frcnn_vg
 from cmal.regions.detectors.frcnn_vg_model import FrcnnVg
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 from cmal_cli.app import main
 
 

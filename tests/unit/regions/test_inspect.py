@@ -8,9 +8,9 @@ from PIL import Image
 
 from cmal.errors import StoreError
 from cmal.regions.inspect import _free_place, draw_regions, preview_regions, summarise_store
-from cmal.regions.layout import StoreHeader
-from cmal.regions.shards import write_index, write_shard
-from cmal.regions.store import RegionStore
+from cmal.regions.store.layout import StoreHeader
+from cmal.regions.store.shards import write_index, write_shard
+from cmal.regions.store.store import RegionStore
 from cmal.regions.types import Regions
 
 HEADER = StoreHeader("toy", "abc", 2, ("dog", "tree", "cup"), ("red", "blue"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cmal.errors import DataError
-from cmal.recipe import FinetuneRecipe, load_recipe
+from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
 from cmal.runs.evaluate import EvaluationRequest, run_evaluation
 from cmal.runs.finetune import run_finetuning
 from cmal.training.checkpoint import keep_best

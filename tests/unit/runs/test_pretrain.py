@@ -11,8 +11,8 @@ from transformers import BertConfig, BertModel
 
 from cmal.data.text import SPECIAL_PIECES
 from cmal.errors import CheckpointError
-from cmal.hub import CmalModel
-from cmal.recipe import PretrainRecipe, load_recipe
+from cmal.hub.model import CmalModel
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.runs.assembly import build_pretraining_model, read_pretraining_facts
 from cmal.runs.pretrain import run_pretraining
 from cmal.runs.train import loader_workers

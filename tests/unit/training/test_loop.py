@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cmal.data.groups import Group
+from cmal.data.micro_batches import Group
 from cmal.errors import CmalError
-from cmal.signals import Stopped
+from cmal.io.signals import Stopped
 from cmal.training.checkpoint import Progress
 from cmal.training.distributed import Place
 from cmal.training.loop import Fit, fit, group_seed

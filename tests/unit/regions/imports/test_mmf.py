@@ -12,7 +12,7 @@ from cmal.errors import DataError
 from cmal.regions.imports import import_features
 from cmal.regions.imports.mmf import read_npy
 from cmal.regions.imports.unpickle import PickleRefused
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 
 BOXES = np.array([[1, 2, 30, 40], [0, 0, 64, 48]], np.float32)
 FEATURES = np.arange(16, dtype=np.float32).reshape(2, 8)

@@ -12,7 +12,7 @@ import pytest
 from cmal.errors import DataError, StoreError
 from cmal.regions.imports import import_features
 from cmal.regions.imports.tsv import count_fields
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 
 LXMERT_FIELDS = "img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features".split()
 BUTD_FIELDS = ["image_id", "image_w", "image_h", "num_boxes", "boxes", "features"]
@@ -199,7 +199,7 @@ def test_a_store_that_the_disk_cannot_hold_is_refused_before_the_first_image_is_
     class Full:
         free = 10_000
 
-    monkeypatch.setattr("cmal.regions.shards.shutil.disk_usage", lambda folder: Full)
+    monkeypatch.setattr("cmal.regions.store.shards.shutil.disk_usage", lambda folder: Full)
     rows = [lxmert_row(f"COCO_val2014_{n:012d}", 1) for n in range(250)]
     path = write_rows(tmp_path / "f.tsv", LXMERT_FIELDS, rows)
     with pytest.raises(StoreError, match=r"250 images with about 2 regions need 0\.1 MB; the disk has 0\.0 MB free"):
@@ -255,8 +255,8 @@ def test_the_real_object_ids_become_tags_that_are_in_the_photographs(real_store)
 
 
 def test_the_real_tags_meet_words_as_anchors(real_store):
-    from cmal.anchors import AnchorFinder
-    from cmal.thesaurus import Thesaurus
+    from cmal.anchors.finder import AnchorFinder
+    from cmal.anchors.thesaurus import Thesaurus
 
     finder = AnchorFinder(Thesaurus.load(), real_store.class_names, real_store.attribute_names)
     words = "a black cat sits in the window above a parked car".split()

@@ -12,7 +12,7 @@ from toys import pack_arrays
 
 from cmal.errors import DataError
 from cmal.regions.imports import import_features
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 
 lmdb = pytest.importorskip("lmdb")
 msgpack = pytest.importorskip("msgpack")

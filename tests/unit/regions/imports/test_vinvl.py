@@ -12,7 +12,7 @@ import pytest
 from cmal.errors import DataError
 from cmal.regions.imports import import_features
 from cmal.regions.imports.vinvl import check_lineidx
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 
 FEATURES = np.arange(8, dtype=np.float32).reshape(2, 4)
 UNIT = np.array([[0, 0, 0.5, 0.25, 0.5, 0.25], [0.25, 0.5, 1, 1, 0.75, 0.5]], np.float32)

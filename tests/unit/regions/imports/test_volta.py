@@ -11,7 +11,7 @@ import pytest
 
 from cmal.errors import DataError
 from cmal.regions.imports import import_features
-from cmal.regions.store import RegionStore
+from cmal.regions.store.store import RegionStore
 
 lmdb = pytest.importorskip("lmdb")
 

@@ -1,1 +1,0 @@
-"""What `cmal prepare` is made of: finding official files, writing split files, one short function a data set."""

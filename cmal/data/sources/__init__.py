@@ -1,1 +1,0 @@
-"""One official format each: files as downloaded -> rows or records, streaming, with all faults reported together."""

@@ -1,0 +1,1 @@
+"""Models as folders: load, use, save, and publish them."""

@@ -1,0 +1,191 @@
+"""Rows of official files, checked: faults are gathered with their place, rows left out on purpose are counted.
+
+A reader gives `parse_rows` a function that turns one raw row into a value. The function raises `ValueError` for a fault
+and `LeaveOut` for a row that is left out on purpose; nobody has to count or gather.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cmal.io.characters import has_half
+from cmal.io.json_stream import parse_json
+from cmal.errors import DataError, list_faults, shown
+
+T = TypeVar("T")
+MOST_FAULTS_KEPT = 1000
+MOST_ID = 1 << 62
+
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
+
+
+class LeaveOut(Exception):
+    """A row that is left out on purpose; its text is the reason, as it stands in the manifest."""
+
+
+class Faults:
+    """The faults of one file, raised together.
+
+    Args:
+        path: the file.
+        what: what its rows should have been, for the message.
+    """
+
+    def __init__(self, path: Path, what: str):
+        self.path, self.what, self.count, self._kept = path, what, 0, []
+
+    def add(self, place: str, reason: object) -> None:
+        self.count += 1
+        if self.count <= MOST_FAULTS_KEPT:
+            self._kept.append(f"{place}: {reason}")
+
+    def raise_if_any(self) -> None:
+        """Raises DataError with all faults: the first 20 with their places, then how many more."""
+        if self.count:
+            lines = list_faults([*self._kept, *[""] * (self.count - len(self._kept))])
+            raise DataError(
+                f"cannot use {self.count:,} rows of {self.path} as {self.what}",
+                lines,
+                "download the file again, or mend or delete these rows",
+            )
+
+
+def parse_rows(
+    path: Path, what: str, rows: Iterable[Any], parse: Callable[[Any], T], dropped: Counter[str], place: str = "row"
+) -> Iterator[T]:
+    """`parse(row)` of every row that is neither faulty nor left out.
+
+    Args:
+        path: named in the message.
+        what: what the rows should be, named in the message.
+        rows: raw rows in the file's order.
+        parse: raises ValueError (or DataError) for a fault and LeaveOut for a row that is left out.
+        dropped: counts what was left out, by reason.
+        place: how the message calls a row's number ("line", "annotations row"); counted from 1.
+
+    Raises:
+        DataError: after the last row, when some were faulty.
+    """
+    faults = Faults(path, what)
+    for number, row in enumerate(rows, start=1):
+        try:
+            value = parse(row)
+        except LeaveOut as reason:
+            dropped[str(reason)] += 1
+        except DataError as error:
+            faults.add(f"{place} {number:,}", f"{error.found}; {error.remedy}")
+        except ValueError as error:
+            faults.add(f"{place} {number:,}", error)
+        else:
+            yield value
+    faults.raise_if_any()
+
+
+def iterate_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a text file as bytes without their ends. Raises DataError where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            for line in file:
+                yield line.rstrip(b"\r\n")
+    except OSError as error:
+        raise DataError(f"cannot read {path}", f"the system says: {error.strerror}", "check the path") from error
+
+
+def json_line(line: bytes) -> dict:
+    """One line of a JSON-lines file. Raises ValueError (not a JSON object) and LeaveOut (blank)."""
+    if not line.strip():
+        raise LeaveOut("blank lines")
+    return as_object(parse_json(line))
+
+
+def text_line(line: bytes) -> str:
+    """One line as text. Raises ValueError (not UTF-8) and LeaveOut (blank)."""
+    if not line.strip():
+        raise LeaveOut("blank lines")
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def as_object(row: Any) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError(f"should be an object, found {shown(row)}")
+    return row
+
+
+def get(row: dict, *names: str) -> Any:
+    """The value of the first of these keys that the row has. Raises ValueError where it has none."""
+    for name in names:
+        if name in row:
+            return row[name]
+    raise ValueError(f'key "{names[0]}" is missing')
+
+
+def get_id(row: dict, *names: str) -> int:
+    """A whole number, not negative, in 63 bits."""
+    value = get(row, *names)
+    if type(value) is not int or not 0 <= value < MOST_ID:
+        raise ValueError(f'"{names[0]}" should be a whole number, found {shown(value)}')
+    return value
+
+
+def get_text(row: dict, *names: str) -> str:
+    """A text, with every run of spaces, line ends and control characters made one space; it may be empty."""
+    return clean_text(get(row, *names), names[0])
+
+
+def get_name(row: dict, *names: str) -> str:
+    """A text, or the whole number that some releases write in its place."""
+    value = get(row, *names)
+    return get_text({names[0]: str(value) if type(value) is int and abs(value) < MOST_ID else value}, names[0])
+
+
+def get_list(row: dict, *names: str) -> list:
+    value = get(row, *names)
+    if not isinstance(value, list):
+        raise ValueError(f'"{names[0]}" should be a list, found {shown(value)}')
+    return value
+
+
+def clean_text(value: Any, name: str = "text") -> str:
+    """See `get_text`. Raises ValueError for what is no text, or not valid Unicode."""
+    if not isinstance(value, str):
+        raise ValueError(f'"{name}" should be a text, found {shown(value)}')
+    if value.isascii() and value.isprintable():
+        return " ".join(value.split())
+    if has_half(value):
+        raise ValueError(f'"{name}" holds half a character (a lone surrogate)')
+    return " ".join(value.translate(_CONTROLS).split())
+
+
+def get_box(row: dict, name: str = "bbox") -> tuple[float, float, float, float]:
+    """A box [x, y, w, h] in pixels: four finite numbers below 1e9, width and height not negative."""
+    value = get(row, name)
+    if not isinstance(value, list | tuple) or len(value) != 4 or not all(_is_coordinate(x) for x in value):
+        raise ValueError(f'"{name}" should be [x, y, width, height], found {shown(value)}')
+    if value[2] < 0 or value[3] < 0:
+        raise ValueError(f'"{name}" has a negative width or height: {shown(value)}')
+    return tuple(float(x) for x in value)
+
+
+def _is_coordinate(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9  # False for NaN too
+
+
+class UniqueIds:
+    """Notices repeated ids: the same row twice is left out, two different rows of one id are a fault."""
+
+    def __init__(self) -> None:
+        self._content: dict[int | str, int] = {}
+
+    def check(self, id: int | str, *content: str) -> None:
+        digest = hash(content)
+        known = self._content.setdefault(id, digest)
+        if known is not digest:  # not the object just stored: the id was there
+            if known == digest:
+                raise LeaveOut("rows that repeat another row")
+            raise ValueError(f"id {id} appears twice, with different content")

@@ -1,0 +1,1 @@
+"""What makes the model fast on a CPU: padding removal, attention tiles, output rows that are read, and kernels."""

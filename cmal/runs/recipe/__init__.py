@@ -1,0 +1,1 @@
+"""Recipes: `schema` says what they may contain, `reader` reads YAML into it."""

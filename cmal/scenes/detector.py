@@ -1,0 +1,186 @@
+"""The `scenes` detector: kinds and colours of the things in generated pictures, from their pixels alone.
+
+It ships with the package, weights included (`scenes_detector.safetensors`), and is trained by
+`recipes/scenes_detector.yaml` on pictures of its own seed. The region feature is the last hidden layer of its box head
+at the final box; class names are the world's kinds, attribute names its colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, nms
+
+from cmal.scenes.world import COLOURS, KINDS
+from cmal.errors import CheckpointError
+from cmal.io.files import sha256_of
+from cmal.regions.detectors.assembly import boxes_on, find_device, load_strictly, make_regions, read_state_file
+from cmal.scenes.detector_network import SceneDetectorNet
+from cmal.regions.types import Regions
+
+WEIGHTS = Path(__file__).with_name("scenes_detector.safetensors")
+LARGEST_SIDE_PX = 320  # larger pictures are made smaller: the network knows things of a scene's size
+STRIDE_PX = 16
+CANDIDATE_IOUS = (0.5, 0.75)  # of one kind, of any two kinds: boxes that overlap more are one thing, at the first look
+FINAL_IOUS = (0.45, 0.6)  # and at the second, which knows the kinds better
+
+
+class ScenesDetector:
+    """See `Detector`. Gives `min_regions` to `max_regions` regions an image, those of `min_confidence` and more.
+
+    Args:
+        net: the network, its weights loaded.
+        weights_sha256: of the file they came from.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        net: SceneDetectorNet,
+        weights_sha256: str,
+        device: torch.device,
+        max_regions: int = 24,
+        min_regions: int = 4,
+        min_confidence: float = 0.25,
+    ):
+        self.name, self.weights_sha256 = "scenes", weights_sha256
+        self.class_names, self.attribute_names = KINDS, COLOURS
+        self.feature_size = net.feature.out_features
+        self.max_regions, self.min_regions, self.min_confidence = max_regions, min_regions, min_confidence
+        self.settings: dict[str, Any] = {
+            "max_regions": max_regions,
+            "min_regions": min_regions,
+            "min_confidence": min_confidence,
+        }
+        self.device = device
+        self.net = net.eval().to(device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions of each image, most confident first; see `Detector`."""
+        found: list[Regions | None] = [None] * len(images)
+        for rows, pixels, scales in self._batches(images):
+            maps = self.net.maps(pixels)
+            picked = [
+                self._pick(boxes, probabilities, images[row].shape[:2], scale)
+                for row, scale, (boxes, probabilities) in zip(rows, scales, self.net.detect(pixels, maps))
+            ]
+            boxes = [box for box, _ in picked]
+            described = self._describe(maps, boxes, pixels)
+            for row, scale, (box, first), (features, second, colours) in zip(rows, scales, picked, described):
+                kinds = (first + second) / 2  # at the proposal and at the final box: two looks are surer than one
+                kept = _distinct(box, kinds, *FINAL_IOUS)
+                kept = kept[: self._count(kinds[kept], self.min_regions)]
+                found[row] = make_regions(
+                    features[kept], box[kept] / scale, kinds[kept], colours[kept], _wh(images[row])
+                )
+        return found
+
+    @torch.inference_mode()
+    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at given boxes, which are taken for things: the background's probability is shared out."""
+        found: list[Regions | None] = [None] * len(images)
+        for rows, pixels, scales in self._batches(images):
+            boxes = [
+                boxes_on(self.device, np.reshape(boxes_xyxy_px[row], (-1, 4))) * scale
+                for row, scale in zip(rows, scales)
+            ]
+            described = self._describe(self.net.maps(pixels), boxes, pixels)
+            for row, scale, box, (features, kinds, colours) in zip(rows, scales, boxes, described):
+                kinds = kinds / kinds.sum(1, keepdim=True).clamp(min=1e-9)
+                found[row] = make_regions(features, box / scale, kinds, colours, _wh(images[row]), clip=False)
+        return found
+
+    def _batches(self, images: Sequence[np.ndarray]) -> list[tuple[list[int], Tensor, list[float]]]:
+        """Images of one size together, in order of first sight: row numbers, pixels (N, 3, H, W), scales."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, image in enumerate(images):
+            groups.setdefault(image.shape[:2], []).append(row)
+        batches = []
+        for rows in groups.values():
+            pixels = np.stack([images[row] for row in rows])  # (N, H, W, 3)
+            tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            tensor, scale = _fitted(tensor)
+            batches.append((rows, tensor.contiguous(memory_format=torch.channels_last), [scale] * len(rows)))
+        return batches
+
+    def _pick(
+        self, boxes: Tensor, probabilities: Tensor, size_hw: tuple[int, int], scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes to look at again, and their kinds' probabilities: confident ones, and some in the place of doubles."""
+        height, width = size_hw
+        limits = torch.tensor([width, height, width, height], device=boxes.device) * scale
+        boxes = boxes.minimum(limits)
+        kinds = probabilities[:, :-1]
+        is_box = ((boxes[:, 2:] - boxes[:, :2]) >= 2).all(dim=1)
+        boxes, kinds = boxes[is_box], kinds[is_box]
+        kept = _distinct(boxes, kinds, *CANDIDATE_IOUS)
+        kept = kept[: self._count(kinds[kept], 2 * self.min_regions)]
+        return boxes[kept], kinds[kept]
+
+    def _count(self, kinds: Tensor, fewest: int) -> int:
+        """How many are confident enough, `fewest` at least and `max_regions` at most. kinds: (R, C)."""
+        confident = int((kinds.max(dim=1).values >= self.min_confidence).sum())
+        return min(max(confident, fewest), self.max_regions)
+
+    def _describe(self, maps: dict, boxes: list[Tensor], pixels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Features (R, F), kinds (R, C) without the background, colours (R, A) of each image's boxes."""
+        features = self.net.describe(maps, boxes, tuple(pixels.shape[-2:]))
+        kinds = self.net.kind(features).softmax(-1)[:, :-1]
+        colours = self.net.colour(features).softmax(-1)
+        counts = [len(box) for box in boxes]
+        return list(zip(features.split(counts), kinds.split(counts), colours.split(counts)))
+
+
+def _distinct(boxes: Tensor, kinds: Tensor, same_kind_iou: float, any_kind_iou: float) -> Tensor:
+    """Rows of boxes (R, 4) of which no two are the same thing, most confident first. kinds: (R, C)."""
+    confidence, kind = kinds.max(dim=1)
+    kept = batched_nms(boxes, confidence, kind, same_kind_iou)
+    return kept[nms(boxes[kept], confidence[kept], any_kind_iou)]
+
+
+def _wh(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+def _fitted(pixels: Tensor) -> tuple[Tensor, float]:
+    """Pictures made smaller where they are too large, and padded to the network's stride; with the scale used."""
+    height, width = pixels.shape[-2:]
+    scale = min(1.0, LARGEST_SIDE_PX / max(height, width))
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+    right, below = (
+        max(2 * STRIDE_PX, -(-side // STRIDE_PX) * STRIDE_PX) - side for side in reversed(pixels.shape[-2:])
+    )
+    return torch.nn.functional.pad(pixels, (0, right, 0, below), value=0.5), scale
+
+
+def build(
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    max_regions: int = 24,
+    min_regions: int = 4,
+    min_confidence: float = 0.25,
+) -> ScenesDetector:
+    """The detector with the weights that ship with the package, or those of a file that its recipe made.
+
+    Raises:
+        CheckpointError: no such file, or not weights of this network.
+    """
+    path = Path(weights) if weights is not None else WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            "cannot build the scenes detector",
+            f"there is no file {path}",
+            "train it: bash recipes/train_scenes_detector.sh",
+        )
+    net = SceneDetectorNet(len(KINDS), len(COLOURS))
+    load_strictly(net, read_state_file(path), path)
+    return ScenesDetector(net, sha256_of(path), find_device(device), max_regions, min_regions, min_confidence)

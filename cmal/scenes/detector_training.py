@@ -1,0 +1,255 @@
+"""Trains the `scenes` detector from nothing, on pictures drawn while it learns; and measures it on pictures it never saw.
+
+    python -m cmal.scenes.detector_training recipes/scenes_detector.yaml --out scenes_detector.safetensors
+
+Every picture is seen once: a further picture teaches more than the same one again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cmal.scenes.drawing import encode_jpeg, make_scene
+from cmal.scenes.world import COLOURS, KINDS, Scene
+from cmal.errors import RecipeError
+from cmal.io.files import atomic_path
+from cmal.runs.recipe.reader import load_recipe, number, recipe_text
+from cmal.regions.detection_map import match_boxes, mean_average_precision
+from cmal.regions.detectors import Detector
+from cmal.scenes.detector import WEIGHTS, ScenesDetector
+from cmal.scenes.detector_network import SceneDetectorNet
+
+LOSS_WEIGHTS = {"proposal_objectness": 1.0, "proposal_box": 1.0, "kind": 2.0, "colour": 1.0, "box": 0.5}
+Picture = tuple[np.ndarray, Scene]
+
+
+@dataclass(frozen=True)
+class ScenesDetectorRecipe:
+    """What the training reads; see `recipes/scenes_detector.yaml`."""
+
+    seed: int = number(7001, 0)
+    steps: int = number(600, 1)
+    batch_size: int = number(16, 1)
+    lr: float = number(2e-3, 0)
+    weight_decay: float = number(0.02, 0)
+    warmup_share: float = number(0.1, 0, 1)
+    clip_norm: float = number(5.0, 0)
+    test_seed: int = number(7002, 0)
+    test_images: int = number(300, 0)
+    workers: int = number(1, 0)
+
+    def faults(self) -> Iterable[str]:
+        """What no single field can tell."""
+        if self.seed == self.test_seed:
+            yield "test_seed: equals seed; the test would be on other pictures of a world that was trained on"
+
+
+class _Pictures(Dataset):
+    """Pictures 0, 1, ... of one seed with what to learn from them; drawn when asked for."""
+
+    def __init__(self, seed: int, count: int):
+        self.seed, self.count = seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, scene = _picture(self.seed, "detector", index)
+        boxes = torch.tensor([thing.box_xyxy_px for thing in scene.things], dtype=torch.float32).reshape(-1, 4)
+        kinds = torch.tensor([KINDS.index(thing.kind) for thing in scene.things], dtype=torch.int64)
+        colours = torch.tensor([COLOURS.index(thing.colour) for thing in scene.things], dtype=torch.int64)
+        if torch.rand(()) < 0.5:  # mirrored: left and right are no part of what is learned here
+            image = image[:, ::-1]
+            boxes = torch.stack(
+                [image.shape[1] - boxes[:, 2], boxes[:, 1], image.shape[1] - boxes[:, 0], boxes[:, 3]], 1
+            )
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return pixels, {"boxes": boxes, "kinds": kinds, "colours": colours}
+
+
+def _picture(seed: int, split: str, index: int) -> Picture:
+    """One picture as extraction will see it: drawn, and through JPEG and back."""
+    image, scene = make_scene(seed, split, index)
+    with Image.open(io.BytesIO(encode_jpeg(image))) as file:
+        return np.array(file.convert("RGB")), scene
+
+
+def _collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    return torch.stack([pixels for pixels, _ in items]), [target for _, target in items]
+
+
+def train(recipe: ScenesDetectorRecipe, report: Callable[[str], None] = print) -> SceneDetectorNet:
+    """Trains a network as the recipe says, on the CPU; leaves torch's random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = SceneDetectorNet(len(KINDS), len(COLOURS)).to(memory_format=torch.channels_last).train()
+        decayed = [p for p in net.parameters() if p.ndim > 1]
+        others = [p for p in net.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.lr, total_steps=recipe.steps, pct_start=recipe.warmup_share
+        )
+        started, shown = time.monotonic(), {}
+        for step, (pixels, targets) in enumerate(_batches(recipe), start=1):
+            images = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
+            losses = net.losses(images, targets)
+            sum(LOSS_WEIGHTS[name] * loss for name, loss in losses.items()).backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, loss in losses.items():
+                shown[name] = 0.95 * shown.get(name, loss.item()) + 0.05 * loss.item()
+            if step % 25 == 0 or step == recipe.steps:
+                values = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
+                report(f"step {step}/{recipe.steps} {time.monotonic() - started:.0f}s {values}")
+    return net.eval()
+
+
+def _batches(recipe: ScenesDetectorRecipe) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
+    pictures = _Pictures(recipe.seed, recipe.steps * recipe.batch_size)
+    yield from DataLoader(
+        pictures,
+        recipe.batch_size,
+        num_workers=recipe.workers,
+        collate_fn=_collate,
+        generator=torch.Generator().manual_seed(recipe.seed),
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class DetectorScores:
+    """How a detector does on pictures whose things are known.
+
+    Attributes:
+        mean_ap: at IoU 0.5, mean over kinds, of all boxes that the detector can be made to give.
+        found_share: things that one of the regions it gives by default overlaps by 0.5, with the right kind.
+        extra_a_picture: regions it gives by default that no thing explains.
+        colour_accuracy: of regions that match a thing of their kind.
+        given_box_kind_accuracy, given_box_colour_accuracy: of `describe` at the true boxes.
+        pictures_a_second: of `detect`, 16 pictures at a time.
+        worst_kinds: the five kinds of lowest average precision.
+    """
+
+    mean_ap: float
+    found_share: float
+    extra_a_picture: float
+    colour_accuracy: float
+    given_box_kind_accuracy: float
+    given_box_colour_accuracy: float
+    pictures_a_second: float
+    worst_kinds: dict[str, float]
+
+
+def score_detector(net: SceneDetectorNet, pictures: list[Picture]) -> DetectorScores:
+    """Scores a network on pictures, e.g. of `draw_pictures`."""
+    cpu = torch.device("cpu")
+    usual, eager = ScenesDetector(net, "", cpu), ScenesDetector(net, "", cpu, max_regions=64, min_regions=0)
+    eager.min_confidence = 0.02
+    images = [image for image, _ in pictures]
+    truth = [_truth(scene) for _, scene in pictures]
+    started = time.monotonic()
+    regions = _in_batches(usual, images)
+    seconds = time.monotonic() - started
+    everything = _in_batches(eager, images)
+    mean_ap, per_kind = mean_average_precision(
+        [(one.boxes_xyxy_px, one.object_conf, one.object_ids) for one in everything],
+        [(boxes, kinds) for boxes, kinds, _ in truth],
+    )
+    right_colour, right, given, things = [], 0, 0, 0
+    for one, (boxes, kinds, colours) in zip(regions, truth):
+        things, given = things + len(kinds), given + len(one)
+        matched = match_boxes(one.boxes_xyxy_px, boxes)
+        is_right = (matched >= 0) & (one.object_ids == kinds[matched])
+        right += int(is_right.sum())
+        right_colour += (one.attribute_ids[is_right] == colours[matched[is_right]]).tolist()
+    described = [usual.describe([image], [boxes])[0] for image, (boxes, _, _) in zip(images, truth)]
+    same_kind = np.concatenate([one.object_ids == kinds for one, (_, kinds, _) in zip(described, truth)])
+    same_colour = np.concatenate([one.attribute_ids == colours for one, (_, _, colours) in zip(described, truth)])
+    worst = sorted(per_kind.items(), key=lambda item: item[1])[:5]
+    return DetectorScores(
+        mean_ap=round(mean_ap, 4),
+        found_share=round(right / max(things, 1), 4),
+        extra_a_picture=round((given - right) / len(pictures), 3),
+        colour_accuracy=round(float(np.mean(right_colour)) if right_colour else 0.0, 4),
+        given_box_kind_accuracy=round(float(same_kind.mean()), 4),
+        given_box_colour_accuracy=round(float(same_colour.mean()), 4),
+        pictures_a_second=round(len(pictures) / seconds, 1),
+        worst_kinds={KINDS[kind]: round(value, 3) for kind, value in worst},
+    )
+
+
+def draw_pictures(seed: int, split: str, count: int) -> list[Picture]:
+    """Pictures 0 to count - 1 of a seed and split, with their scenes."""
+    return [_picture(seed, split, index) for index in range(count)]
+
+
+def _in_batches(detector: Detector, images: list[np.ndarray]) -> list:
+    return [one for first in range(0, len(images), 16) for one in detector.detect(images[first : first + 16])]
+
+
+def _truth(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    boxes = np.array([thing.box_xyxy_px for thing in scene.things], np.float32).reshape(-1, 4)
+    kinds = np.array([KINDS.index(thing.kind) for thing in scene.things], int)
+    return boxes, kinds, np.array([COLOURS.index(thing.colour) for thing in scene.things], int)
+
+
+def save_weights(
+    net: SceneDetectorNet, path: Path, recipe: ScenesDetectorRecipe, scores: DetectorScores | None
+) -> None:
+    """Writes half-precision weights; the file says which recipe made it and how it scored."""
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in net.state_dict().items()
+    }
+    said = {"recipe_sha256": hashlib.sha256(recipe_text(recipe).encode()).hexdigest()}
+    if scores is not None:
+        said["scores"] = json.dumps({k: v for k, v in dataclasses.asdict(scores).items() if k != "pictures_a_second"})
+    with atomic_path(path) as temporary:
+        save_file(state, str(temporary), metadata=said)
+        temporary.chmod(0o644)  # the library makes it readable by its maker alone
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, scores, saves; prints the scores as JSON."""
+    parser = argparse.ArgumentParser(description="Train the scenes detector from nothing.")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args(arguments)
+    try:
+        recipe = load_recipe(ScenesDetectorRecipe, given.recipe, given.overrides)
+    except RecipeError as error:
+        parser.exit(1, f"Error: {error}\n")
+    net = train(recipe, report=partial(print, flush=True))
+    scores = None
+    if recipe.test_images:
+        scores = score_detector(net, draw_pictures(recipe.test_seed, "test", recipe.test_images))
+        print(json.dumps(dataclasses.asdict(scores), indent=2))
+    save_weights(net, given.out, recipe, scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Referring expressions: short descriptions that fit exactly one thing, as players of a referring game write them.
+
+An `Expression` is a meaning; `referents` evaluates it against the scene, and only expressions that fit their thing and
+clearly nothing else are put into words. Most need more than the noun: several things share it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from numpy.random import Generator
+
+from cmal.scenes.language.gold import Piece, Sentence, join
+from cmal.scenes.language.meaning import (
+    CLEAR_GAP,
+    PLACES,
+    Description,
+    any_of,
+    area,
+    centre,
+    clear_things,
+    fits,
+    fitting,
+    is_clear,
+    is_countable,
+    only_fit,
+    related,
+)
+from cmal.scenes.language.nouns import GROUPS, choose, group_of, kinds_named
+from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase, plain
+from cmal.scenes.world import Scene
+
+REFERENCES_PER_IMAGE = 3
+ORDINALS = ("", "second", "third")
+LEAST_STEP = 0.05  # of the picture's width: centres closer than this cannot be counted off
+RELATIONS_SAID = ("left of", "right of", "next to", "in front of", "behind", "above", "below")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What an expression means: the things that fit `what`, narrowed by at most one of the others.
+
+    Attributes:
+        what: kind or group, colour, size.
+        side: "left" or "right": counted from that side, the `rank`-th (0 = the outermost); "middle": of exactly three.
+        rank: see `side`.
+        relation: one of RELATIONS, to something that fits `other`.
+        extreme: "largest" or "smallest" by the area of its box.
+    """
+
+    what: Description
+    side: str = ""
+    rank: int = 0
+    relation: str = ""
+    other: Description | None = None
+    extreme: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One thing (an index into `Scene.things`) and the sentences that refer to it."""
+
+    thing: int
+    sentences: tuple[Sentence, ...]
+    meanings: tuple[Expression, ...]
+
+
+def referents(scene: Scene, expression: Expression) -> tuple[int, ...] | None:
+    """The things an expression refers to; None where that is a matter of opinion.
+
+    Example: two dogs and a cat: "dog" gives both dogs, "left dog" one, "left cat" the cat, "second cat" nothing.
+    """
+    found = fitting(scene, expression.what)
+    if any(not is_clear(scene.things[i]) for i in found) or not is_countable(scene, expression.what):
+        return None
+    if expression.side:
+        return _counted_off(scene, found, expression)
+    if expression.extreme:
+        return _extreme(scene, found, expression.extreme)
+    if expression.relation:
+        others = fitting(scene, expression.other)
+        truths = [any_of([related(scene, expression.relation, i, j) for j in others]) for i in found]
+        return None if None in truths else tuple(i for i, true in zip(found, truths) if true)
+    return found
+
+
+def _counted_off(scene: Scene, found: tuple[int, ...], expression: Expression) -> tuple[int, ...] | None:
+    ordered = sorted(found, key=lambda i: centre(scene.things[i])[0], reverse=expression.side == "right")
+    xs = [centre(scene.things[i])[0] / scene.size_wh_px[0] for i in ordered]
+    if any(abs(b - a) < LEAST_STEP for a, b in itertools.pairwise(xs)):
+        return None
+    if expression.side == "middle":
+        return (ordered[1],) if len(ordered) == 3 else ()
+    if len(xs) > 1 and expression.rank == 0 and abs(xs[1] - xs[0]) < CLEAR_GAP:
+        return None
+    return (ordered[expression.rank],) if expression.rank < len(ordered) else ()
+
+
+def _extreme(scene: Scene, found: tuple[int, ...], extreme: str) -> tuple[int, ...] | None:
+    ordered = sorted(found, key=lambda i: area(scene.things[i]), reverse=extreme == "largest")
+    areas = [area(scene.things[i]) for i in ordered]
+    if len(areas) > 1 and max(areas[:2]) < 1.6 * min(areas[:2]):
+        return None
+    return tuple(ordered[:1])
+
+
+def make_references(scene: Scene, rng: Generator) -> tuple[Reference, ...]:
+    """Up to three things, each with two or three sentences that fit it alone; things with a double are preferred."""
+    has_double = [len(fitting(scene, Description(t.kind))) > 1 for t in scene.things]
+    order = sorted(rng.permutation(clear_things(scene)).tolist(), key=lambda i: not has_double[i])
+    marks = landmarks(scene)
+    references = []
+    for thing in order:
+        wanted = int(rng.integers(2, 4))
+        found = unique_meanings(scene, thing, rng, wanted, marks)
+        if len(found) >= 2:
+            sentences = {put_in_words(scene, meaning, rng): meaning for meaning in found}
+            references.append(Reference(thing, tuple(sentences), tuple(sentences.values())))
+        if len(references) == REFERENCES_PER_IMAGE:
+            break
+    return tuple(references)
+
+
+def unique_meanings(
+    scene: Scene, thing: int, rng: Generator, wanted: int, marks: list[tuple[int, Description]]
+) -> list[Expression]:
+    """Up to `wanted` meanings that fit this thing alone, of different forms; those whose noun fits others too first.
+
+    Args:
+        scene: the picture.
+        thing: index of the thing.
+        rng: draws the order.
+        wanted: how many meanings at most.
+        marks: `landmarks(scene)`, found once a scene.
+    """
+    hard: dict[str, Expression] = {}
+    easy: dict[str, Expression] = {}
+    candidates = list(_candidates(scene, thing, marks))
+    for k in rng.permutation(len(candidates)):
+        form, meaning = candidates[int(k)]
+        if form in hard or form in easy or referents(scene, meaning) != (thing,):
+            continue
+        into = hard if len(fitting(scene, Description(meaning.what.noun))) > 1 else easy
+        into[form] = meaning
+        if len(hard) == wanted:
+            break
+    return [*hard.values(), *list(easy.values())[: max(2 - len(hard), 0)]]
+
+
+def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) -> Iterator[tuple[str, Expression]]:
+    """(form, meaning) pairs that may single out the thing; unchecked, and with no word more than it needs."""
+    what = scene.things[thing]
+    group = group_of(what.kind)
+    by_colour = Description("person" if group == "person" else "thing", what.colour)
+    bases = [Description(what.kind), Description(what.kind, what.colour), by_colour]
+    if len(fitting(scene, Description(group))) > 1:
+        bases.append(Description(group))
+    if what.size != "medium":
+        bases.append(Description(what.kind, size=what.size))
+    places = [(i, other) for i, other in marks if i != thing]
+    beside = [(r, i, other) for i, other in places for r in RELATIONS_SAID if related(scene, r, thing, i)]
+    for base in bases:
+        form = f"{base.noun in GROUPS}{bool(base.colour)}{bool(base.size)}"
+        if base.noun != "thing" or base.colour:
+            yield f"plain{form}", Expression(base)
+        if len(fitting(scene, base)) < 2 or base.size:
+            continue
+        if base.noun != "thing" or base.colour:
+            for side in PLACES:
+                for rank in range(1 if side == "middle" else 3):
+                    yield f"side{form}", Expression(base, side=side, rank=rank)
+        if base.noun == what.kind and not base.colour:
+            yield "extreme", Expression(base, extreme="largest")
+            yield "extreme", Expression(base, extreme="smallest")
+        for relation, i, other in beside:
+            if not fits(scene.things[i], base if base.noun != "thing" else Description(what.kind)):
+                yield f"{relation}{form}", Expression(base, relation=relation, other=other)
+
+
+def landmarks(scene: Scene) -> list[tuple[int, Description]]:
+    """(thing, description) of things that a kind, or a kind and a colour, singles out: what others are placed by."""
+    found = []
+    for i in clear_things(scene):
+        mark = scene.things[i]
+        for description in (Description(mark.kind), Description(mark.kind, mark.colour)):
+            if only_fit(scene, description) == i:
+                found.append((i, description))
+                break
+    return found
+
+
+def put_in_words(scene: Scene, meaning: Expression, rng: Generator) -> Sentence:
+    """The meaning as a player would type it: "left dog", "the cup next to the lamp", "second car from the right"."""
+    article = "the" if rng.random() < 0.4 else ""
+    if meaning.side or meaning.extreme:
+        pieces = _superlative(scene, meaning, rng, article)
+    else:
+        pieces = noun_phrase(scene, meaning.what, rng, article)
+    if meaning.relation:
+        other = noun_phrase(scene, meaning.other, rng, "the")
+        pieces += plain(choose(rng, RELATION_WORDS[meaning.relation])) + other
+    return join(pieces, capital=rng.random() < 0.1)
+
+
+def _superlative(scene: Scene, meaning: Expression, rng: Generator, article: str) -> list[Piece]:
+    what = noun_phrase(scene, meaning.what, rng, "")
+    the = plain(article) if article else []
+    if meaning.extreme:
+        words = {"largest": ("largest", "biggest", "bigger"), "smallest": ("smallest", "tiniest", "smaller")}
+        several = len(fitting(scene, meaning.what)) > 2
+        return the + plain(choose(rng, words[meaning.extreme][: 2 if several else 3])) + what
+    if meaning.side == "middle":
+        return the + (plain("middle") + what if rng.random() < 0.5 else what + plain("in the middle"))
+    if meaning.rank:
+        return the + plain(ORDINALS[meaning.rank]) + what + plain(f"from the {meaning.side}")
+    side = meaning.side
+    if meaning.what.colour and kinds_named(meaning.what.noun) <= GROUPS["person"]:
+        return the + what + plain(f"on the {side}")  # "man in red on the left", not "left man in red"
+    before, after = choose(
+        rng, ((f"{side}", ""), (f"{side}most", ""), ("", f"on the {side}"), ("", f"on the far {side}"))
+    )
+    return the + (plain(before) if before else []) + what + (plain(after) if after else [])

@@ -1,0 +1,89 @@
+"""The lexicon: names of every kind, group words, and the little grammar that English nouns need."""
+
+from __future__ import annotations
+
+from numpy.random import Generator
+
+from cmal.scenes.world import ANIMALS, KINDS, PEOPLE, VEHICLES
+
+# kind -> (singular, plural) pairs, the usual name first.
+NAMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "man": (("man", "men"), ("guy", "guys")),
+    "woman": (("woman", "women"), ("lady", "ladies")),
+    "child": (("child", "children"), ("kid", "kids")),
+    "dog": (("dog", "dogs"), ("pooch", "pooches")),
+    "cat": (("cat", "cats"), ("kitty", "kitties")),
+    "fish": (("fish", "fish"),),
+    "car": (("car", "cars"), ("automobile", "automobiles"), ("auto", "autos")),
+    "bus": (("bus", "buses"),),
+    "bicycle": (("bicycle", "bicycles"), ("bike", "bikes")),
+    "house": (("house", "houses"), ("home", "homes"), ("cottage", "cottages")),
+    "flower": (("flower", "flowers"), ("blossom", "blossoms")),
+    "bench": (("bench", "benches"),),
+    "traffic light": (
+        ("traffic light", "traffic lights"),
+        ("traffic signal", "traffic signals"),
+        ("stoplight", "stoplights"),
+    ),
+    "fire hydrant": (("fire hydrant", "fire hydrants"), ("hydrant", "hydrants")),
+    "television": (("television", "televisions"), ("tv", "tvs"), ("television set", "television sets")),
+}
+NAMES.update({kind: ((kind, f"{kind}s"),) for kind in KINDS if kind not in NAMES})
+
+GROUPS: dict[str, frozenset[str]] = {
+    "person": frozenset(PEOPLE),
+    "animal": frozenset(ANIMALS),
+    "vehicle": frozenset(VEHICLES),
+    "thing": frozenset(KINDS) - frozenset(PEOPLE),
+}
+_KINDS_NAMED = {kind: frozenset((kind,)) for kind in KINDS} | GROUPS
+_GROUP_OF = {
+    kind: group for group, kinds in reversed(GROUPS.items()) for kind in kinds
+}  # "thing" gives way to the rest
+GROUP_NAMES = {"person": ("person", "people"), "animal": ("animal", "animals"), "vehicle": ("vehicle", "vehicles")}
+GROUP_NAMES["thing"] = ("thing", "things")
+
+# A duck is a bird too, so nothing that turns on "a bird" is asked of a picture with a duck.
+ALSO_CALLED = {"bird": ("duck",)}
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+USUAL_NAME_SHARE = 0.65
+
+
+def kinds_named(noun: str) -> frozenset[str]:
+    """The kinds that a kind's own name or a group word takes in: "animal" -> dog, cat, ..."""
+    return _KINDS_NAMED[noun]
+
+
+def group_of(kind: str) -> str:
+    """person, animal, vehicle, or thing."""
+    return _GROUP_OF[kind]
+
+
+def name_of(noun: str, count: int, rng: Generator | None = None) -> str:
+    """A name of a kind or group for `count` of them; with `rng` now and then a synonym."""
+    names = NAMES.get(noun) or (GROUP_NAMES[noun],)
+    pick = 0
+    if rng is not None and len(names) > 1 and rng.random() >= USUAL_NAME_SHARE:
+        pick = int(rng.integers(1, len(names)))
+    return names[pick][count != 1]
+
+
+def with_article(phrase: str) -> str:
+    """ "a" or "an" before a phrase; good for every word this lexicon has ("an orange cup", "a house")."""
+    return ("an " if phrase[0] in "aeio" or phrase.startswith("umbrella") else "a ") + phrase
+
+
+def choose(rng: Generator, options):
+    """One of a non-empty sequence, evenly."""
+    return options[int(rng.integers(len(options)))]
+
+
+def weighted(rng: Generator, options: dict):
+    """One key of a dict of positive weights."""
+    point = rng.random() * sum(options.values())
+    for option, weight in options.items():
+        point -= weight
+        if point < 0:
+            return option
+    return option

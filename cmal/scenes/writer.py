@@ -1,0 +1,304 @@
+"""Scenes in the official formats of the data sets they stand in for, written as a stream.
+
+`scene_rows` turns one scene and its texts into finished rows, as bytes by table; `Tables` collects rows on disk in the
+order they come and at the end puts the official files together. Nothing is held in memory, so the number of images is
+bounded by the disk alone. Ids are functions of split and index, never of a counter:
+image 10,000,000 (train), 20,000,000 (val) or 30,000,000 (test) + index; caption image·10+k; instance image·100+k;
+ref image·10+k; sentence ref·10+k; question image·1000+k.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from cmal.scenes.language.expressions import Reference
+from cmal.scenes.language.gold import Sentence
+from cmal.scenes.language.hypotheses import Hypothesis
+from cmal.scenes.language.questions import Question
+from cmal.scenes.world import KINDS, PEOPLE, Scene
+from cmal.io.files import atomic_path, cannot_write
+
+SPLITS = ("train", "val", "test")
+FIRST_IMAGE_ID = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000}
+SNLI_VE_SPLIT = {"train": "train", "val": "dev", "test": "test"}
+TABLES = ("images", "captions", "instances", "refs", "questions", "answers", "snli_ve", "karpathy", "gold")
+INFO = {
+    "description": "Generated scenes with generated language",
+    "version": "1.0",
+    "year": 2025,
+    "contributor": "cmal",
+    "url": "",
+    "date_created": "2025/01/01",
+}
+LICENCE = {"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}
+CATEGORIES = [{"id": i, "name": kind, "supercategory": ""} for i, kind in enumerate(KINDS, start=1)]
+
+Rows = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class SceneTexts:
+    """All that is said of one scene."""
+
+    captions: tuple[Sentence, ...]
+    references: tuple[Reference, ...]
+    questions: tuple[Question, ...]
+    hypotheses: tuple[Hypothesis, ...]
+
+
+def image_id_of(scene: Scene) -> int:
+    """The integer id that the COCO-like files use."""
+    return FIRST_IMAGE_ID[scene.split] + scene.index
+
+
+def tokens_of(text: str) -> list[str]:
+    """Lower-cased words without punctuation, as REFER and the Karpathy files have them."""
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def scene_rows(scene: Scene, texts: SceneTexts, imgid: int) -> Rows:
+    """One scene's rows of every table, encoded: `TABLES` name -> bytes.
+
+    Args:
+        scene: the picture.
+        texts: what is said of it.
+        imgid: running number over all splits, for the Karpathy file.
+    """
+    width, height = scene.size_wh_px
+    image_id, file_name = image_id_of(scene), f"{scene.name}.jpg"
+    image = {"id": image_id, "file_name": file_name, "width": width, "height": height, "license": 1}
+    captions = [
+        {"id": image_id * 10 + k, "image_id": image_id, "caption": c.text} for k, c in enumerate(texts.captions)
+    ]
+    return {
+        "images": _json_rows([image]),
+        "captions": _json_rows(captions),
+        "instances": _json_rows(_instances(scene)),
+        "refs": b"".join(_pickled(ref) for ref in _refs(scene, texts.references)),
+        "questions": _json_rows(_questions(image_id, texts.questions)),
+        "answers": _json_rows(_answers(image_id, texts.questions)),
+        "snli_ve": _lines(_snli_ve(scene, texts)),
+        "karpathy": _json_rows([_karpathy(scene, captions, imgid)]),
+        "gold": _lines(_gold(scene, texts.captions)),
+    }
+
+
+def _json_rows(rows: Iterable[dict]) -> bytes:
+    """Each row after a comma; the first comma of a table is dropped when the file is put together."""
+    return b"".join(b",\n" + json.dumps(row).encode() for row in rows)
+
+
+def _lines(rows: Iterable[dict]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def _pickled(value: object) -> bytes:
+    """The value's pickle (protocol 2) without its header and stop sign, then APPEND: an item of a pickled list."""
+    return pickle.dumps(value, protocol=2)[2:-1] + b"a"
+
+
+def _instances(scene: Scene) -> Iterator[dict]:
+    image_id = image_id_of(scene)
+    for k, thing in enumerate(scene.things):
+        x1, y1, x2, y2 = thing.box_xyxy_px
+        yield {
+            "id": image_id * 100 + k,
+            "image_id": image_id,
+            "category_id": KINDS.index(thing.kind) + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+            "segmentation": [],
+            "attributes": {"colour": thing.colour, "size": thing.size, "visible_share": round(thing.visible_share, 3)},
+        }
+
+
+def _refs(scene: Scene, references: Sequence[Reference]) -> Iterator[dict]:
+    image_id = image_id_of(scene)
+    for k, reference in enumerate(references):
+        kind, ref_id = scene.things[reference.thing].kind, image_id * 10 + k
+        sentences = [
+            {"sent_id": ref_id * 10 + n, "sent": s.text.lower(), "raw": s.text, "tokens": tokens_of(s.text)}
+            for n, s in enumerate(reference.sentences)
+        ]
+        yield {
+            "ref_id": ref_id,
+            "ann_id": image_id * 100 + reference.thing,
+            "image_id": image_id,
+            "file_name": f"{scene.name}.jpg",
+            "category_id": KINDS.index(kind) + 1,
+            "split": scene.split if scene.split != "test" else "testA" if kind in PEOPLE else "testB",
+            "sentences": sentences,
+            "sent_ids": [s["sent_id"] for s in sentences],
+        }
+
+
+def _questions(image_id: int, questions: Sequence[Question]) -> Iterator[dict]:
+    for k, question in enumerate(questions):
+        yield {"image_id": image_id, "question": question.text, "question_id": image_id * 1000 + k}
+
+
+def _answers(image_id: int, questions: Sequence[Question]) -> Iterator[dict]:
+    for k, question in enumerate(questions):
+        yield {
+            "question_type": question.question_type,
+            "multiple_choice_answer": question.answer,
+            "answers": [
+                {"answer": a, "answer_confidence": "yes" if a == question.answer else "maybe", "answer_id": n}
+                for n, a in enumerate(question.answers, start=1)
+            ],
+            "image_id": image_id,
+            "answer_type": question.answer_type,
+            "question_id": image_id * 1000 + k,
+        }
+
+
+def _snli_ve(scene: Scene, texts: SceneTexts) -> Iterator[dict]:
+    for k, hypothesis in enumerate(texts.hypotheses):
+        caption = k % len(texts.captions)
+        yield {
+            "annotator_labels": [hypothesis.label] * 5,
+            "captionID": f"{scene.name}.jpg#{caption}",
+            "gold_label": hypothesis.label,
+            "pairID": f"{scene.name}.jpg#{caption}r{k + 1}{hypothesis.label[0]}",
+            "sentence1": texts.captions[caption].text,
+            "sentence2": hypothesis.text,
+            "Flickr30K_ID": scene.name,
+        }
+
+
+def _karpathy(scene: Scene, captions: Sequence[dict], imgid: int) -> dict:
+    sentences = [
+        {"tokens": tokens_of(c["caption"]), "raw": c["caption"], "imgid": imgid, "sentid": c["id"]} for c in captions
+    ]
+    return {
+        "filepath": scene.split,
+        "sentids": [s["sentid"] for s in sentences],
+        "filename": f"{scene.index:06d}.jpg",
+        "imgid": imgid,
+        "split": scene.split,
+        "sentences": sentences,
+        "cocoid": image_id_of(scene),
+    }
+
+
+def _gold(scene: Scene, captions: Sequence[Sentence]) -> Iterator[dict]:
+    for k, caption in enumerate(captions):
+        anchors = [
+            {
+                "role": anchor.role,
+                "span": list(anchor.span),
+                "concept": anchor.concept,
+                "box_xyxy_px": list(scene.things[anchor.thing].box_xyxy_px),
+            }
+            for anchor in caption.anchors
+        ]
+        yield {
+            "id": f"scenes:{image_id_of(scene) * 10 + k}",
+            "image_id": f"scenes:{scene.name}",
+            "caption": caption.text,
+            "anchors": anchors,
+        }
+
+
+class Tables:
+    """Rows waiting on disk, one unnamed temporary file a (table, split), until `write_files` makes the official files.
+
+    A context manager; leaving it, or being killed, leaves no temporary file behind.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._stack = ExitStack()
+        self._spools: dict[tuple[str, str], BinaryIO] = {}
+
+    def __enter__(self) -> Tables:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for table in TABLES:
+            for split in SPLITS:
+                spool = self._stack.enter_context(tempfile.TemporaryFile(dir=self.folder))
+                self._spools[table, split] = spool
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(
+            OSError
+        ):  # a full disk; rows that were needed have been read back by now, or the block has failed
+            self._stack.close()
+
+    def add(self, split: str, rows: Rows) -> None:
+        """Appends one scene's rows.
+
+        Raises:
+            CmalError: the disk is full.
+        """
+        try:
+            for table, data in rows.items():
+                self._spools[table, split].write(data)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def write_files(self, official: Path, gold: Path) -> None:
+        """Puts all official files together, each atomically."""
+        for split in SPLITS:
+            self._write_split(official, split)
+            self._write_lines(gold / f"{split}.jsonl", "gold", split)
+        coco = {"info": INFO, "licenses": [LICENCE], "categories": CATEGORIES}
+        self._write_json(official / "instances.json", coco, {"images": "images", "annotations": "instances"}, SPLITS)
+        self._write_json(official / "dataset_scenes.json", {"dataset": "scenes"}, {"images": "karpathy"}, SPLITS)
+        with atomic_path(official / "refs(scenes).p") as path, path.open("wb") as file:
+            file.write(b"\x80\x02]")  # protocol 2, an empty list; every item that follows appends itself
+            for split in SPLITS:
+                self._copy("refs", split, file)
+            file.write(b".")
+
+    def _write_split(self, official: Path, split: str) -> None:
+        coco = {"info": INFO, "licenses": [LICENCE]}
+        rows = {"images": "images", "annotations": "captions"}
+        self._write_json(official / f"captions_{split}.json", coco, rows, (split,))
+        rows = {"images": "images", "annotations": "instances"}
+        self._write_json(official / f"instances_{split}.json", {**coco, "categories": CATEGORIES}, rows, (split,))
+        vqa = {
+            "info": INFO,
+            "task_type": "Open-Ended",
+            "data_type": "scenes",
+            "license": LICENCE,
+            "data_subtype": split,
+        }
+        name = f"v2_OpenEnded_scenes_{split}_questions.json"
+        self._write_json(official / name, vqa, {"questions": "questions"}, (split,))
+        self._write_json(official / f"v2_scenes_{split}_annotations.json", vqa, {"annotations": "answers"}, (split,))
+        self._write_lines(official / f"snli_ve_{SNLI_VE_SPLIT[split]}.jsonl", "snli_ve", split)
+
+    def _write_json(self, path: Path, head: dict, lists: dict[str, str], splits: Sequence[str]) -> None:
+        """`head` and then each list ({key: table}), one row a line, as one JSON object."""
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write(json.dumps(head).encode()[:-1])
+            for key, table in lists.items():
+                file.write(f',\n"{key}": ['.encode())
+                skip = 1  # the comma before the very first row
+                for split in splits:
+                    self._copy(table, split, file, skip)
+                    skip = 0 if self._spools[table, split].tell() else skip
+                file.write(b"\n]")
+            file.write(b"}\n")
+
+    def _write_lines(self, path: Path, table: str, split: str) -> None:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            self._copy(table, split, file)
+
+    def _copy(self, table: str, split: str, file: BinaryIO, skip: int = 0) -> None:
+        spool = self._spools[table, split]
+        spool.seek(0, 2)
+        if spool.tell():
+            spool.seek(skip)
+            shutil.copyfileobj(spool, file, 1 << 20)

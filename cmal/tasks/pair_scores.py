@@ -1,0 +1,110 @@
+"""Scores of images with captions from uni-modal states computed once; per pair only the unified encoder runs.
+
+Captions of like length go together, so that little is padded, and the last unified layer is computed at [CLS] alone.
+
+Legend: N images, M captions, P pairs at once, T word pieces, R regions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmal.data.batch import make_batch
+from cmal.data.example import ExampleBuilder
+from cmal.data.records import ImageTextRecord
+from cmal.model.cmal import Cmal, UniModal
+
+ENCODE_BATCH = 64
+MOST_PAIRS = 256
+# of the widest activation of a tile on a CPU: beyond its caches a pair takes longer (768 wide, 56 slots: by half from 32 to
+# 128 pairs)
+MOST_NUMBERS = 6_000_000
+
+
+@dataclass(frozen=True)
+class VisualState:
+    """One image's uni-modal states: visual (R, D), boxes_unit (R, 7)."""
+
+    visual: Tensor
+    boxes_unit: Tensor
+
+
+@dataclass(frozen=True)
+class CachedStates:
+    """Uni-modal states without padding: of every caption (T, D), and of every image, in order of first appearance."""
+
+    texts: list[Tensor]
+    visuals: list[VisualState]
+
+
+@torch.no_grad()
+def cache_states(
+    cmal: Cmal, records: Sequence[ImageTextRecord], builder: ExampleBuilder, device: torch.device
+) -> CachedStates:
+    """The states of some records' captions and images, each computed once."""
+    texts: list[Tensor] = []
+    visuals: dict[str, VisualState] = {}
+    for start in range(0, len(records), ENCODE_BATCH):
+        part = records[start : start + ENCODE_BATCH]
+        batch = make_batch([builder.build(r.id, r.image_id, r.caption) for r in part]).to(device)
+        states = cmal.encode(*batch.inputs)
+        for place, record in enumerate(part):
+            texts.append(states.text[place, states.token_mask[place]])
+            if record.image_id not in visuals:
+                real = states.region_mask[place]
+                visuals[record.image_id] = VisualState(states.visual[place, real], states.boxes_unit[place, real])
+    return CachedStates(texts, list(visuals.values()))
+
+
+@torch.no_grad()
+def score_rows(
+    cmal: Cmal,
+    head: nn.Module,
+    texts: Sequence[Tensor],
+    visuals: Sequence[VisualState],
+    asked: np.ndarray | None = None,
+    report: Callable[[int, int], None] = lambda done, of: None,
+) -> np.ndarray:
+    """(N, M) matching logits of images with captions.
+
+    Args:
+        asked: (N, M) True = a pair to score, the others get -inf; None: all.
+    """
+    scores = np.full((len(visuals), len(texts)), -np.inf, np.float32)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    for row, visual in enumerate(visuals):
+        columns = order if asked is None else order[asked[row, order]]
+        start = 0
+        while start < len(columns):
+            tile = columns[start : start + MOST_PAIRS]
+            tile = tile[: pairs_at_once(cmal, len(texts[tile[-1]]) + len(visual.visual), visual.visual.device)]
+            states = pair_states([texts[column] for column in tile], visual)
+            scores[row, tile] = head(cmal.unify_at_cls(states)).float().cpu().numpy()
+            start += len(tile)
+        report(row + 1, len(visuals))
+    return scores
+
+
+def pairs_at_once(cmal: Cmal, slots: int, device: torch.device) -> int:
+    """How many pairs of at most so many slots make a tile."""
+    if device.type != "cpu":
+        return MOST_PAIRS
+    layers = cmal.unified.stack.layers
+    widest = layers[0].expand.out_features if len(layers) else cmal.width
+    return min(MOST_PAIRS, max(1, MOST_NUMBERS // (slots * widest)))
+
+
+def pair_states(texts: Sequence[Tensor], image: VisualState) -> UniModal:
+    """The states of one image beside each of P captions."""
+    count = len(texts)
+    text = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)  # (P, T, D)
+    lengths = torch.tensor([len(t) for t in texts], device=text.device)
+    token_mask = torch.arange(text.shape[1], device=text.device)[None, :] < lengths[:, None]
+    region_mask = torch.ones(count, len(image.visual), dtype=torch.bool, device=text.device)
+    visual = image.visual.expand(count, -1, -1)
+    return UniModal(text, token_mask, visual, image.boxes_unit.expand(count, -1, -1), region_mask)
