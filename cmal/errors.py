@@ -12,7 +12,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-MOST_FAULTS_SHOWN = 20
+MAX_ERRORS_SHOWN = 20
 LONGEST_LINE = 1000  # characters of a message's line
 
 _STEERING = re.compile(  # controls but the line's end, overrides of direction, line parters, halves of characters
@@ -28,15 +28,15 @@ class CmalError(Exception):
     Args:
         what: what failed, and where (file and line); no full stop.
         found: the value or state that was found.
-        remedy: what to do, at best a command that can be pasted.
+        hint: what to do, at best a command that can be pasted.
     """
 
-    def __init__(self, what: str, found: str, remedy: str):
-        self.what, self.found, self.remedy = (cut_lines(printable(part)) for part in (what, found, remedy))
-        super().__init__(self.what, self.found, self.remedy)
+    def __init__(self, what: str, found: str, hint: str):
+        self.what, self.found, self.hint = (cut_lines(printable(part)) for part in (what, found, hint))
+        super().__init__(self.what, self.found, self.hint)
 
     def __str__(self) -> str:
-        return f"{self.what}\n  {self.found}\n  {self.remedy}"
+        return f"{self.what}\n  {self.found}\n  {self.hint}"
 
 
 class RecipeError(CmalError):
@@ -63,7 +63,7 @@ class ShapeError(CmalError):
     """Arrays given to a public function disagree in shape."""
 
 
-def told(error: BaseException) -> CmalError | None:
+def as_user_error(error: BaseException) -> CmalError | None:
     """What the system did to us, as a message: no room, no permission, a file that vanished, memory, a helper that died.
 
     Returns:
@@ -77,7 +77,7 @@ def told(error: BaseException) -> CmalError | None:
         return CmalError(
             f"cannot write {error.filename or 'all of it'}" if is_full else f"cannot use {error.filename or 'a file'}",
             f"the system says: {system_word(error)}",
-            _REMEDIES.get(error.errno, "look after it, then run the same command again: what is finished is kept"),
+            _HINTS.get(error.errno, "look after it, then run the same command again: what is finished is kept"),
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return CmalError(
@@ -97,7 +97,7 @@ def told(error: BaseException) -> CmalError | None:
 _NO_MEMORY = re.compile(r"out of memory|n.t allocate memory|not allocate memory|bad_alloc|start new thread", re.I)
 _NO_WORKER = re.compile(r"DataLoader worker|process pool was terminated abruptly")
 _HDF5_ERRNO = re.compile(r"errno = (\d+)")
-_REMEDIES = {
+_HINTS = {
     errno.ENOSPC: "free some space or choose another place, then run the same command again",
     errno.EDQUOT: "free some space or choose another place, then run the same command again",
     errno.EACCES: "ask for the right to use it, or choose another place",
@@ -163,10 +163,10 @@ def short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def list_faults(faults: Iterable[str]) -> str:
+def list_errors(errors: Iterable[str]) -> str:
     """Many faults as the middle lines of one message: the first 20, one a line, then how many more there are."""
-    faults = list(faults)
-    lines = faults[:MOST_FAULTS_SHOWN]
-    if len(faults) > MOST_FAULTS_SHOWN:
-        lines.append(f"... and {len(faults) - MOST_FAULTS_SHOWN:,} more")
+    errors = list(errors)
+    lines = errors[:MAX_ERRORS_SHOWN]
+    if len(errors) > MAX_ERRORS_SHOWN:
+        lines.append(f"... and {len(errors) - MAX_ERRORS_SHOWN:,} more")
     return "\n  ".join(lines)

@@ -51,7 +51,7 @@ class CmalGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        from cmal.errors import CmalError, told
+        from cmal.errors import CmalError, as_user_error
         from cmal.io.signals import Stopped, stop_at_once
 
         then = "it begins anew"
@@ -68,7 +68,7 @@ class CmalGroup(click.Group):
             click.echo(f"Interrupted. {AGAIN.capitalize()}: {then}.", err=True)
             sys.exit(130)
         except Exception as error:
-            if ctx.params.get("debug") or (message := told(error)) is None:
+            if ctx.params.get("debug") or (message := as_user_error(error)) is None:
                 raise
             click.echo(f"Error: {message}", err=True)
             sys.exit(1)

@@ -103,10 +103,10 @@ def _keep(request: Any, evaluations: Sequence[Any]) -> None:
     """Puts the results into the run folder and its report; a run folder that cannot be written costs no score."""
     from cmal.errors import CmalError
     from cmal.reports.run_report import RESULTS, write_run_report
+    from cmal.runs.evaluation_inputs import resolve_inputs
     from cmal.runs.folder import run_of
-    from cmal.runs.evaluation_inputs import find_pieces
 
-    run = run_of(find_pieces(request).checkpoint)
+    run = run_of(resolve_inputs(request).checkpoint)
     if run is None:
         return
     zero_shot = "zero-shot" if request.zero_shot else ""

@@ -16,9 +16,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from cmal.scenes.world import COLOURS, KINDS
-from cmal.io.files import write_text
 from cmal.anchors.thesaurus import name_words, singular
+from cmal.io.files import write_text
+from cmal.scenes.world import COLOURS, KINDS
 
 HEADER = """\
 # The thesaurus of CMAL: names of things and attributes that mean the same. How to read and extend it: cmal/anchors/thesaurus.py

@@ -97,8 +97,8 @@ def is_of(row: dict[str, Any], run: Run) -> bool:
 def identity(run: Run) -> dict[str, Any]:
     """What a run's row is known by."""
     budget = run.budget
-    facts = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": budget.pretrain_steps}
-    return facts | {"fine_tuning_steps": budget.full_steps, "fine_tuning_rate": budget.full_rate}
+    config = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": budget.pretrain_steps}
+    return config | {"fine_tuning_steps": budget.full_steps, "fine_tuning_rate": budget.full_rate}
 
 
 def one_thread() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUNING_SEED, VARIANTS, WITHOUT
 
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
-CONTROLS = ("chance", "context_hidden", "guests_shuffled")
+CONTROLS = ("chance", "context_hidden", "vectors_shuffled")
 IN_SIGHT = tuple(f"{name}_in_sight" for name in ("swapped", *CONTROLS[1:]))  # where a slot sees its partner
 CONDITIONS = ("swapped", *CONTROLS, *IN_SIGHT)
 BOTH_WAYS = ("t2v", "v2t")
-LEAST_ABOVE = 5.0  # points, of an accuracy that is called above a control
+MIN_ABOVE = 5.0  # points, of an accuracy that is called above a control
 Row = dict[str, Any]
 Difference = tuple[float, float | None, int]  # mean, half width of its 95% interval, pairs
 Tuning = tuple[int, float]  # fine-tuning steps, peak rate
@@ -117,7 +117,10 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
     if above := {control: found for control in CONTROLS if (found := above_control(rows, control))}:
         lines += [
             "",
-            *(told(f"right minus {named(control)}, both directions", found) for control, found in above.items()),
+            *(
+                as_user_error(f"right minus {named(control)}, both directions", found)
+                for control, found in above.items()
+            ),
         ]
         lines += ["", *what_controls_say(rows, above)]
     return lines
@@ -144,15 +147,15 @@ def what_controls_say(rows: Sequence[Row], above: dict[str, Difference]) -> list
         "who reads the context answers. In sight: the same three where partners see each other. Then both hold both halves "
         "of the pair and find each other without any context, so that those columns tell little."
     ]
-    for control in (c for c, (mean, *_) in above.items() if 100 * mean < LEAST_ABOVE):
+    for control in (c for c, (mean, *_) in above.items() if 100 * mean < MIN_ABOVE):
         better = [
             f"{variant} ({found['swapped']:.1f} against {found[control]:.1f})"
             for variant, found in forms.items()
-            if found["swapped"] - found[control] >= LEAST_ABOVE
+            if found["swapped"] - found[control] >= MIN_ABOVE
         ]
         lines += [
             "",
-            f"CMAL is *not* {LEAST_ABOVE:g} points above {named(control)}; of its {len(forms)} other forms below "
+            f"CMAL is *not* {MIN_ABOVE:g} points above {named(control)}; of its {len(forms)} other forms below "
             f"{', '.join(better) if better else 'none'} is.",
         ]
     return lines
@@ -185,7 +188,7 @@ def room(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def told(name: str, found: Difference | None) -> str:
+def as_user_error(name: str, found: Difference | None) -> str:
     if found is None:
         return f"- {name}: not measured yet."
     mean, half, seeds = found
@@ -195,7 +198,7 @@ def told(name: str, found: Difference | None) -> str:
 
 def sentences(rows: Sequence[Row]) -> list[str]:
     """The claims, each with its difference."""
-    return [told(name, found) for name, found in claims(rows).items()]
+    return [as_user_error(name, found) for name, found in claims(rows).items()]
 
 
 def claims(rows: Sequence[Row]) -> dict[str, Difference | None]:
@@ -218,7 +221,9 @@ def claims(rows: Sequence[Row]) -> dict[str, Difference | None]:
 def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
     whole = of(rows, CMAL, 1.0)
     found = {name: of(rows, name, 1.0) for name in ABLATIONS}
-    return [told(f"{name} minus CMAL", difference(one, whole, mean_score)) for name, one in found.items() if one]
+    return [
+        as_user_error(f"{name} minus CMAL", difference(one, whole, mean_score)) for name, one in found.items() if one
+    ]
 
 
 def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
@@ -258,7 +263,7 @@ def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
     """Those of the claims that were measured after other fine-tuning too."""
     lines = ["## Fine-tuned for {} steps at a rate of {}".format(*tuning), "", *table(rows, COMPARED), ""]
-    if measured := [told(name, found) for name, found in claims(rows).items() if found]:
+    if measured := [as_user_error(name, found) for name, found in claims(rows).items() if found]:
         lines += [*measured, ""]
     return [*lines, *room(rows), ""]
 

@@ -49,11 +49,11 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Files in it are shared by all tests: read them, write elsewhere.
     """
     from cmal.datasets.prepare import prepare_dataset
-    from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
     from cmal.regions.detectors import build_detector
     from cmal.regions.extract import extract_regions
     from cmal.regions.image_lists import images_of_folder
     from cmal.runs.pretrain import run_pretraining
+    from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 
     folder = tmp_path_factory.mktemp("world")
     scenes = folder / "data" / "scenes"
@@ -63,7 +63,7 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [
         *("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1"),
         *(f"out={folder}/runs/tiny", f"data.records=[{scenes}/train.jsonl]", f"data.regions={scenes}/regions"),
-        *(f"data.validation={scenes}/val.jsonl", "train.steps=4", "train.batch_size=16", "train.group_size=16"),
+        *(f"data.validation={scenes}/val.jsonl", "train.steps=4", "train.batch_size=16", "train.micro_batch_size=16"),
         *("train.report_every=1", "train.validate_every=2", "optimizer.warmup_steps=2"),
     ]
     recipe = load_recipe(PretrainRecipe, ROOT / "recipes" / "scenes.yaml", overrides)
@@ -83,8 +83,8 @@ def bert_folder() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tasks(tiny_world: Path) -> dict[str, Path]:
     """Run folders of one-step fine-tunings on the tiny world: rec, vqa, ve, retrieval."""
-    from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
     from cmal.runs.finetune import run_finetuning
+    from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
 
     regions = tiny_world / "data" / "scenes" / "regions"
     folders = {"rec": "scenes-rec", "vqa": "scenes-vqa", "ve": "scenes-ve", "retrieval": "scenes"}
@@ -94,7 +94,7 @@ def tiny_tasks(tiny_world: Path) -> dict[str, Path]:
         overrides = [
             *(f"init_from={tiny_world}/runs/tiny/last", f"out={runs[name]}", f"data.root={tiny_world}/data/{folder}"),
             *(f"data.regions={regions}", "data.detected_regions=", "train.steps=1", "train.batch_size=16"),
-            *("train.group_size=16", "train.report_every=1", "optimizer.warmup_steps=0"),
+            *("train.micro_batch_size=16", "train.report_every=1", "optimizer.warmup_steps=0"),
         ]
         recipe = load_recipe(FinetuneRecipe, ROOT / "recipes" / "finetune" / f"scenes_{name}.yaml", overrides)
         run_finetuning(recipe, report=lambda step: None, start="fresh", device="cpu")

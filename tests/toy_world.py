@@ -30,7 +30,7 @@ model: {width: 16, heads: 2, inner: 32, text_layers: 1, visual_layers: 1, unifie
 data: {records: [data/toy/train.jsonl], regions: data/toy/regions, validation: data/toy/val.jsonl}
 objectives: {itc: 0.5}
 optimizer: {lr: 3e-3, warmup_steps: 1, clip_norm: 1.0}
-train: {steps: 3, batch_size: 16, group_size: 8, report_every: 1, save_every: 3}
+train: {steps: 3, batch_size: 16, micro_batch_size: 8, report_every: 1, save_every: 3}
 """
 FINETUNE = """
 task: scenes-vqa
@@ -39,7 +39,7 @@ init_from: runs/toy/last
 dropout: 0.0
 data: {root: data/toy-vqa, regions: data/toy/regions}
 optimizer: {lr: 3e-3, warmup_steps: 1, clip_norm: 1.0}
-train: {steps: 3, batch_size: 8, group_size: 8, report_every: 1, save_every: 3}
+train: {steps: 3, batch_size: 8, micro_batch_size: 8, report_every: 1, save_every: 3}
 """
 ROOTS = {"scenes-vqa": "vqa", "scenes-ve": "ve", "scenes-rec": "rec", "scenes-retrieval": "retrieval", "nlvr2": "nlvr2"}
 

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from cmal.anchors.finder import AnchorFinder
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.example import ExampleBuilder
 from cmal.data.text import SPECIAL_PIECES, WordPieces
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.model.transformer import INITIAL_STD_WIDTH, initialise
 from cmal.model.prompt import FILL_SWAP, PromptPlan
+from cmal.model.transformer import INITIAL_STD_WIDTH, initialise
 from cmal.regions.store.layout import StoreHeader
 from cmal.regions.store.shards import write_index, write_shard
 from cmal.regions.types import Regions
-from cmal.anchors.thesaurus import Thesaurus
 
 THESAURUS = Thesaurus.from_text("""
 dog, puppy
@@ -154,7 +154,7 @@ def write_store(folder: Path, images: Mapping[str, Regions], header: StoreHeader
 
 
 def toy_plan(tokens: int, regions: int, examples: int = 1, **fields: Any) -> PromptPlan:
-    """A PromptPlan out of lists; what is not given is: swap, concept 0, an object, no twins, no positives but its own.
+    """A PromptPlan out of lists; what is not given is: swap, concept 0, an object, no duplicates, no positives but its own.
 
     Args:
         fields: at least example, region, piece_anchor and piece_position.
@@ -172,10 +172,10 @@ def toy_plan(tokens: int, regions: int, examples: int = 1, **fields: Any) -> Pro
     } | fields
     masks = {
         "is_attribute": torch.tensor(whole.pop("is_attribute", [False] * count), dtype=torch.bool),
-        "twin_token_mask": torch.zeros(examples, tokens, dtype=torch.bool),
-        "twin_region_mask": torch.zeros(examples, regions, dtype=torch.bool),
+        "duplicate_token_mask": torch.zeros(examples, tokens, dtype=torch.bool),
+        "duplicate_region_mask": torch.zeros(examples, regions, dtype=torch.bool),
     }
-    for name in ("twin_token_mask", "twin_region_mask"):
+    for name in ("duplicate_token_mask", "duplicate_region_mask"):
         for example, place in whole.pop(name, ()):
             masks[name][example, place] = True
     return PromptPlan(**masks, **{name: torch.tensor(v, dtype=torch.int64) for name, v in whole.items()})

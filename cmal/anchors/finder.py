@@ -16,13 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from cmal.errors import DataError
 from cmal.anchors.mentions import NO_MENTION, MentionFinder, Mentions
-from cmal.regions.types import Regions
 from cmal.anchors.thesaurus import NO_CONCEPT, Thesaurus
+from cmal.errors import DataError
+
+
+class TaggedRegions(Protocol):
+    """The regions of one image as the finder needs them; `cmal.regions.types.Regions` has these arrays."""
+
+    @property
+    def object_ids(self) -> np.ndarray: ...
+    @property
+    def object_conf(self) -> np.ndarray: ...
+    @property
+    def attribute_ids(self) -> np.ndarray: ...
+    @property
+    def boxes_xyxy_px(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class AnchorFinder:
         """Mentions in the lower-case words of a caption, as `WordPieces.encode` gives them. About 20 µs; keep the result."""
         return self._mentions.find(words)
 
-    def region_concepts(self, regions: Regions) -> RegionConcepts:
+    def region_concepts(self, regions: TaggedRegions) -> RegionConcepts:
         """Concepts of an image's tags and attributes, and the order in which regions are chosen.
 
         Raises:
@@ -99,7 +112,7 @@ class AnchorFinder:
         order = np.lexsort((-areas, -np.asarray(regions.object_conf, dtype=np.float64)))
         return RegionConcepts(objects, attributes, order)
 
-    def find_anchors(self, mentions: Mentions, regions: Regions | RegionConcepts) -> Anchors:
+    def find_anchors(self, mentions: Mentions, regions: TaggedRegions | RegionConcepts) -> Anchors:
         """Positives and one-to-one anchors of one caption and one image.
 
         Args:
@@ -115,7 +128,7 @@ class AnchorFinder:
         Example: regions [dog, tree, dog], words [two dogs run], all as confident, the second dog larger:
             positives [[0, 0], [2, 0]], pairs [[2, 0]].
         """
-        if isinstance(regions, Regions):
+        if not isinstance(regions, RegionConcepts):
             regions = self.region_concepts(regions)
         if not len(mentions) or not len(regions.objects):
             return _NO_ANCHORS

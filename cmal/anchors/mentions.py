@@ -35,7 +35,7 @@ _BETWEEN_ATTRIBUTES = frozenset(("and", ",", "-", "or"))
 _CLOTHES_WORDS = frozenset(("wearing", "in"))
 _COPULAS = frozenset(("is", "are", "was", "were"))
 _CLAUSE_ENDS = frozenset(", . ; and but while".split())
-_MOST_WORDS_TO_CLOTHES = 3  # from a person to "wearing" or "in": "a man who is wearing red"
+_MAX_WORDS_TO_CLOTHES = 3  # from a person to "wearing" or "in": "a man who is wearing red"
 _COLOUR_THINGS = frozenset("orange gold silver chocolate olive lime rose peach tan".split())
 
 
@@ -120,7 +120,7 @@ class MentionFinder:
         """The person just before an attribute that follows "wearing" or "in"; -1 where it is somebody or something else."""
         start = found[attribute][0]
         things = [i for i in range(attribute) if not found[i][3]]
-        near = bool(things) and start - found[things[-1]][1] <= _MOST_WORDS_TO_CLOTHES
+        near = bool(things) and start - found[things[-1]][1] <= _MAX_WORDS_TO_CLOTHES
         return things[-1] if near and found[things[-1]][2] in self._people else NO_MENTION
 
     def _candidates(self, words: Sequence[str]) -> list[_Candidate]:

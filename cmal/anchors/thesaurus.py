@@ -30,7 +30,7 @@ from pathlib import Path
 
 import simplemma
 
-from cmal.errors import DataError, list_faults
+from cmal.errors import DataError, list_errors
 
 NO_CONCEPT = -1
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
@@ -106,7 +106,7 @@ class Thesaurus:
             DataError: a file cannot be read or has faulty lines; all faults are reported together.
         """
         lines = _Lines()
-        _read_into(lines, files("cmal").joinpath("thesaurus.txt").read_text(encoding="utf-8"), "thesaurus.txt")
+        _read_into(lines, files("cmal.anchors").joinpath("thesaurus.txt").read_text(encoding="utf-8"), "thesaurus.txt")
         for path in extra_files:
             try:
                 text = Path(path).read_text(encoding="utf-8")
@@ -190,16 +190,16 @@ def _number(concepts: Sequence[list[str]], start: int) -> tuple[dict[str, int], 
 
 
 def _read_into(lines: _Lines, text: str, source: str) -> None:
-    faults = []
+    errors = []
     for number, line in _content(text):
         try:
             _read_line(lines, line)
         except ValueError as error:
-            faults.append(f"line {number}: {error}")
-    if faults:
+            errors.append(f"line {number}: {error}")
+    if errors:
         raise DataError(
             f"cannot use the thesaurus {source}",
-            list_faults(faults),
+            list_errors(errors),
             'write one concept a line: "canonical name, alias, alias" or "broader > narrower, narrower"',
         )
 

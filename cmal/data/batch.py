@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmal.data.masking import Draws
 from cmal.data.example import Example
+from cmal.data.masking import ExampleMasking
 from cmal.model.prompt import PromptPlan
 
 
@@ -125,7 +125,7 @@ def make_batch(examples: Sequence[Example]) -> Batch:
 
 
 def make_pretraining_batch(
-    examples: Sequence[Example], draws: Sequence[Draws], text_of: np.ndarray, is_match: np.ndarray
+    examples: Sequence[Example], draws: Sequence[ExampleMasking], text_of: np.ndarray, is_match: np.ndarray
 ) -> Batch:
     """Pads examples together with what was drawn for each; `text_of` and `is_match` are (B,), drawn for the group."""
     batch = make_batch(examples)
@@ -139,7 +139,7 @@ def make_pretraining_batch(
     )
 
 
-def _masked_inputs(examples: Sequence[Example], draws: Sequence[Draws]) -> MaskedInputs:
+def _masked_inputs(examples: Sequence[Example], draws: Sequence[ExampleMasking]) -> MaskedInputs:
     chosen_regions = [e.class_top_ids[d.masked_regions] for e, d in zip(examples, draws)]
     chosen_probs = [e.class_top_probs[d.masked_regions] for e, d in zip(examples, draws)]
     return MaskedInputs(
@@ -156,7 +156,7 @@ def _masked_inputs(examples: Sequence[Example], draws: Sequence[Draws]) -> Maske
     )
 
 
-def join_plans(draws: Sequence[Draws]) -> PromptPlan:
+def join_plans(draws: Sequence[ExampleMasking]) -> PromptPlan:
     """The chosen anchors of all examples as one plan; indices of anchors are shifted, those within an example kept."""
     counts = [len(d.anchor_regions) for d in draws]
     first_anchor = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -171,8 +171,8 @@ def join_plans(draws: Sequence[Draws]) -> PromptPlan:
         concept=_join([d.anchor_concepts for d in draws]),
         is_attribute=_join([d.anchor_is_attribute for d in draws]).bool(),
         piece_position=_join([d.piece_position for d in draws]),
-        twin_token_mask=pad([d.twin_token_mask for d in draws], torch.bool),
-        twin_region_mask=pad([d.twin_region_mask for d in draws], torch.bool),
+        duplicate_token_mask=pad([d.duplicate_token_mask for d in draws], torch.bool),
+        duplicate_region_mask=pad([d.duplicate_region_mask for d in draws], torch.bool),
         positive_region=_join([d.positive_region for d in draws]),
         positive_piece_position=_join([d.positive_piece_position for d in draws]),
         **shifted,

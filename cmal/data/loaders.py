@@ -8,9 +8,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from cmal.data.batch import Batch, make_pretraining_batch
-from cmal.data.masking import DrawRates, draw, draw_matching
 from cmal.data.example import ExampleBuilder
-from cmal.data.micro_batches import Group
+from cmal.data.masking import MaskingConfig, draw, sample_matching
+from cmal.data.micro_batches import MicroBatch
 from cmal.data.records import ImageTextRecord, Record
 
 GROUP_DRAWS, EXAMPLE_DRAWS, TASK_DRAWS = 1, 2, 3  # keep the streams of random numbers apart
@@ -26,16 +26,16 @@ class PretrainingData(Dataset):
         seed: of all draws.
     """
 
-    def __init__(self, records: Sequence[ImageTextRecord], builder: ExampleBuilder, rates: DrawRates, seed: int):
+    def __init__(self, records: Sequence[ImageTextRecord], builder: ExampleBuilder, rates: MaskingConfig, seed: int):
         self.records, self.builder, self.rates, self.seed = records, builder, rates, seed
 
     def lengths(self) -> np.ndarray:
         """(N,) something that grows with each example's sequence length: a word in five letters, and its regions."""
         return np.array([len(r.caption) // 5 + self.builder.store.regions_of(r.image_id) for r in self.records])
 
-    def __getitem__(self, group: Group) -> tuple[Group, Batch]:
+    def __getitem__(self, micro_batch: MicroBatch) -> tuple[MicroBatch, Batch]:
         pieces = self.builder.word_pieces
-        records = [self.records[i] for i in group.indices]
+        records = [self.records[i] for i in micro_batch.indices]
         examples = [self.builder.build(r.id, r.image_id, r.caption) for r in records]
         draws = [
             draw(
@@ -43,13 +43,13 @@ class PretrainingData(Dataset):
                 self.rates,
                 pieces.mask_id,
                 len(pieces),
-                np.random.default_rng([self.seed, EXAMPLE_DRAWS, group.epoch, index]),
+                np.random.default_rng([self.seed, EXAMPLE_DRAWS, micro_batch.epoch, index]),
             )
-            for example, index in zip(examples, group.indices)
+            for example, index in zip(examples, micro_batch.indices)
         ]
-        generator = np.random.default_rng([self.seed, GROUP_DRAWS, group.number])
-        text_of, is_match = draw_matching([r.image_id for r in records], generator)
-        return group, make_pretraining_batch(examples, draws, text_of, is_match)
+        generator = np.random.default_rng([self.seed, GROUP_DRAWS, micro_batch.number])
+        text_of, is_match = sample_matching([r.image_id for r in records], generator)
+        return micro_batch, make_pretraining_batch(examples, draws, text_of, is_match)
 
 
 MakeBatch = Callable[[Sequence[Record], ExampleBuilder, np.random.Generator], Batch]
@@ -76,9 +76,9 @@ class TaskData(Dataset):
         image_id = getattr(record, "image_id", None) or record.left_image_id
         return self.builder.store.regions_of(image_id)
 
-    def __getitem__(self, group: Group) -> tuple[Group, Batch]:
-        generator = np.random.default_rng([self.seed, TASK_DRAWS, group.number])
-        return group, self.make_batch([self.records[i] for i in group.indices], self.builder, generator)
+    def __getitem__(self, micro_batch: MicroBatch) -> tuple[MicroBatch, Batch]:
+        generator = np.random.default_rng([self.seed, TASK_DRAWS, micro_batch.number])
+        return micro_batch, self.make_batch([self.records[i] for i in micro_batch.indices], self.builder, generator)
 
 
 def _text_length(record: Record) -> int:

@@ -1,4 +1,4 @@
-"""All that chance decides about one example of pre-training: anchors, fills, twins, masked words, masked regions.
+"""All that chance decides about one example of pre-training: anchors, fills, duplicates, masked words, masked regions.
 
 Drawn from a generator that depends on the seed, the epoch and the example alone, so that an order of devices, a worker or
 a restart changes nothing.
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmal.data.example import Example, ExampleAnchors
-from cmal.tasks.metrics import iou_matrix
 from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
+from cmal.regions.boxes import iou_matrix
 
 
 @dataclass(frozen=True)
-class DrawRates:
+class MaskingConfig:
     """What the recipe says of chance; all are shares in [0, 1].
 
     Attributes:
         anchor: probability that an anchor is chosen; at least one is, where any exists.
         objects, attributes: which roles of anchors are used.
         swap, mask, keep: how a chosen anchor's slots are filled; they sum to one.
-        twin_iou: regions overlapping a chosen one by more are masked; twins: whether twins are masked at all.
+        duplicate_iou: regions overlapping a chosen one by more are masked; duplicates: whether duplicates are masked at all.
         word, region: share of words and regions masked for MLM and MRM; 0 switches off.
         region_iou: regions overlapping a masked one by more are zeroed with it.
     """
@@ -36,15 +36,15 @@ class DrawRates:
     swap: float = 0.8
     mask: float = 0.1
     keep: float = 0.1
-    twins: bool = True
-    twin_iou: float = 0.4
+    duplicates: bool = True
+    duplicate_iou: float = 0.4
     word: float = 0.15
     region: float = 0.15
     region_iou: float = 0.4
 
 
 @dataclass(frozen=True)
-class Draws:
+class ExampleMasking:
     """One example's draws; fields as in `PromptPlan` and `MaskedInputs`, for this example alone."""
 
     anchor_regions: np.ndarray
@@ -53,8 +53,8 @@ class Draws:
     anchor_is_attribute: np.ndarray
     piece_anchor: np.ndarray
     piece_position: np.ndarray
-    twin_token_mask: np.ndarray
-    twin_region_mask: np.ndarray
+    duplicate_token_mask: np.ndarray
+    duplicate_region_mask: np.ndarray
     positive_anchor: np.ndarray
     positive_region: np.ndarray
     positive_piece_anchor: np.ndarray
@@ -65,24 +65,26 @@ class Draws:
     masked_regions: np.ndarray
 
 
-def draw(example: Example, rates: DrawRates, mask_id: int, vocabulary: int, generator: np.random.Generator) -> Draws:
+def draw(
+    example: Example, rates: MaskingConfig, mask_id: int, vocabulary: int, generator: np.random.Generator
+) -> ExampleMasking:
     """Everything chance decides about one example, in a fixed order."""
     overlaps = iou_matrix(example.boxes_unit[:, :4], example.boxes_unit[:, :4])  # (R, R)
     anchors = example.anchors
     chosen = choose_anchors(anchors, rates, generator) if anchors else np.zeros(0, np.int64)
     prompt = _prompt_draws(example, anchors, chosen, overlaps, rates, generator)
 
-    taken_pieces = prompt["twin_token_mask"].copy()
+    taken_pieces = prompt["duplicate_token_mask"].copy()
     taken_pieces[prompt["piece_position"]] = True
     masked_ids, positions = mask_words(example, taken_pieces, rates.word, mask_id, vocabulary, generator)
 
-    taken_regions = prompt["twin_region_mask"].copy()
+    taken_regions = prompt["duplicate_region_mask"].copy()
     taken_regions[prompt["anchor_regions"]] = True
     near_taken = (overlaps[:, taken_regions] > rates.region_iou).any(axis=1) | taken_regions
     masked_regions = _choose(np.flatnonzero(~near_taken), rates.region, generator)
     zeroed = (overlaps[:, masked_regions] > rates.region_iou).any(axis=1)
     zeroed[masked_regions] = True
-    return Draws(
+    return ExampleMasking(
         **prompt,
         masked_token_ids=masked_ids,
         masked_positions=positions,
@@ -91,7 +93,7 @@ def draw(example: Example, rates: DrawRates, mask_id: int, vocabulary: int, gene
     )
 
 
-def choose_anchors(anchors: ExampleAnchors, rates: DrawRates, generator: np.random.Generator) -> np.ndarray:
+def choose_anchors(anchors: ExampleAnchors, rates: MaskingConfig, generator: np.random.Generator) -> np.ndarray:
     """(K,) indices of the chosen anchors, ascending: one role a region, then each with probability `rates.anchor`.
 
     A region that is an object anchor and an attribute anchor takes one role, drawn evenly; of several attributes of a
@@ -125,7 +127,7 @@ def _prompt_draws(
     anchors: ExampleAnchors | None,
     chosen: np.ndarray,
     overlaps: np.ndarray,
-    rates: DrawRates,
+    rates: MaskingConfig,
     generator: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """The part of Draws that makes up the prompt plan."""
@@ -140,8 +142,8 @@ def _prompt_draws(
         return dict.fromkeys(names.split(), empty) | {
             "anchor_fills": anchor_fills,
             "anchor_is_attribute": empty.astype(bool),
-            "twin_token_mask": np.zeros(tokens, bool),
-            "twin_region_mask": np.zeros(regions, bool),
+            "duplicate_token_mask": np.zeros(tokens, bool),
+            "duplicate_region_mask": np.zeros(regions, bool),
         }
     found = anchors.anchors
     anchor_regions, anchor_mentions = found.pairs[chosen].T
@@ -160,8 +162,8 @@ def _prompt_draws(
         "positive_piece_anchor": positive_mention[0][piece_of],
         "positive_piece_position": positive_piece,
     }
-    is_twin_piece, is_twin_region = find_twins(example, anchors, chosen, overlaps, rates)
-    return draws | {"twin_token_mask": is_twin_piece, "twin_region_mask": is_twin_region}
+    is_duplicate_piece, is_duplicate_region = find_duplicates(example, anchors, chosen, overlaps, rates)
+    return draws | {"duplicate_token_mask": is_duplicate_piece, "duplicate_region_mask": is_duplicate_region}
 
 
 def _spread(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,30 +191,33 @@ def _positives(anchors: ExampleAnchors, chosen: np.ndarray) -> tuple[np.ndarray,
     return anchor, positive_region[pair], np.stack([anchor_of_mention, positive_mention[pair_of_mention]])
 
 
-def find_twins(
-    example: Example, anchors: ExampleAnchors, chosen: np.ndarray, overlaps: np.ndarray, rates: DrawRates
+def find_duplicates(
+    example: Example, anchors: ExampleAnchors, chosen: np.ndarray, overlaps: np.ndarray, rates: MaskingConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """(T,) and (R,) True where a slot would give a chosen anchor away and is no chosen anchor itself.
 
-    Twins of an anchor are the other regions of its concept, the regions that overlap its own by more than `twin_iou`, and
+    Duplicates of an anchor are the other regions of its concept, the regions that overlap its own by more than `duplicate_iou`, and
     the other mentions of its concept in the text [ours].
     """
-    is_twin_piece, is_twin_region = np.zeros(len(example.token_ids), bool), np.zeros(len(example.boxes_unit), bool)
-    if not rates.twins:
-        return is_twin_piece, is_twin_region
+    is_duplicate_piece, is_duplicate_region = (
+        np.zeros(len(example.token_ids), bool),
+        np.zeros(len(example.boxes_unit), bool),
+    )
+    if not rates.duplicates:
+        return is_duplicate_piece, is_duplicate_region
     found, concepts = anchors.anchors, anchors.region_concepts
     chosen_regions, chosen_mentions = found.pairs[chosen].T
     wanted, spoken = set(found.concepts[chosen].tolist()), set(chosen_mentions.tolist())
-    is_twin_region |= (overlaps[:, chosen_regions] > rates.twin_iou).any(axis=1)
+    is_duplicate_region |= (overlaps[:, chosen_regions] > rates.duplicate_iou).any(axis=1)
     for region, (thing, attribute) in enumerate(zip(concepts.objects.tolist(), concepts.attributes.tolist())):
-        is_twin_region[region] |= thing in wanted or attribute in wanted
+        is_duplicate_region[region] |= thing in wanted or attribute in wanted
     for region, mention in found.positives.tolist():  # tags linked to a chosen word's concept too
-        is_twin_region[region] |= mention in spoken
-    is_twin_region[chosen_regions] = False
+        is_duplicate_region[region] |= mention in spoken
+    is_duplicate_region[chosen_regions] = False
     for mention, concept in enumerate(anchors.mentions.concepts.tolist()):
         if concept in wanted and mention not in spoken:
-            is_twin_piece[slice(*anchors.mention_pieces[mention])] = True
-    return is_twin_piece, is_twin_region
+            is_duplicate_piece[slice(*anchors.mention_pieces[mention])] = True
+    return is_duplicate_piece, is_duplicate_region
 
 
 def mask_words(
@@ -226,7 +231,7 @@ def mask_words(
     """BERT's masking of whole words: 80% become [MASK], 10% random pieces, 10% stay.
 
     Args:
-        is_taken: (T,) True = not to be masked (the slots of chosen anchors and twins).
+        is_taken: (T,) True = not to be masked (the slots of chosen anchors and duplicates).
 
     Returns:
         token_ids (T,) with the replacements, and the masked positions (M,), ascending.
@@ -248,7 +253,7 @@ def mask_words(
     return token_ids, positions
 
 
-def draw_matching(image_ids: list[str], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sample_matching(image_ids: list[str], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Which caption each image of a group is shown in image-text matching.
 
     Half of the places, drawn at random, get the caption of *another image* of the group, never one of the same image;

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmal.errors import DataError, list_errors, shown
 from cmal.io.characters import has_half
-from cmal.errors import DataError, list_faults, shown
 
 
 @dataclass(frozen=True)
@@ -173,22 +173,22 @@ def iterate_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     Raises:
         DataError: the file is missing or empty, or some lines cannot be used (all reported together, with their lines).
     """
-    faults, count = [], 0
+    errors, count = [], 0
     for number, line in enumerate(_open_lines(path), start=1):
         if not line.strip():
             continue
         try:
             record = parse_record(line, kind)
         except ValueError as error:
-            faults.append(f"line {number}: {error}")
+            errors.append(f"line {number}: {error}")
             continue
         count += 1
-        if not faults:
+        if not errors:
             yield record
-    if faults:
+    if errors:
         raise DataError(
             f"cannot read {path} as {kind.__name__} lines",
-            list_faults(faults),
+            list_errors(errors),
             "prepare the data set again: cmal prepare",
         )
     if not count:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from cmal.io.characters import without_halves
 from cmal.errors import DataError, shown
+from cmal.io.characters import without_halves
 from cmal.io.files import read_json, write_text
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmal.regions.image_ids import image_id_for_file
-from cmal.io.json_stream import iterate_array
 from cmal.data.records import ImageTextRecord
+from cmal.io.json_stream import iterate_array
 from cmal.io.rows import LeaveOut, UniqueIds, as_object, get_id, get_text, parse_rows
+from cmal.regions.image_ids import image_id_for_file
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from cmal.regions.image_ids import coco_image_id
-from cmal.io.json_stream import iterate_array
-from cmal.regions.coco_instances import Instances
-from cmal.io.rows import LeaveOut, as_object, get_box, get_id, get_list, get_text, parse_rows
 from cmal.errors import DataError
+from cmal.io.json_stream import iterate_array
+from cmal.io.rows import LeaveOut, as_object, get_box, get_id, get_list, get_text, parse_rows
+from cmal.regions.coco_instances import Instances
+from cmal.regions.image_ids import coco_image_id
 
 UNKNOWN_CATEGORY = "object"
 Detection = tuple[int, tuple[float, float, float, float], int, float]  # image, box, category (0 = not told), score

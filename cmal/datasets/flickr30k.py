@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import flickr30k_image_id
 from cmal.data.records import ImageTextRecord
 from cmal.io.rows import LeaveOut, UniqueIds, clean_text, iterate_lines, parse_rows, text_line
+from cmal.regions.image_ids import flickr30k_image_id
 
 
 def read_tokens(path: Path, dataset: str, dropped: Counter[str]) -> Iterator[ImageTextRecord]:

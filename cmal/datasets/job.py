@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cmal.regions.image_ids import MANIFEST_FORMAT
-from cmal.datasets.leakage import LeakageAudit
+from cmal.data.records import Record
 from cmal.datasets.catalogue import About
 from cmal.datasets.inputs import RawFolder, file_facts
+from cmal.datasets.leakage import LeakageAudit
 from cmal.datasets.output import OutputFolder
-from cmal.data.records import Record
+from cmal.regions.image_ids import MANIFEST_FORMAT
 
 VERSION = 1
 SPLIT_ORDER = ("train", "val", "dev", "test-dev", "test", "testA", "testB", "test-P")

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import image_id_for_file
-from cmal.io.json_stream import iterate_array
 from cmal.data.records import ImageTextRecord
+from cmal.io.json_stream import iterate_array
 from cmal.io.rows import UniqueIds, as_object, get_id, get_list, get_text, parse_rows
+from cmal.regions.image_ids import image_id_for_file
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 

@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cmal.regions.image_ids import MANIFEST, MANIFEST_FORMAT, coco_image_id
 from cmal.datasets.inputs import RawFolder
 from cmal.errors import DataError
 from cmal.io.files import read_json
+from cmal.regions.image_ids import MANIFEST, MANIFEST_FORMAT, coco_image_id
 
 EVALUATION_SPLITS = ("val", "test", "testA", "testB", "dev", "test-dev", "test-P")
 COCO_SPLIT_LISTS = (

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import nlvr2_image_id
 from cmal.data.records import PairRecord
 from cmal.io.rows import UniqueIds, get_text, iterate_lines, json_line, parse_rows
+from cmal.regions.image_ids import nlvr2_image_id
 
 _IDENTIFIER = re.compile(r"^[a-z0-9]+-\d+-\d+-\d+$")
 

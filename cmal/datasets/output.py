@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from cmal.regions.image_ids import MANIFEST
 from cmal.data.records import PairRecord, Record, record_line
 from cmal.errors import CmalError
 from cmal.io.files import atomic_path, cannot_write, write_json
 from cmal.io.locks import hold_folder
+from cmal.regions.image_ids import MANIFEST
 
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".prepare-", ".tmp"
 REPORT_EVERY_RECORDS = 20_000

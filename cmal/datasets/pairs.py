@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import image_id_for_file
 from cmal.data.records import ImageTextRecord
-from cmal.io.rows import LeaveOut, UniqueIds, get_text, iterate_lines, json_line, parse_rows
 from cmal.errors import DataError, short
+from cmal.io.rows import LeaveOut, UniqueIds, get_text, iterate_lines, json_line, parse_rows
+from cmal.regions.image_ids import image_id_for_file
 
 COLUMNS = ("image", "caption")
 SPLITS = ("train", "val", "test")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmal import __version__
-from cmal.datasets.leakage import listed_evaluation_sets, prepared_evaluation_sets
 from cmal.datasets.catalogue import CATALOGUE
 from cmal.datasets.inputs import RawFolder
 from cmal.datasets.job import Job, Options
+from cmal.datasets.leakage import listed_evaluation_sets, prepared_evaluation_sets
 from cmal.datasets.output import OutputFolder, Progress
 from cmal.datasets.sets import (
     coco_captions,
@@ -31,7 +31,7 @@ from cmal.io.locks import hold_folder
 MADE_BY = f"cmal {__version__}"
 SCENES_PARTS = ("scenes", "scenes-vqa", "scenes-ve", "scenes-rec")
 DEFAULT_SCENES = 1200  # training images
-MOST_VAL, MOST_TEST = 200, 400  # from 600 training images on
+MAX_VAL, MAX_TEST = 200, 400  # from 600 training images on
 
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 
@@ -193,7 +193,7 @@ def scenes_sizes(images: int) -> dict[str, int]:
 
     Example: 1,200 gives 200 and 400; 60 gives 10 and 20.
     """
-    return {"train": images, "val": max(1, min(MOST_VAL, images // 6)), "test": max(1, min(MOST_TEST, images // 3))}
+    return {"train": images, "val": max(1, min(MAX_VAL, images // 6)), "test": max(1, min(MAX_TEST, images // 3))}
 
 
 def _prepare_scenes(

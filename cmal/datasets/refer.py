@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.data.records import ReferringRecord
-from cmal.regions.coco_instances import InstanceImage, Instances
-from cmal.io.rows import LeaveOut, UniqueIds, as_object, clean_text, get_id, get_list, get_text, parse_rows
 from cmal.errors import DataError
+from cmal.io.rows import LeaveOut, UniqueIds, as_object, clean_text, get_id, get_list, get_text, parse_rows
 from cmal.io.safe_pickle import read_plain_pickle
+from cmal.regions.coco_instances import InstanceImage, Instances
 
 SPLITS_OF = {
     "train": ("train",),

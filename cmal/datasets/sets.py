@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import guess_dataset
-from cmal.datasets.job import Job
 from cmal.datasets.coco_captions import ImageRow, read_captions, read_images
 from cmal.datasets.detections import read_detections
 from cmal.datasets.flickr30k import read_split_list, read_tokens
-from cmal.regions.coco_instances import read_instances
+from cmal.datasets.job import Job
 from cmal.datasets.karpathy import read_karpathy
 from cmal.datasets.nlvr2 import read_nlvr2
 from cmal.datasets.pairs import read_pairs
@@ -36,6 +34,8 @@ from cmal.datasets.web_captions import (
     read_caption_texts,
     read_caption_tsv,
 )
+from cmal.regions.coco_instances import read_instances
+from cmal.regions.image_ids import guess_dataset
 
 ANSWERS = "answers.json"
 DETECTIONS = "detections.json"
@@ -56,7 +56,7 @@ VQA_FILES = {
     "scenes-vqa": {split: f"scenes_{split}" for split in ("train", "val", "test")},
 }
 WITHOUT_ANSWERS = ("test-dev", "test")  # of VQA v2; its test annotations are not published
-LEAST_ANSWER_COUNT = {"vqa": 9, "scenes-vqa": 2}
+MIN_ANSWER_COUNT = {"vqa": 9, "scenes-vqa": 2}
 REF_SPLITS = {
     "refcoco": ("unc", "google"),
     "refcoco+": ("unc",),
@@ -193,7 +193,7 @@ def vqa(job: Job) -> None:
         )
     if job.dataset == "vqa":
         _vg_questions(job)
-    least = LEAST_ANSWER_COUNT[job.dataset]
+    least = MIN_ANSWER_COUNT[job.dataset]
     given = job.options.answers
     answers = read_vocabulary(given) if given else build_vocabulary(chosen, least)
     if answers or given:

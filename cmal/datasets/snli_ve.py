@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import flickr30k_image_id, image_id_for_file
 from cmal.data.records import EntailmentRecord
 from cmal.io.rows import LeaveOut, UniqueIds, get_name, get_text, iterate_lines, json_line, parse_rows
+from cmal.regions.image_ids import flickr30k_image_id, image_id_for_file
 
 LABELS = ("contradiction", "entailment", "neutral")
 IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import coco_image_id, vg_image_id
-from cmal.io.json_stream import iterate_array
 from cmal.data.records import ImageTextRecord, VqaRecord
-from cmal.io.rows import Faults, LeaveOut, UniqueIds, as_object, get_id, get_list, get_text, parse_rows
+from cmal.io.json_stream import iterate_array
+from cmal.io.rows import LeaveOut, RowErrors, UniqueIds, as_object, get_id, get_list, get_text, parse_rows
+from cmal.regions.image_ids import coco_image_id, vg_image_id
 
-MOST_ANSWER_WORDS = 5
+MAX_ANSWER_WORDS = 5
 
 
 def _image_number(entry: dict, rows: list) -> int:
@@ -27,14 +27,14 @@ def _image_number(entry: dict, rows: list) -> int:
 
 def _iterate_rows(path: Path, what: str, key: str, dropped: Counter[str], parse) -> Iterator:
     """`parse(row, image number)` for the rows under `key` of every image's entry; see `parse_rows`."""
-    faults = Faults(path, what)
+    errors = RowErrors(path, what)
     for entry_number, entry in enumerate(iterate_array(path), start=1):
         place = f"image entry {entry_number:,}"
         try:
             rows = get_list(as_object(entry), key)
             image = _image_number(entry, rows) if rows else 0
         except ValueError as error:
-            faults.add(place, error)
+            errors.add(place, error)
             continue
         for row_number, row in enumerate(rows, start=1):
             try:
@@ -42,10 +42,10 @@ def _iterate_rows(path: Path, what: str, key: str, dropped: Counter[str], parse)
             except LeaveOut as reason:
                 dropped[str(reason)] += 1
             except ValueError as error:
-                faults.add(f"{place}, row {row_number}", error)
+                errors.add(f"{place}, row {row_number}", error)
             else:
                 yield value
-    faults.raise_if_any()
+    errors.raise_if_any()
 
 
 def read_regions(path: Path, dataset: str, dropped: Counter[str]) -> Iterator[ImageTextRecord]:
@@ -94,8 +94,8 @@ def read_question_answers(path: Path, dataset: str, dropped: Counter[str]) -> It
         answer = answer.removesuffix(".")
         if not question or not answer:
             raise LeaveOut("Visual Genome questions without question or answer")
-        if len(answer.split()) > MOST_ANSWER_WORDS:
-            raise LeaveOut(f"Visual Genome answers of more than {MOST_ANSWER_WORDS} words")
+        if len(answer.split()) > MAX_ANSWER_WORDS:
+            raise LeaveOut(f"Visual Genome answers of more than {MAX_ANSWER_WORDS} words")
         return VqaRecord(f"{dataset}:vg-{number}", vg_image_id(image), question, (answer,) * 10)
 
     return _iterate_rows(path, "Visual Genome questions", "qas", dropped, parse)

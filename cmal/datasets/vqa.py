@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cmal.io.json_stream import iterate_array
+from cmal.data.answer_normalisation import normalise_answer
 from cmal.data.records import VqaRecord
-from cmal.io.rows import UniqueIds, as_object, get_id, get_list, get_text, parse_rows
 from cmal.errors import DataError
 from cmal.io.files import read_json
-from cmal.tasks.metrics import normalise_answer
+from cmal.io.json_stream import iterate_array
+from cmal.io.rows import UniqueIds, as_object, get_id, get_list, get_text, parse_rows
 
 
 class ImageNumbers(dict):

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cmal.regions.image_ids import image_id_for_file
-from cmal.io.json_stream import iterate_arrays, parse_json
 from cmal.data.records import ImageTextRecord
-from cmal.io.rows import LeaveOut, clean_text, iterate_lines, parse_rows, text_line
 from cmal.errors import DataError
+from cmal.io.json_stream import iterate_arrays, parse_json
+from cmal.io.rows import LeaveOut, clean_text, iterate_lines, parse_rows, text_line
+from cmal.regions.image_ids import image_id_for_file
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 DEAD_LINKS = "rows whose picture is not in the image folder (dead links)"

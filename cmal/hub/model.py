@@ -34,13 +34,13 @@ from cmal.data.batch import Batch, make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError
-from cmal.io.files import atomic_path, write_json
 from cmal.hub.model_card import model_card
+from cmal.io.files import atomic_path, write_json
 from cmal.model.cmal import build_cmal
 from cmal.regions.detectors import build_detector
 from cmal.regions.images import read_image
 from cmal.regions.types import Regions
-from cmal.runs.assembly import FACTS, VOCABULARY, ModelFacts, build_pretraining_model, load_word_pieces
+from cmal.runs.assembly import CONFIG, VOCABULARY, ModelConfig, build_pretraining_model, load_word_pieces
 from cmal.runs.finetune import TaskModel
 from cmal.runs.folder import find_checkpoint, run_of
 from cmal.tasks import TaskOptions, build_task
@@ -50,7 +50,7 @@ from cmal.tasks.retrieval import Retrieval
 from cmal.tasks.vqa import Vqa
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 
-FILES = (WEIGHTS, FACTS, VOCABULARY, "config.json", "README.md", "recipe.yaml")
+FILES = (WEIGHTS, CONFIG, VOCABULARY, "config.json", "README.md", "recipe.yaml")
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class CmalModel(nn.Module, ModelHubMixin):
         source: the run or folder it came from, or None.
     """
 
-    def __init__(self, facts: ModelFacts, word_pieces: WordPieces, source: Path | None = None):
+    def __init__(self, config: ModelConfig, word_pieces: WordPieces, source: Path | None = None):
         super().__init__()
-        self.facts, self.word_pieces, self.source = facts, word_pieces, source
-        self.model = _build(facts)
+        self.config, self.word_pieces, self.source = config, word_pieces, source
+        self.model = _build(config)
         self.eval()
 
     @classmethod
@@ -100,7 +100,7 @@ class CmalModel(nn.Module, ModelHubMixin):
                     f"it is no folder here, and the hub says: {(str(error).strip().splitlines() or ['nothing'])[0]}",
                     "give a run folder such as runs/scenes, or the name of a model on the hub",
                 ) from error
-        loaded = cls(ModelFacts.read(folder), load_word_pieces(folder), run_of(folder) or folder)
+        loaded = cls(ModelConfig.read(folder), load_word_pieces(folder), run_of(folder) or folder)
         fit_weights(loaded.model, load_weights(folder), folder)
         return loaded
 
@@ -109,10 +109,10 @@ class CmalModel(nn.Module, ModelHubMixin):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         with atomic_path(save_directory / WEIGHTS) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
-        self.facts.write(save_directory)
+        self.config.write(save_directory)
         self.word_pieces.save(save_directory / VOCABULARY)
-        labels = dict(enumerate(self.facts.labels))
-        config = {"model_type": "cmal", "architectures": [type(self).__name__], "task": self.facts.task}
+        labels = dict(enumerate(self.config.labels))
+        config = {"model_type": "cmal", "architectures": [type(self).__name__], "task": self.config.task}
         config |= {"id2label": labels, "label2id": {label: number for number, label in labels.items()}}
         write_json(save_directory / "config.json", config)
         recipe = self.source / "recipe.yaml" if self.source else None
@@ -121,12 +121,12 @@ class CmalModel(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card, filled from the run: sizes, training, scores with their protocols, leakage."""
-        return ModelCard(model_card(self.facts, self.source, sum(p.numel() for p in self.model.parameters())))
+        return ModelCard(model_card(self.config, self.source, sum(p.numel() for p in self.model.parameters())))
 
     @cached_property
     def detector(self) -> Any:
         """The detector whose regions the model was trained on."""
-        return build_detector(self.facts.detector, device=str(self.device))
+        return build_detector(self.config.detector, device=str(self.device))
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +139,7 @@ class CmalModel(nn.Module, ModelHubMixin):
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> list[Tensor]:
         """The textual encoder alone: (T, D) each, [CLS] first and [SEP] last."""
-        batch = self._batch([_no_regions(self.facts)] * len(texts), texts)
+        batch = self._batch([_no_regions(self.config)] * len(texts), texts)
         states = self.model.cmal.textual(batch.token_ids, batch.token_mask)
         return [row[mask] for row, mask in zip(states, batch.token_mask)]
 
@@ -174,7 +174,7 @@ class CmalModel(nn.Module, ModelHubMixin):
         """
         head = self._head("amc", ReferringExpressions, "find phrases", "pre-trained with objectives.amc, or on refcoco")
         batch = self._batch([image], [phrase])
-        if self.facts.kind == "task":
+        if self.config.kind == "task":
             logits = head(region_states(self.model.cmal, batch)[0]).squeeze(-1)
         else:
             hidden = self.model.cmal.unify(self.model.cmal.encode(*batch.inputs))[0]
@@ -193,40 +193,42 @@ class CmalModel(nn.Module, ModelHubMixin):
         Raises:
             CheckpointError: the model was not fine-tuned on a task with labels.
         """
-        if not self.facts.labels or self.facts.kind != "task":
+        if not self.config.labels or self.config.kind != "task":
             raise self._cannot("answer", "fine-tuned on vqa or snli-ve")
         logits = self.model.task.forward(self.model.cmal, self.model.head, self._batch([image], [text]))[0].float()
         probabilities = logits.sigmoid() if isinstance(self.model.task, Vqa) else logits.softmax(dim=0)
         order = probabilities.argsort(descending=True, stable=True).tolist()
-        return {self.facts.labels[place]: float(probabilities[place]) for place in order}
+        return {self.config.labels[place]: float(probabilities[place]) for place in order}
 
     def _head(self, pretraining: str, task: type, what: str, needed: str) -> nn.Module:
-        if self.facts.kind == "pretraining" and pretraining in self.model.heads:
+        if self.config.kind == "pretraining" and pretraining in self.model.heads:
             return self.model.heads[pretraining]
-        if self.facts.kind == "task" and isinstance(self.model.task, task):
+        if self.config.kind == "task" and isinstance(self.model.task, task):
             return self.model.head
         raise self._cannot(what, needed)
 
     def _cannot(self, what: str, needed: str) -> CheckpointError:
-        heads = ", ".join(sorted(self.facts.weights)) or "none"
-        found = f'its task is "{self.facts.task}"' if self.facts.kind == "task" else f"its pre-training heads: {heads}"
+        heads = ", ".join(sorted(self.config.weights)) or "none"
+        found = (
+            f'its task is "{self.config.task}"' if self.config.kind == "task" else f"its pre-training heads: {heads}"
+        )
         return CheckpointError(f"this model cannot {what}", found, f"load one {needed}")
 
     def _batch(self, images: Sequence[Regions], texts: Sequence[str]) -> Batch:
         store = {str(place): image for place, image in enumerate(images)}
-        builder = ExampleBuilder(self.word_pieces, store, self.facts.sizes["max_tokens"])  # a dict reads like a store
+        builder = ExampleBuilder(self.word_pieces, store, self.config.sizes["max_tokens"])  # a dict reads like a store
         examples = [builder.build(str(place), str(place), text) for place, text in enumerate(texts)]
         return make_batch(examples).to(self.device)
 
 
-def _build(facts: ModelFacts) -> nn.Module:
-    if facts.kind == "pretraining":
-        return build_pretraining_model(facts)
-    task = build_task(facts.task, TaskOptions(facts.labels))
-    return TaskModel(build_cmal(**facts.sizes), task.build_head(facts.sizes["width"], 0.0), task)
+def _build(config: ModelConfig) -> nn.Module:
+    if config.kind == "pretraining":
+        return build_pretraining_model(config)
+    task = build_task(config.task, TaskOptions(config.labels))
+    return TaskModel(build_cmal(**config.sizes), task.build_head(config.sizes["width"], 0.0), task)
 
 
-def _no_regions(facts: ModelFacts) -> Regions:
-    size, none = facts.sizes["region_features"], np.zeros(0, np.int64)
+def _no_regions(config: ModelConfig) -> Regions:
+    size, none = config.sizes["region_features"], np.zeros(0, np.int64)
     nothing = np.zeros((0, 10))
     return Regions(np.zeros((0, size), np.float32), np.zeros((0, 4)), none, none, none, none, nothing, nothing, (1, 1))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.errors import DataError
-from cmal.runs.results import read_result
-from cmal.runs.assembly import ModelFacts
+from cmal.runs.assembly import ModelConfig
 from cmal.runs.folder import METRICS, read_metrics
+from cmal.runs.results import read_result
 
 PAPER = "https://arxiv.org/abs/2410.12595"
 USE = """```python
@@ -20,23 +20,27 @@ model = CmalModel.from_pretrained("THIS MODEL")
 ```"""
 
 
-def model_card(facts: ModelFacts, run: Path | None, parameters: int) -> str:
+def model_card(config: ModelConfig, run: Path | None, parameters: int) -> str:
     """The card as Markdown with its YAML head. `run` is the run folder, or None where only the weights are known."""
-    return "\n".join([*_head(facts), *_about(facts, parameters), *_training(run), *_scores(run), *_use(facts)]) + "\n"
+    return (
+        "\n".join([*_head(config), *_about(config, parameters), *_training(run), *_scores(run), *_use(config)]) + "\n"
+    )
 
 
-def _head(facts: ModelFacts) -> Iterator[str]:
+def _head(config: ModelConfig) -> Iterator[str]:
     """The YAML head; JSON is YAML too, and its strings are quoted."""
-    tags = ["cmal", "vision-language", facts.task or "pre-training"]
+    tags = ["cmal", "vision-language", config.task or "pre-training"]
     yield from ("---", "library_name: cmal", f"tags: {json.dumps(tags)}")
-    if facts.task.endswith("vqa"):
+    if config.task.endswith("vqa"):
         yield "pipeline_tag: visual-question-answering"
     yield "---"
 
 
-def _about(facts: ModelFacts, parameters: int) -> Iterator[str]:
-    what = f"fine-tuned on `{facts.task}`" if facts.kind == "task" else f"pre-trained with {', '.join(facts.weights)}"
-    sizes = facts.sizes
+def _about(config: ModelConfig, parameters: int) -> Iterator[str]:
+    what = (
+        f"fine-tuned on `{config.task}`" if config.kind == "task" else f"pre-trained with {', '.join(config.weights)}"
+    )
+    sizes = config.sizes
     yield f"# CMAL, {what}"
     yield ""
     yield f"Vision-language model by cross-modal associative learning ([arXiv:2410.12595]({PAPER})), trained with `cmal`."
@@ -45,11 +49,11 @@ def _about(facts: ModelFacts, parameters: int) -> Iterator[str]:
     layers = (sizes[f"{part}_layers"] for part in ("text", "visual", "unified"))
     yield "- layers: {} textual, {} visual, {} unified".format(*layers)
     yield f"- {sizes['vocabulary']:,} word pieces, texts of at most {sizes['max_tokens']}"
-    yield f"- regions of the detector `{facts.detector or 'unknown'}`, {sizes['region_features']} numbers each"
-    if facts.labels:
-        shown = ", ".join(facts.labels[:10]) + (", ..." if len(facts.labels) > 10 else "")
-        yield f"- {len(facts.labels):,} labels, in the order of `id2label`: {shown}"
-    yield f"- leakage: {facts.leakage or 'not audited'}"
+    yield f"- regions of the detector `{config.detector or 'unknown'}`, {sizes['region_features']} numbers each"
+    if config.labels:
+        shown = ", ".join(config.labels[:10]) + (", ..." if len(config.labels) > 10 else "")
+        yield f"- {len(config.labels):,} labels, in the order of `id2label`: {shown}"
+    yield f"- leakage: {config.leakage or 'not audited'}"
 
 
 def _training(run: Path | None) -> Iterator[str]:
@@ -93,14 +97,14 @@ def _scores(run: Path | None) -> Iterator[str]:
         yield from rows
 
 
-def _use(facts: ModelFacts) -> Iterator[str]:
+def _use(config: ModelConfig) -> Iterator[str]:
     line = 'model.score(photo, "a dog beside a tree"), model.find(photo, "the dog")'
-    if facts.labels:
+    if config.labels:
         line = 'model.answer(photo, "What is beside the tree?")'
-    elif facts.kind == "task":
+    elif config.kind == "task":
         line = (
             'model.find(photo, "the dog")'
-            if "ref" in facts.task or "rec" in facts.task
+            if "ref" in config.task or "rec" in config.task
             else 'model.score(photo, "a dog")'
         )
     yield from ("", "## Use", "", USE.format(line=line))

@@ -16,7 +16,7 @@ from typing import Any
 from cmal.errors import DataError
 
 WINDOW_CHARS = 1 << 20
-MOST_ELEMENT_CHARS = 1 << 28  # one element (a row, or a value that is no array) may be 256 million characters long
+MAX_ELEMENT_CHARS = 1 << 28  # one element (a row, or a value that is no array) may be 256 million characters long
 ERROR_MARGIN_CHARS = 32  # a decoding error nearer than this to the window's end may be the window's fault
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -193,8 +193,8 @@ class _Document:
         if self.ended:
             return False
         unread = self.text[self.place :]
-        if len(unread) > MOST_ELEMENT_CHARS:
-            raise ValueError(f"one element is longer than {MOST_ELEMENT_CHARS:,} characters")
+        if len(unread) > MAX_ELEMENT_CHARS:
+            raise ValueError(f"one element is longer than {MAX_ELEMENT_CHARS:,} characters")
         more = self.file.read(max(WINDOW_CHARS, len(unread)))
         self.ended = not more
         if more:  # else every place in the text stays what it is

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cmal.errors import DataError, list_errors, shown
 from cmal.io.characters import has_half
 from cmal.io.json_stream import parse_json
-from cmal.errors import DataError, list_faults, shown
 
 T = TypeVar("T")
-MOST_FAULTS_KEPT = 1000
-MOST_ID = 1 << 62
+MAX_ERRORS_KEPT = 1000
+MAX_ID = 1 << 62
 
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
@@ -26,7 +26,7 @@ class LeaveOut(Exception):
     """A row that is left out on purpose; its text is the reason, as it stands in the manifest."""
 
 
-class Faults:
+class RowErrors:
     """The faults of one file, raised together.
 
     Args:
@@ -39,13 +39,13 @@ class Faults:
 
     def add(self, place: str, reason: object) -> None:
         self.count += 1
-        if self.count <= MOST_FAULTS_KEPT:
+        if self.count <= MAX_ERRORS_KEPT:
             self._kept.append(f"{place}: {reason}")
 
     def raise_if_any(self) -> None:
         """Raises DataError with all faults: the first 20 with their places, then how many more."""
         if self.count:
-            lines = list_faults([*self._kept, *[""] * (self.count - len(self._kept))])
+            lines = list_errors([*self._kept, *[""] * (self.count - len(self._kept))])
             raise DataError(
                 f"cannot use {self.count:,} rows of {self.path} as {self.what}",
                 lines,
@@ -69,19 +69,19 @@ def parse_rows(
     Raises:
         DataError: after the last row, when some were faulty.
     """
-    faults = Faults(path, what)
+    errors = RowErrors(path, what)
     for number, row in enumerate(rows, start=1):
         try:
             value = parse(row)
         except LeaveOut as reason:
             dropped[str(reason)] += 1
         except DataError as error:
-            faults.add(f"{place} {number:,}", f"{error.found}; {error.remedy}")
+            errors.add(f"{place} {number:,}", f"{error.found}; {error.hint}")
         except ValueError as error:
-            faults.add(f"{place} {number:,}", error)
+            errors.add(f"{place} {number:,}", error)
         else:
             yield value
-    faults.raise_if_any()
+    errors.raise_if_any()
 
 
 def iterate_lines(path: Path) -> Iterator[bytes]:
@@ -128,7 +128,7 @@ def get(row: dict, *names: str) -> Any:
 def get_id(row: dict, *names: str) -> int:
     """A whole number, not negative, in 63 bits."""
     value = get(row, *names)
-    if type(value) is not int or not 0 <= value < MOST_ID:
+    if type(value) is not int or not 0 <= value < MAX_ID:
         raise ValueError(f'"{names[0]}" should be a whole number, found {shown(value)}')
     return value
 
@@ -141,7 +141,7 @@ def get_text(row: dict, *names: str) -> str:
 def get_name(row: dict, *names: str) -> str:
     """A text, or the whole number that some releases write in its place."""
     value = get(row, *names)
-    return get_text({names[0]: str(value) if type(value) is int and abs(value) < MOST_ID else value}, names[0])
+    return get_text({names[0]: str(value) if type(value) is int and abs(value) < MAX_ID else value}, names[0])
 
 
 def get_list(row: dict, *names: str) -> list:

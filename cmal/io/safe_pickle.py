@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from cmal.errors import DataError
 
 DEEPEST = 60  # containers in containers
-MOST_SHARING = 16  # values for each byte of the file, parts that come several times counted as often
+MAX_SHARING = 16  # values for each byte of the file, parts that come several times counted as often
 LARGEST_NUMBER_BYTES = 64
 LARGEST_KEY = 64  # parts of a tuple that is a key
 
@@ -46,10 +46,10 @@ def load_plain_pickle(data: bytes, what: str) -> Any:
         # a damaged pickle fails in many ways (EOFError, IndexError, TypeError, MemoryError, ...), all the same to the user
         if isinstance(error, Refused):
             found = f"{error}; nothing was run"
-            remedy = "get the file from its publisher; a pickle of plain lists and dictionaries is read"
+            hint = "get the file from its publisher; a pickle of plain lists and dictionaries is read"
         else:
-            found, remedy = f"it is no whole pickle of plain values: {error}", "download the file again"
-        raise DataError(f"cannot use the pickle {what}", found, remedy) from error
+            found, hint = f"it is no whole pickle of plain values: {error}", "download the file again"
+        raise DataError(f"cannot use the pickle {what}", found, hint) from error
 
 
 def read_plain_pickle(path: Path) -> Any:
@@ -77,7 +77,7 @@ class PlainReader(pickle._Unpickler):  # the one in Python: the one in C can be 
 
     def __init__(self, data: bytes, admitted: Mapping[tuple[str, str], Callable[..., Any]] | None = None):
         super().__init__(io.BytesIO(data), encoding="latin1")
-        self._most = MOST_SHARING * len(data) + 1000
+        self._most = MAX_SHARING * len(data) + 1000
         self._nested: dict[int, tuple[tuple, int]] = {}  # tuples that hold tuples, by id: themselves, and their size
         kinds = {"set": self._set, "frozenset": self._frozenset, "list": list, "dict": self._dict, "tuple": self._tuple}
         self._admitted = {

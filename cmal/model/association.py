@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.model.transformer import rows_at
 from cmal.model.prompt import PromptPlan
+from cmal.model.transformer import rows_at
 
 INITIAL_TEMPERATURE = 0.1
-LEAST_TEMPERATURE = 0.01
-MOST_TEMPERATURE = 100.0
+MIN_TEMPERATURE = 0.01
+MAX_TEMPERATURE = 100.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Cosines(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        log = self.log_temperature.clamp(max=math.log(MOST_TEMPERATURE))  # before exp, which would reach infinity
-        return log.exp().clamp(min=LEAST_TEMPERATURE).squeeze(0)
+        log = self.log_temperature.clamp(max=math.log(MAX_TEMPERATURE))  # before exp, which would reach infinity
+        return log.exp().clamp(min=MIN_TEMPERATURE).squeeze(0)
 
     def by_concept(self, words: Tensor, regions: Tensor, concept: Tensor) -> tuple[Association, Association]:
         """Of K anchors the words (K, D), regions (K, D) and concepts (K,): each asked for its like among all the others'.
@@ -68,7 +68,7 @@ class AssociativeMapping(Cosines):
         self.text = nn.Linear(width, width)
         self.region = nn.Linear(width, width)
 
-    def among_group(self, hidden: Tensor, tokens: int, plan: PromptPlan) -> tuple[Association, Association]:
+    def among_micro_batch(self, hidden: Tensor, tokens: int, plan: PromptPlan) -> tuple[Association, Association]:
         """Candidates are all chosen anchor slots of the other modality in the group; positives share the concept.
 
         Args:
@@ -115,7 +115,7 @@ class AssociativeMapping(Cosines):
         Args, shapes: as `within_example`; logits (K, R + K) and (K, T + K).
         """
         within = self.within_example(hidden, token_mask, region_mask, plan)
-        among = self.among_group(hidden, token_mask.shape[1], plan)
+        among = self.among_micro_batch(hidden, token_mask.shape[1], plan)
         same_example = plan.example[:, None] == plan.example[None, :]  # these stand among the example's own already
         to_region, to_word = (
             Association(

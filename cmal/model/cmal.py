@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from cmal.model.encoders import TextualEncoder, VisualEncoder
-from cmal.model.transformer import initialise
 from cmal.model.prompt import AssociativePrompt, PromptPlan
+from cmal.model.transformer import initialise
 from cmal.model.unified import UnifiedEncoder
 
 
@@ -72,14 +72,14 @@ class Cmal(nn.Module):
         states: UniModal,
         plan: PromptPlan | None = None,
         wanted: Tensor | None = None,
-        partners_in_sight: bool = True,
+        attend_across_swap: bool = True,
     ) -> Tensor:
         """The unified encoder over the (hybrid, where there is a plan) prompt -> hidden (B, T+R, D).
 
         wanted: (B, T+R) True = a row that somebody reads; None: all. The others are not computed, and zero.
-        partners_in_sight: False where the two slots of a swapped anchor do not look at each other; a third may tell them.
+        attend_across_swap: False where the two slots of a swapped anchor do not look at each other; a third may tell them.
         """
-        apart = None if plan is None or partners_in_sight else plan.swapped_partners(states.tokens)
+        apart = None if plan is None or attend_across_swap else plan.swapped_slot_pairs(states.tokens)
         text_slots, region_slots = self.prompt(states.text, states.visual, plan)
         masks = (states.token_mask, states.region_mask)
         return self.unified(text_slots, region_slots, states.boxes_unit, *masks, wanted, apart)

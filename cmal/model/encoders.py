@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cmal.model.cpu.kernels import dropped, lookup
 from cmal.model.transformer import NORM_EPS, TransformerStack, to_sphere
 
-BOX_NUMBERS = 7  # x1 y1 x2 y2 w h w*h, over image width and height
+BOX_DIM = 7  # x1 y1 x2 y2 w h w*h, over image width and height
 
 
 class TextualEncoder(nn.Module):
@@ -79,7 +79,7 @@ class VisualEncoder(nn.Module):
         super().__init__()
         self.features = nn.Linear(region_features, width)
         self.features_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.boxes = nn.Linear(BOX_NUMBERS, width)
+        self.boxes = nn.Linear(BOX_DIM, width)
         self.boxes_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.stack = TransformerStack(width, layers, heads, inner, dropout)
         self.dropout, self.hypersphere = dropout, hypersphere

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.model import losses as objectives
 from cmal.data.batch import Batch, MaskedInputs
+from cmal.model import losses as objectives
 from cmal.model.association import Association, AssociativeMapping, Cosines, UnimodalAssociation
 from cmal.model.cmal import Cmal, UniModal
 from cmal.model.transformer import Transform, initialise, rows_at
@@ -84,7 +84,7 @@ class CmalForPretraining(nn.Module):
         candidates: "batch", "example" or "both", whom an anchor is told from (see `association.py`).
         amc_at: "unified" asks AMC of the unified encoder's vectors, "both" of the uni-modal ones too.
         classes: C of the detector; region_features: F.
-        partners_in_sight: whether the two slots of a swapped anchor see each other. Each sees then what it is asked for,
+        attend_across_swap: whether the two slots of a swapped anchor see each other. Each sees then what it is asked for,
             and needs no context; measured on scenes, it is better for the tasks all the same.
     """
 
@@ -96,7 +96,7 @@ class CmalForPretraining(nn.Module):
         amc_at: str,
         classes: int,
         region_features: int,
-        partners_in_sight: bool = True,
+        attend_across_swap: bool = True,
     ):
         super().__init__()
         width, vocabulary = cmal.width, cmal.textual.tokens.num_embeddings
@@ -109,7 +109,7 @@ class CmalForPretraining(nn.Module):
             "itc": lambda: ContrastiveHead(width),
         }
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.candidates, self.partners_in_sight = candidates, partners_in_sight
+        self.candidates, self.attend_across_swap = candidates, attend_across_swap
         self.heads = initialise(nn.ModuleDict({name: makers[name]() for name in self.weights}), width)
         if "amc" in self.weights and amc_at == "both":
             self.heads["amc_unimodal"] = UnimodalAssociation()
@@ -130,7 +130,7 @@ class CmalForPretraining(nn.Module):
         features = batch.features.masked_fill(masked.zeroed_region_mask[..., None], 0.0)
         states = self.cmal.encode(masked.token_ids, batch.token_mask, features, batch.boxes_unit, batch.region_mask)
         plan = masked.plan if "amc" in self.weights else None
-        hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked), self.partners_in_sight)
+        hidden = self.cmal.unify(states, plan, self.read_rows(batch, masked), self.attend_across_swap)
         parts = {}
         if "mlm" in self.weights:
             rows = rows_at(hidden, masked.word_example, masked.word_position)
@@ -170,7 +170,7 @@ class CmalForPretraining(nn.Module):
         """AMC, the mean of its two directions, with both accuracies; asked in two places it is their sum."""
         head = self.heads["amc"]
         if self.candidates == "batch":
-            to_region, to_word = head.among_group(hidden, batch.token_mask.shape[1], masked.plan)
+            to_region, to_word = head.among_micro_batch(hidden, batch.token_mask.shape[1], masked.plan)
         else:
             choose = head.among_both if self.candidates == "both" else head.within_example
             to_region, to_word = choose(hidden, batch.token_mask, batch.region_mask, masked.plan)

@@ -1,7 +1,7 @@
 """CMAP, the cross-modal associative prompt: anchor masking and swap feature filling.
 
 A chosen anchor's word-piece slots and its region slot are masked, then filled: swapped (each gets the other's vector),
-left masked, or given their own vector back. Twins, which would give the answer away, are masked. What was chosen and how
+left masked, or given their own vector back. Duplicates, which would give the answer away, are masked. What was chosen and how
 it is filled is drawn beforehand, per example and seeded (`cmal/data/masking.py`); this module carries it out.
 
 Worked example, one caption [CLS] a dog runs [SEP], regions dog and tree, one chosen anchor (region 0, piece 2), swap:
@@ -36,8 +36,8 @@ class PromptPlan:
         is_attribute: (K,) bool, the role it was chosen in.
         piece_anchor: (P,) which anchor a piece belongs to, ascending; every anchor has at least one.
         piece_position: (P,) index of that piece within its caption's T.
-        twin_token_mask: (B, T) True = masked because it would give an answer away.
-        twin_region_mask: (B, R) the same for regions.
+        duplicate_token_mask: (B, T) True = masked because it would give an answer away.
+        duplicate_region_mask: (B, R) the same for regions.
         positive_anchor, positive_region: (Q,) all true regions of each anchor's concept in its own example, the
             anchor's own among them; the targets when the candidates are those of one example.
         positive_piece_anchor, positive_piece_position: (W,) all true word pieces likewise.
@@ -50,8 +50,8 @@ class PromptPlan:
     is_attribute: Tensor
     piece_anchor: Tensor
     piece_position: Tensor
-    twin_token_mask: Tensor
-    twin_region_mask: Tensor
+    duplicate_token_mask: Tensor
+    duplicate_region_mask: Tensor
     positive_anchor: Tensor
     positive_region: Tensor
     positive_piece_anchor: Tensor
@@ -60,7 +60,7 @@ class PromptPlan:
     def __len__(self) -> int:
         return len(self.region)
 
-    def swapped_partners(self, tokens: int) -> Tensor:
+    def swapped_slot_pairs(self, tokens: int) -> Tensor:
         """(3, P') example, text slot and region slot of every piece of the swapped anchors; regions are counted behind T."""
         example, region = self.example[self.piece_anchor], self.region[self.piece_anchor] + tokens
         return torch.stack([example, self.piece_position, region])[:, self.fill[self.piece_anchor] == FILL_SWAP]
@@ -77,7 +77,7 @@ class AssociativePrompt(nn.Module):
     """Masks and fills the slots of chosen anchors.
 
     Source: CMAL (arXiv:2410.12595), anchor point masking and swap feature filling. Ours: the mask and keep fills, the
-        mean of a span's vectors put back on the sphere, the masking of twins.
+        mean of a span's vectors put back on the sphere, the masking of duplicates.
     """
 
     def __init__(self, width: int, hypersphere: bool = True):
@@ -111,14 +111,14 @@ def swap_at_anchors(
     region_mask: Tensor,
     hypersphere: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Text (B, T, D) and visual (B, R, D) with the chosen anchors' slots filled and twins masked; other slots untouched."""
+    """Text (B, T, D) and visual (B, R, D) with the chosen anchors' slots filled and duplicates masked; other slots untouched."""
     text_of_anchor = to_sphere(plan.span_mean(text), hypersphere)  # (K, D)
     region_of_anchor = rows_at(visual, plan.example, plan.region)  # (K, D)
 
     is_mask, is_swap = (plan.fill == FILL_MASK)[:, None], (plan.fill == FILL_SWAP)[:, None]
     region_fill = torch.where(is_swap, text_of_anchor, torch.where(is_mask, region_mask, region_of_anchor))
-    text_out = torch.where(plan.twin_token_mask[..., None], text_mask.to(text.dtype), text)
-    visual_out = torch.where(plan.twin_region_mask[..., None], region_mask.to(visual.dtype), visual)
+    text_out = torch.where(plan.duplicate_token_mask[..., None], text_mask.to(text.dtype), text)
+    visual_out = torch.where(plan.duplicate_region_mask[..., None], region_mask.to(visual.dtype), visual)
 
     piece_example = plan.example[plan.piece_anchor]
     own = rows_at(text, piece_example, plan.piece_position)  # (P, D)

@@ -68,10 +68,10 @@ def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingRep
     left = tuple(name for name in bert if name not in wanted and name not in _BUFFERS)
     unexpected = [f"unexpected {name}" for name in left if not name.startswith(_LEFT_OUT)]
     if missing or shapes or unexpected:
-        faults = [f"missing {name}" for name in missing] + shapes + unexpected
+        errors = [f"missing {name}" for name in missing] + shapes + unexpected
         raise CheckpointError(
             f"cannot start the text encoder from {source}",
-            "; ".join(faults[:6]) + (f"; and {len(faults) - 6} more" if len(faults) > 6 else ""),
+            "; ".join(errors[:6]) + (f"; and {len(errors) - 6} more" if len(errors) > 6 else ""),
             "choose a BERT of this width and depth, or change model.width, model.text_layers and model.unified_layers",
         )
     with torch.no_grad():

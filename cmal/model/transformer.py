@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cmal.model.cpu.kernels import add_dropped, attention, linear
+from cmal.model.cpu.kernels import attention, dropout_add, linear
 
 NORM_EPS = 1e-12
 INITIAL_STD, INITIAL_STD_WIDTH = 0.02, 768  # BERT-base
 # of attention; on one core, widths 128 to 768, three tiles more take as long as 100,000 weights a layer
-TILES, LEAST_SAVED = 4, 200_000
+TILES, MIN_SAVED = 4, 200_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Packing:
         if mask.device.type == "cpu" and len(counts) >= TILES:
             parts = counts.tensor_split(TILES)
             saved = len(counts) * int(counts[-1]) ** 2 - sum(len(part) * int(part[-1]) ** 2 for part in parts)
-            tiles = parts if saved * heads >= LEAST_SAVED else tiles
+            tiles = parts if saved * heads >= MIN_SAVED else tiles
         return cls(replace(whole, rows=rows), tuple(Layout.of_counts(part) for part in tiles))
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:
@@ -201,10 +201,10 @@ class TransformerLayer(nn.Module):
         attended = attended[0] if len(attended) == 1 else torch.cat(attended)
         dropout = self.dropout if self.training else 0.0
         attended = linear(attended, self.attention_out.weight, self.attention_out.bias)
-        rows = self.attention_norm(add_dropped(rows, attended, dropout))
+        rows = self.attention_norm(dropout_add(rows, attended, dropout))
         expanded = F.gelu(linear(rows, self.expand.weight, self.expand.bias))
         contracted = linear(expanded, self.contract.weight, self.contract.bias)
-        return self.output_norm(add_dropped(rows, contracted, dropout))
+        return self.output_norm(dropout_add(rows, contracted, dropout))
 
     def attend(self, projected: Tensor, key_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
         """(B, L, 3D) queries, keys, values -> (B, L, D); or (B, L, 2D) keys, values and (B, Q, D) -> (B, Q, D)."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmal.model.encoders import BOX_NUMBERS
 from cmal.model.cpu.kernels import dropped
+from cmal.model.encoders import BOX_DIM
 from cmal.model.transformer import NORM_EPS, TransformerStack
 
 
@@ -25,7 +25,7 @@ class UnifiedEncoder(nn.Module):
         self.modality = nn.Embedding(2, width)  # 0 text, 1 region
         self.positions = nn.Embedding(positions, width)
         self.positions_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.boxes = nn.Linear(BOX_NUMBERS, width)
+        self.boxes = nn.Linear(BOX_DIM, width)
         self.boxes_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.stack = TransformerStack(width, layers, heads, inner, dropout)

@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmal.regions.image_ids import image_id_for_file
-from cmal.io.json_stream import iterate_arrays
-from cmal.io.rows import Faults, as_object, get_box, get_id, get_text
 from cmal.errors import DataError
+from cmal.io.json_stream import iterate_arrays
+from cmal.io.rows import RowErrors, as_object, get_box, get_id, get_text
+from cmal.regions.image_ids import image_id_for_file
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _InstancesReader:
     """Gathers rows of the three arrays, then joins them."""
 
     def __init__(self, path: Path):
-        self.path, self.faults, self.rows = path, Faults(path, "COCO instances"), Counter()
+        self.path, self.errors, self.rows = path, RowErrors(path, "COCO instances"), Counter()
         self.categories: dict[int, str] = {}
         self.images: dict[int, tuple[str, tuple[int, int]]] = {}
         self.boxes: dict[int, list[InstanceBox]] = {}
@@ -77,7 +77,7 @@ class _InstancesReader:
             if parse:
                 parse(as_object(row))
         except ValueError as error:
-            self.faults.add(f"{key} row {self.rows[key]:,}", error)
+            self.errors.add(f"{key} row {self.rows[key]:,}", error)
 
     def _category(self, row: dict) -> None:
         _add_new(self.categories, get_id(row, "id"), get_text(row, "name"))
@@ -99,7 +99,7 @@ class _InstancesReader:
             for box in boxes:
                 if box.category_id not in self.categories:
                     self._add_fault(box, f'its category {box.category_id} is not in "categories"')
-        self.faults.raise_if_any()
+        self.errors.raise_if_any()
         if not self.images:
             raise DataError(
                 f"cannot use {self.path} as COCO instances",
@@ -113,7 +113,7 @@ class _InstancesReader:
         return Instances(self.categories, images)
 
     def _add_fault(self, box: InstanceBox, reason: str) -> None:
-        self.faults.add(f"annotations row {self.row_of[box.annotation_id]:,}", reason)
+        self.errors.add(f"annotations row {self.row_of[box.annotation_id]:,}", reason)
 
 
 def _add_new(table: dict, id: int, value: object) -> None:

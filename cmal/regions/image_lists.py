@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmal.regions.image_ids import guess_dataset, image_id_for_file
 from cmal.errors import DataError
+from cmal.regions.image_ids import guess_dataset, image_id_for_file
 from cmal.regions.images import find_images
 
 ID_KEYS = ("image_id", "left_image_id", "right_image_id")

@@ -2,7 +2,7 @@
 
 Files come from anywhere: a name that leads outside the image root (by `..` or a link) is refused, only plain raster
 formats are opened (Pillow would start a PostScript interpreter for some others), and nothing larger than
-`MOST_PIXELS` is decoded. A file that was cut short is refused. Only PNG has checksums that tell every changed
+`MAX_PIXELS` is decoded. A file that was cut short is refused. Only PNG has checksums that tell every changed
 byte; in the other formats a changed byte that their decoder passes over is read as the decoder reads it.
 """
 
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cmal.regions.image_ids import IMAGE_ENDINGS
 from cmal.errors import ImageError, system_word
+from cmal.regions.image_ids import IMAGE_ENDINGS
 
-MOST_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
+MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
 PIXELS_A_TURN = 1 << 22  # of grey values beyond 8 bits
 _WANTED_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 
@@ -93,8 +93,8 @@ def _read_bytes(path: Path, root: Path | None) -> bytes:
 def _decode(raw: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
         width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise Image.DecompressionBombError(f"{width:,} x {height:,} pixels; at most {MOST_PIXELS:,} are read")
+        if width * height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read")
         is_png = image.format == "PNG"
     if is_png:  # its checksums tell a flipped byte that the decoder alone lets pass
         with Image.open(io.BytesIO(raw), formats=("PNG",)) as image:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cmal.errors import DataError, ImageError
-from cmal.reports.document import image_uri, tag, text
 from cmal.regions.image_lists import images_of_folder
+from cmal.reports.document import image_uri, tag, text
 
 Box = Sequence[float]
 LETTER_WIDTH = 0.66  # of a letter's height, on average

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmal.tasks.association_probe import COLUMNS, Answer, accuracies_and_controls
 from cmal.reports.album import Album, box_of, find_pictures
 from cmal.reports.document import folded, percent, table, tag, text, write_page
 from cmal.reports.pairs import ShownAnchor, ShownPair, choose_pairs
 from cmal.runs.probe import Probe
+from cmal.tasks.association_probe import COLUMNS, Answer, accuracies_and_controls
 
 LARGEST_PX = 480
 PALETTE = ("#d81b60", "#1e88e5", "#2e7d32", "#f4511e", "#6d4c9f", "#00838f", "#8d6e00", "#5d4037")

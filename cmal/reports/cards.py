@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cmal.data.records import EntailmentRecord, ImageTextRecord, PairRecord, Record, ReferringRecord, VqaRecord
-from cmal.tasks.metrics import iou_matrix, xywh_to_xyxy
-from cmal.tasks.shortlist import seen_from
+from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
 from cmal.runs.evaluate import Evaluation
+from cmal.tasks.shortlist import seen_from
 
 SHOWN_RANKS = 5
 RIGHT, WRONG = "right", "wrong"
@@ -109,8 +109,8 @@ def _retrieval(evaluation: Evaluation, number: int, value: float) -> Card:
     )
     best = np.argsort(-for_images[own], kind="stable")[:SHOWN_RANKS].tolist()
     captions = [(f"{'✓' if records[i].image_id == record.image_id else '✗'} {for_images[own, i]:.2f}", i) for i in best]
-    told = ("its image", f"rank {rank} of {len(images)}; that image's best captions:")
-    rows = (told, *((mark, records[i].caption) for mark, i in captions))
+    reported = ("its image", f"rank {rank} of {len(images)}; that image's best captions:")
+    rows = (reported, *((mark, records[i].caption) for mark, i in captions))
     return Card(record.id, value, record.caption, pictures, rows)
 
 

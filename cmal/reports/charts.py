@@ -10,7 +10,7 @@ from cmal.reports.document import tag, text
 
 WIDTH, HEIGHT = 460, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 24, 12, 38
-MOST_POINTS = 240
+MAX_POINTS = 240
 COLOURS = ("#1e66b8", "#d1570e", "#2e7d32", "#8e3fa8")
 
 
@@ -49,7 +49,7 @@ def line_chart(title: str, series: Sequence[Series], x_name: str = "step") -> st
     return tag("figure", tag("figcaption", tag("b", text(title)), *_legend(series)), picture)
 
 
-def thin(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> list[list[Point]]:
+def thin(x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS) -> list[list[Point]]:
     """At most about `most` points, each of some neighbours, in stretches that part where y is not finite.
 
     Example: y [1, 2, nan, 3] gives two stretches, of two points and of one.

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmal.regions.store.store import RegionStore
 from cmal.reports.album import Album, box_of, find_pictures
 from cmal.reports.cards import Card, ShownPicture, make_card
 from cmal.reports.document import folded, table, tag, text, write_page
 from cmal.reports.result_rows import chance_rows, metric_rows, part_table
-from cmal.regions.store.store import RegionStore
 from cmal.runs.evaluate import Evaluation
-from cmal.runs.evaluation_inputs import EvaluationRequest, find_pieces
+from cmal.runs.evaluation_inputs import EvaluationRequest, resolve_inputs
 
 LARGEST_PX = 360
 COLOURS = {"right": "#1b6e36", "wrong": "#b3261e", "expected": "#1e66b8"}
@@ -41,7 +41,7 @@ def write_evaluation_page(
     Raises:
         CmalError: `images` was given and holds none of them, or the page cannot be written.
     """
-    pieces = find_pieces(request)
+    pieces = resolve_inputs(request)
     chosen = [[make_card(e, number) for number in choose(e, count)] for e in evaluations]
     wanted = {picture.image_id for cards in chosen for card in cards for picture in card.pictures}
     datasets = sorted({image_id.partition(":")[0] for image_id in wanted})
@@ -74,11 +74,11 @@ def _scores(evaluation: Evaluation) -> Iterator[str]:
     yield tag("h2", text(f"{result.task} {result.split} {evaluation.boxes and evaluation.boxes + ' boxes'}"))
     rows = [*metric_rows(result), *chance_rows(result)]
     yield table(("metric", "value", "95% interval"), rows)
-    told = [("protocol", result.protocol), ("regions", result.proposal_set), ("leakage", result.leakage)]
+    reported = [("protocol", result.protocol), ("regions", result.proposal_set), ("leakage", result.leakage)]
     for name, part in result.tables.items():
         title, columns, rows = part_table(name, part)
         yield folded(title, table(columns, rows))
-    yield folded("How it was scored", table(("what", "how"), told))
+    yield folded("How it was scored", table(("what", "how"), reported))
 
 
 def _controls(cards: Sequence[Card]) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cmal.tasks.association_probe import Answer
 from cmal.data.records import ImageTextRecord
 from cmal.data.text import split_words, word_spans
-from cmal.tasks.anchor_probe import ROLES, GoldSpan, gold_boxes_by_span, judge_anchors
 from cmal.regions.types import Regions
 from cmal.runs.probe import Probe
+from cmal.tasks.anchor_probe import ROLES, GoldSpan, gold_boxes_by_span, judge_anchors
+from cmal.tasks.association_probe import Answer
 
 Box = tuple[float, float, float, float]
 _Key = tuple[int, int, int, int, bool]  # record, region, first word, past the last, is attribute

@@ -13,8 +13,8 @@ from cmal.io.files import read_json
 from cmal.reports.charts import Series, line_chart
 from cmal.reports.document import folded, table, tag, text, write_page
 from cmal.reports.result_rows import metric_rows
-from cmal.runs.results import EvaluationResult, read_result
 from cmal.runs.folder import METRICS, TEXT_ENCODER, read_metrics
+from cmal.runs.results import EvaluationResult, read_result
 
 REPORT = "report.html"
 RESULTS = "results"  # folder of the results of `cmal eval`, one file a split and protocol
@@ -108,8 +108,8 @@ def _score_rows(name: str, result: EvaluationResult) -> Iterator[tuple[str, ...]
     for metric, value, interval in metric_rows(result):
         is_main = metric == result.main
         chance = f"{100 * result.chance:.2f} %" if is_main and result.chance is not None else ""
-        told = f"{result.protocol}; {result.proposal_set}" if is_main else ""
-        yield name, metric, value, interval, chance, told
+        reported = f"{result.protocol}; {result.proposal_set}" if is_main else ""
+        yield name, metric, value, interval, chance, reported
 
 
 def _curves(steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from cmal.data.batch import Batch
-from cmal.data.loaders import TaskData
 from cmal.data.example import ExampleBuilder
-from cmal.data.micro_batches import Group
+from cmal.data.loaders import TaskData
+from cmal.data.micro_batches import MicroBatch
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal
 from cmal.model.pretraining import ContrastiveHead, Losses
-from cmal.tasks.pair_scores import CachedStates, cache_states
-from cmal.tasks.shortlist import Shortlist
-from cmal.runs.assembly import ModelFacts
+from cmal.runs.assembly import ModelConfig
 from cmal.tasks.base import Answers, Task
+from cmal.tasks.pair_scores import CachedStates, cache_states
 from cmal.tasks.retrieval import Retrieval
-from cmal.training.distributed import Place, gather_by_id
+from cmal.tasks.shortlist import Shortlist
+from cmal.training.distributed import DistributedContext, gather_by_id
 
 EVALUATION_BATCH = 64
 
@@ -49,7 +49,7 @@ class TaskRun:
 
     task: Task
     model: TaskModel
-    facts: ModelFacts
+    config: ModelConfig
     word_pieces: WordPieces
     contrastive: ContrastiveHead | None = None
 
@@ -64,7 +64,7 @@ def shared_answers(
     made: TaskRun,
     records: Sequence[Record],
     builder: ExampleBuilder,
-    place: Place,
+    context: DistributedContext,
     report: Callable[[int, int], None] = lambda done, of: None,
     choose: Callable[[CachedStates], Shortlist] | None = None,
 ) -> Answers:
@@ -73,14 +73,16 @@ def shared_answers(
     choose: for retrieval by a shortlist; the first process chooses for all.
     """
     if not isinstance(made.task, Retrieval):
-        return gather_by_id(answer_all(made, records[place.rank :: place.world], builder, place.device, report))
-    turn, cmal = (place.rank, place.world), made.model.cmal
-    states = cache_states(cmal, records, builder, place.device)
-    shortlist = choose(states) if choose and place.is_first else None
+        return gather_by_id(
+            answer_all(made, records[context.rank :: context.world_size], builder, context.device, report)
+        )
+    turn, cmal = (context.rank, context.world_size), made.model.cmal
+    states = cache_states(cmal, records, builder, context.device)
+    shortlist = choose(states) if choose and context.is_first else None
     if choose:
-        shortlist = gather_by_id({"": shortlist} if place.is_first else {})[""]  # the same everywhere
+        shortlist = gather_by_id({"": shortlist} if context.is_first else {})[""]  # the same everywhere
     mine = made.task.score_matrix(cmal, made.model.head, states, report, turn, shortlist)
-    rows = gather_by_id({place.rank + turn * place.world: row for turn, row in enumerate(mine)})
+    rows = gather_by_id({context.rank + turn * context.world_size: row for turn, row in enumerate(mine)})
     scores = {"scores": np.stack([rows[row] for row in range(len(rows))])}
     return scores | ({"shortlist": shortlist} if shortlist else {})
 
@@ -99,7 +101,7 @@ def answer_all(
     answers: Answers = {}
     for start in range(0, len(order), EVALUATION_BATCH):
         indices = tuple(order[start : start + EVALUATION_BATCH])
-        _, batch = data[Group(0, 0, 0, start, indices)]
+        _, batch = data[MicroBatch(0, 0, 0, start, indices)]
         batch = batch.to(device)
         answers |= made.task.answers(made.task.forward(made.model.cmal, made.model.head, batch), batch)
         report(len(answers), len(records))

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from cmal.anchors.finder import AnchorFinder
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.loaders import image_ids_of
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
@@ -25,24 +26,23 @@ from cmal.errors import CheckpointError, DataError, shown
 from cmal.io.files import write_json
 from cmal.model.cmal import Cmal, build_cmal
 from cmal.model.pretraining import OBJECTIVES, CmalForPretraining
-from cmal.runs.recipe.reader import ModelSection
 from cmal.regions.store.store import RegionStore
-from cmal.anchors.thesaurus import Thesaurus
+from cmal.runs.recipe.reader import ModelSection
 from cmal.training.checkpoint import check_digest
 
-FACTS = "model.json"
+CONFIG = "model.json"
 LARGEST_SIZE = 1 << 20  # of a checkpoint: wider, deeper or of more words no model of ours is
 VOCABULARY = "vocab.txt"
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelConfig:
     """What a checkpoint must say beside its weights.
 
     Attributes:
         kind: "pretraining" or "task".
         sizes: arguments of `build_cmal`.
-        weights, candidates, amc_at, classes: of the pre-training heads; partners_in_sight: of the pre-training.
+        weights, candidates, amc_at, classes: of the pre-training heads; attend_across_swap: of the pre-training.
         task, labels: of a fine-tuned model.
         detector: whose regions it was trained on.
         leakage: what the manifests of the pre-training records say of evaluation images; a fine-tuned model keeps it.
@@ -54,46 +54,46 @@ class ModelFacts:
     candidates: str = "batch"
     amc_at: str = "unified"
     classes: int = 0
-    partners_in_sight: bool = True
+    attend_across_swap: bool = True
     task: str = ""
     labels: tuple[str, ...] = ()
     detector: str = ""
     leakage: str = ""
 
     def write(self, folder: Path) -> None:
-        write_json(folder / FACTS, dataclasses.asdict(self))
+        write_json(folder / CONFIG, dataclasses.asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> ModelFacts:
+    def read(cls, folder: Path) -> ModelConfig:
         """Raises CheckpointError when the folder is no checkpoint of ours."""
-        path = folder / FACTS
+        path = folder / CONFIG
         if not path.is_file():
             raise CheckpointError(
                 f"cannot load a checkpoint from {folder}",
-                f"there is no {FACTS} in it" if folder.is_dir() else "there is no such folder",
+                f"there is no {CONFIG} in it" if folder.is_dir() else "there is no such folder",
                 "give a folder such as runs/NAME/last, made by: cmal pretrain RECIPE",
             )
         try:
-            facts = cls(**json.loads(path.read_text(encoding="utf-8")))
-            facts = dataclasses.replace(facts, labels=tuple(facts.labels))
-            check_facts(facts)
-            return facts
+            config = cls(**json.loads(path.read_text(encoding="utf-8")))
+            config = dataclasses.replace(config, labels=tuple(config.labels))
+            check_config(config)
+            return config
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
-                f"cannot load the checkpoint {folder}", f"{FACTS}: {error}", "make it again"
+                f"cannot load the checkpoint {folder}", f"{CONFIG}: {error}", "make it again"
             ) from error
 
 
-def check_facts(facts: ModelFacts) -> None:
+def check_config(config: ModelConfig) -> None:
     """Raises ValueError where a checkpoint's facts are of other kinds, or name sizes that no model of ours has."""
-    for field_ in dataclasses.fields(ModelFacts):
-        kinds = {"sizes": dict, "weights": dict, "labels": tuple, "classes": int, "partners_in_sight": bool}
+    for field_ in dataclasses.fields(ModelConfig):
+        kinds = {"sizes": dict, "weights": dict, "labels": tuple, "classes": int, "attend_across_swap": bool}
         kind = kinds.get(field_.name, str)
-        if type(getattr(facts, field_.name)) is not kind:
-            raise ValueError(f'"{field_.name}" is {shown(getattr(facts, field_.name))}')
-    if facts.kind not in ("pretraining", "task"):
-        raise ValueError(f'"kind" is {shown(facts.kind)}')
-    sizes, known = facts.sizes, {f.name: f for f in dataclasses.fields(ModelSection)}
+        if type(getattr(config, field_.name)) is not kind:
+            raise ValueError(f'"{field_.name}" is {shown(getattr(config, field_.name))}')
+    if config.kind not in ("pretraining", "task"):
+        raise ValueError(f'"kind" is {shown(config.kind)}')
+    sizes, known = config.sizes, {f.name: f for f in dataclasses.fields(ModelSection)}
     names = [*inspect.signature(build_cmal).parameters]
     if set(sizes) != set(names):
         raise ValueError(f'"sizes" should have {", ".join(names)}; it has {", ".join(map(str, sizes))}')
@@ -105,20 +105,20 @@ def check_facts(facts: ModelFacts) -> None:
             raise ValueError(f'the size "{name}" is {shown(value)}')
     if sizes["width"] % sizes["heads"]:
         raise ValueError(f"{sizes['heads']} heads do not divide a width of {sizes['width']}")
-    if not set(facts.weights) <= set(OBJECTIVES):
-        raise ValueError(f'"weights" are of {", ".join(OBJECTIVES)}; it has {", ".join(map(str, facts.weights))}')
-    if facts.candidates not in ("batch", "example", "both") or facts.amc_at not in ("both", "unified"):
-        raise ValueError(f'"candidates" is {shown(facts.candidates)}, "amc_at" is {shown(facts.amc_at)}')
-    weights = facts.weights.values()
-    if not all(isinstance(label, str) for label in facts.labels):
+    if not set(config.weights) <= set(OBJECTIVES):
+        raise ValueError(f'"weights" are of {", ".join(OBJECTIVES)}; it has {", ".join(map(str, config.weights))}')
+    if config.candidates not in ("batch", "example", "both") or config.amc_at not in ("both", "unified"):
+        raise ValueError(f'"candidates" is {shown(config.candidates)}, "amc_at" is {shown(config.amc_at)}')
+    weights = config.weights.values()
+    if not all(isinstance(label, str) for label in config.labels):
         raise ValueError("a label is no text")
     if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights):
         raise ValueError("a weight of a loss is no number")
-    if not 0 <= facts.classes <= LARGEST_SIZE:
-        raise ValueError(f'"classes" is {shown(facts.classes)}')
+    if not 0 <= config.classes <= LARGEST_SIZE:
+        raise ValueError(f'"classes" is {shown(config.classes)}')
 
 
-def read_pretraining_facts(folder: Path, purpose: str) -> ModelFacts:
+def read_pretraining_config(folder: Path, purpose: str) -> ModelConfig:
     """What a pre-trained checkpoint says of itself.
 
     Args:
@@ -127,14 +127,14 @@ def read_pretraining_facts(folder: Path, purpose: str) -> ModelFacts:
     Raises:
         CheckpointError: the folder is no checkpoint, or one of a task.
     """
-    facts = ModelFacts.read(folder)
-    if facts.kind != "pretraining":
+    config = ModelConfig.read(folder)
+    if config.kind != "pretraining":
         raise CheckpointError(
             f"cannot {purpose} {folder}",
-            f'it is a checkpoint of the task "{facts.task}"',
+            f'it is a checkpoint of the task "{config.task}"',
             "give a folder written by: cmal pretrain RECIPE",
         )
-    return facts
+    return config
 
 
 def model_sizes(model: ModelSection, vocabulary: int, region_features: int) -> dict[str, Any]:
@@ -144,11 +144,11 @@ def model_sizes(model: ModelSection, vocabulary: int, region_features: int) -> d
     return sizes | {"vocabulary": vocabulary, "region_features": region_features}
 
 
-def build_pretraining_model(facts: ModelFacts) -> CmalForPretraining:
+def build_pretraining_model(config: ModelConfig) -> CmalForPretraining:
     """The model and its pre-training heads, freshly initialised."""
-    features = facts.sizes["region_features"]
-    heads = (facts.weights, facts.candidates, facts.amc_at, facts.classes, features)
-    return CmalForPretraining(build_cmal(**facts.sizes), *heads, partners_in_sight=facts.partners_in_sight)
+    features = config.sizes["region_features"]
+    heads = (config.weights, config.candidates, config.amc_at, config.classes, features)
+    return CmalForPretraining(build_cmal(**config.sizes), *heads, attend_across_swap=config.attend_across_swap)
 
 
 def anchor_finder(store: RegionStore, thesaurus_files: Sequence[str]) -> AnchorFinder:
@@ -157,16 +157,16 @@ def anchor_finder(store: RegionStore, thesaurus_files: Sequence[str]) -> AnchorF
     return AnchorFinder(thesaurus, store.class_names, store.attribute_names)
 
 
-def write_beside_weights(folder: Path, facts: ModelFacts, word_pieces: WordPieces) -> None:
+def write_beside_weights(folder: Path, config: ModelConfig, word_pieces: WordPieces) -> None:
     """Puts into a checkpoint folder what its weights need to be used."""
-    facts.write(folder)
+    config.write(folder)
     word_pieces.save(folder / VOCABULARY)
 
 
 def load_word_pieces(folder: Path) -> WordPieces:
     """The vocabulary beside a checkpoint. Raises CheckpointError where it is not the one that the model was trained with."""
     check_digest(folder, VOCABULARY)
-    pieces, wanted = WordPieces.from_vocab(folder / VOCABULARY), ModelFacts.read(folder).sizes["vocabulary"]
+    pieces, wanted = WordPieces.from_vocab(folder / VOCABULARY), ModelConfig.read(folder).sizes["vocabulary"]
     if len(pieces) != wanted:
         raise CheckpointError(
             f"cannot load the checkpoint {folder}",

@@ -23,22 +23,22 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from cmal.data.batch import Batch
-from cmal.data.micro_batches import Group, GroupPlan, GroupSequence, load_groups
+from cmal.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchSequence, load_micro_batches
 from cmal.errors import CmalError
 from cmal.model.cpu.kernels import ONEDNN_LINEAR
-from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe
 from cmal.runs.assembly import parameters_by_part
-from cmal.runs.finetune import finetuning_work
-from cmal.runs.folder import checkpoint_to_go_on_from
-from cmal.runs.pretrain import pretraining_work
-from cmal.runs.train import Work, group_plan, loader_workers, make_fit
+from cmal.runs.finetune import finetuning_setup
+from cmal.runs.folder import checkpoint_to_resume_from
+from cmal.runs.pretrain import pretraining_setup
+from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe
+from cmal.runs.train import TrainingSetup, loader_workers, make_fit, micro_batch_plan
 from cmal.training.checkpoint import load_progress, save_checkpoint
-from cmal.training.distributed import Place, joined
+from cmal.training.distributed import DistributedContext, join_processes
 from cmal.training.loop import Fit, StepReport, fit
-from cmal.training.sharding import whole
+from cmal.training.sharding import full_state_dict
 
 UNTIMED_STEPS = 2  # of each round: processor caches and loader processes warm up
-TIMED_STEPS, MOST_ROUNDS = 8, 10
+TIMED_STEPS, MAX_ROUNDS = 8, 10
 WANTED_S = 20.0
 COUNTED_STEPS = 4
 
@@ -90,56 +90,56 @@ class Stopwatch:
 
 def estimate_training(
     recipe: PretrainRecipe | FinetuneRecipe, start: str = "auto", device: str | None = None
-) -> tuple[Estimate, Place]:
+) -> tuple[Estimate, DistributedContext]:
     """Checks everything a training would check, runs a few of its steps, and says what all of them will take.
 
     Raises:
         CmalError: what the training itself would raise; or the disk cannot hold its checkpoints.
     """
     run = Path(recipe.out)
-    with joined(device) as place:
+    with join_processes(device) as context:
         began = time.perf_counter()
-        checkpoint = checkpoint_to_go_on_from(run, recipe, start)
-        make_work = pretraining_work if isinstance(recipe, PretrainRecipe) else finetuning_work
-        work = make_work(recipe, checkpoint, place)
+        checkpoint = checkpoint_to_resume_from(run, recipe, start)
+        make_setup = pretraining_setup if isinstance(recipe, PretrainRecipe) else finetuning_setup
+        setup = make_setup(recipe, checkpoint, context)
         start_s = time.perf_counter() - began
-        return _estimate(work, place, checkpoint, start_s), place
+        return _estimate(setup, context, checkpoint, start_s), context
 
 
-def _estimate(work: Work, place: Place, checkpoint: Path | None, start_s: float) -> Estimate:
-    made = replace(make_fit(work, place, checkpoint), report_every=1, save_every=2**62, validate_every=0)
+def _estimate(setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None, start_s: float) -> Estimate:
+    made = replace(make_fit(setup, context, checkpoint), report_every=1, save_every=2**62, validate_every=0)
     done = load_progress(checkpoint).step if checkpoint else 0
-    left = work.train.steps - done
-    plan = group_plan(work)
-    by_length = steps_by_length(plan, done + 1, work.train.steps)
+    left = setup.train.steps - done
+    plan = micro_batch_plan(setup)
+    by_length = steps_by_length(plan, done + 1, setup.train.steps)
 
-    _run_steps(made, work, plan, by_length[-1:])
+    _run_steps(made, setup, plan, by_length[-1:])
     counted = spread_over(by_length, COUNTED_STEPS)
     with count_flops() as counter:
-        _run_steps(made, work, plan, counted)
-    seconds = time_steps(made, work, plan, by_length)
+        _run_steps(made, setup, plan, counted)
+    seconds = time_steps(made, setup, plan, by_length)
     step_s = float(np.mean(seconds))
 
-    free, checkpoint_bytes, save_s = trial_checkpoint(work, made, place)
-    validate_s = _seconds_of(lambda: work.validate(0))
-    validations = _times(left, work.train.validate_every)
-    saves = max(_times(left, work.train.save_every), validations)
-    kept = min(saves, work.train.keep_checkpoints) * checkpoint_bytes
-    most = min(saves, work.train.keep_checkpoints + 1) * checkpoint_bytes
-    _check_disk(work.run, most, free)
+    free, checkpoint_bytes, save_s = trial_checkpoint(setup, made, context)
+    validate_s = _seconds_of(lambda: setup.validate(0))
+    validations = _times(left, setup.train.validate_every)
+    saves = max(_times(left, setup.train.save_every), validations)
+    kept = min(saves, setup.train.keep_checkpoints) * checkpoint_bytes
+    most = min(saves, setup.train.keep_checkpoints + 1) * checkpoint_bytes
+    _check_disk(setup.run, most, free)
     return Estimate(
-        parameters=parameters_by_part(work.model),
-        processes=place.world,
+        parameters=parameters_by_part(setup.model),
+        processes=context.world_size,
         steps=left,
-        examples=work.train.batch_size,
-        tokens=mean_tokens(work, plan, spread_over(by_length, 4 * COUNTED_STEPS)),
-        flops=counter.get_total_flops() * place.world / len(counted),
+        examples=setup.train.batch_size,
+        tokens=mean_tokens(setup, plan, spread_over(by_length, 4 * COUNTED_STEPS)),
+        flops=counter.get_total_flops() * context.world_size / len(counted),
         timed_steps=len(seconds),
         step_s=step_s,
         start_s=start_s,
         save_s=save_s,
         validate_s=validate_s,
-        peak_memory_bytes=peak_memory_bytes(place),
+        peak_memory_bytes=peak_memory_bytes(context),
         checkpoint_bytes=checkpoint_bytes,
         kept_bytes=kept,
         most_bytes=most,
@@ -148,57 +148,61 @@ def _estimate(work: Work, place: Place, checkpoint: Path | None, start_s: float)
     )
 
 
-def steps_by_length(plan: GroupPlan, first: int, last: int) -> list[int]:
+def steps_by_length(plan: MicroBatchPlan, first: int, last: int) -> list[int]:
     """The steps of one epoch (or of the run, where that is shorter), those with the shortest sequences first."""
-    epoch = max(1, plan.groups_per_epoch // plan.groups_per_step)
+    epoch = max(1, plan.micro_batches_per_epoch // plan.micro_batches_per_step)
     steps = range(first, min(last, first + epoch - 1) + 1)
-    lengths = {step: sum(int(plan.lengths[list(g.indices)].sum()) for g in plan.step_groups(step)) for step in steps}
+    lengths = {
+        step: sum(int(plan.lengths[list(g.indices)].sum()) for g in plan.step_micro_batches(step)) for step in steps
+    }
     return sorted(steps, key=lengths.__getitem__)
 
 
 def spread_over(steps: Sequence[int], count: int) -> list[int]:
     """`count` steps from the middles of as many equal parts: short and long ones as often as in all of them."""
     places = (np.arange(count) + 0.5) / count * len(steps)
-    return [steps[int(place)] for place in places]
+    return [steps[int(context)] for context in places]
 
 
-class StepList(Sequence[Group]):
+class StepList(Sequence[MicroBatch]):
     """This process's groups of some steps, as a sampler."""
 
-    def __init__(self, plan: GroupPlan, steps: Sequence[int], place: Place):
-        self.groups = [g for step in steps for g in GroupSequence(plan, step, step, place.rank, place.world)]
+    def __init__(self, plan: MicroBatchPlan, steps: Sequence[int], context: DistributedContext):
+        self.micro_batches = [
+            g for step in steps for g in MicroBatchSequence(plan, step, step, context.rank, context.world_size)
+        ]
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.micro_batches)
 
-    def __getitem__(self, number: int) -> Group:
-        return self.groups[number]
+    def __getitem__(self, number: int) -> MicroBatch:
+        return self.micro_batches[number]
 
 
-def _run_steps(made: Fit, work: Work, plan: GroupPlan, steps: Sequence[int]) -> Stopwatch:
+def _run_steps(made: Fit, setup: TrainingSetup, plan: MicroBatchPlan, steps: Sequence[int]) -> Stopwatch:
     """Trains on the groups of some steps; the learning rate schedule stands still."""
-    watch = Stopwatch(examples=work.train.batch_size)
-    workers = loader_workers(work.workers, made.place.device)
-    groups = load_groups(work.data, StepList(plan, steps, made.place), workers)
+    watch = Stopwatch(examples=setup.train.batch_size)
+    workers = loader_workers(setup.workers, made.context.device)
+    micro_batches = load_micro_batches(setup.data, StepList(plan, steps, made.context), workers)
     last = made.progress.step + len(steps)
-    fit(replace(made, groups=groups, steps=last, report=watch))
+    fit(replace(made, micro_batches=micro_batches, steps=last, report=watch))
     return watch
 
 
-def time_steps(made: Fit, work: Work, plan: GroupPlan, by_length: Sequence[int]) -> list[float]:
+def time_steps(made: Fit, setup: TrainingSetup, plan: MicroBatchPlan, by_length: Sequence[int]) -> list[float]:
     """Seconds of steps of all lengths, in rounds, until enough time has gone by."""
     seconds: list[float] = []
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         steps = by_length[-1:] * UNTIMED_STEPS + spread_over(by_length, TIMED_STEPS)
-        seconds += _run_steps(made, work, plan, steps).seconds[UNTIMED_STEPS:]
-        if most_over_places(int(sum(seconds)), made.place) >= WANTED_S:
+        seconds += _run_steps(made, setup, plan, steps).seconds[UNTIMED_STEPS:]
+        if all_reduce_max(int(sum(seconds)), made.context) >= WANTED_S:
             break
     return seconds
 
 
-def mean_tokens(work: Work, plan: GroupPlan, steps: Sequence[int]) -> float:
+def mean_tokens(setup: TrainingSetup, plan: MicroBatchPlan, steps: Sequence[int]) -> float:
     """Word pieces and regions of a step, padding not counted, as a mean over some steps."""
-    return sum(real_tokens(work.data[g][1]) for step in steps for g in plan.step_groups(step)) / len(steps)
+    return sum(real_tokens(setup.data[g][1]) for step in steps for g in plan.step_micro_batches(step)) / len(steps)
 
 
 def real_tokens(batch: Batch) -> int:
@@ -230,34 +234,34 @@ def count_flops() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-def trial_checkpoint(work: Work, made: Fit, place: Place) -> tuple[int, int, float]:
+def trial_checkpoint(setup: TrainingSetup, made: Fit, context: DistributedContext) -> tuple[int, int, float]:
     """Writes one checkpoint beside the run folder and removes it: free bytes before, its bytes, its seconds."""
-    there = next(folder for folder in (work.run, *work.run.absolute().parents) if folder.is_dir())
+    there = next(folder for folder in (setup.run, *setup.run.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
-    states = whole(work.model.state_dict()), whole(made.optimizer.state_dict())
-    if not place.is_first:
+    states = full_state_dict(setup.model.state_dict()), full_state_dict(made.optimizer.state_dict())
+    if not context.is_first:
         return free, 0, 0.0
     with tempfile.TemporaryDirectory(prefix=".cmal-dry-run-", dir=there) as folder:
         trial = Path(folder)
-        seconds = _seconds_of(lambda: save_checkpoint(trial, made.progress, *states, work.add_files, keep=1))
+        seconds = _seconds_of(lambda: save_checkpoint(trial, made.progress, *states, setup.add_files, keep=1))
         size = sum(file.stat().st_size for file in trial.glob("checkpoints/*/*"))
     return free, size, seconds
 
 
-def peak_memory_bytes(place: Place) -> int:
+def peak_memory_bytes(context: DistributedContext) -> int:
     """The most memory this process has used so far: of its GPU, or resident."""
-    if place.device.type == "cuda":
-        used = torch.cuda.max_memory_reserved(place.device)
+    if context.device.type == "cuda":
+        used = torch.cuda.max_memory_reserved(context.device)
     else:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return most_over_places(used, place)
+    return all_reduce_max(used, context)
 
 
-def most_over_places(value: int, place: Place) -> int:
+def all_reduce_max(value: int, context: DistributedContext) -> int:
     """The largest over all processes."""
-    if place.world == 1:
+    if context.world_size == 1:
         return value
-    largest: Tensor = torch.tensor(value, dtype=torch.int64, device=place.device)
+    largest: Tensor = torch.tensor(value, dtype=torch.int64, device=context.device)
     torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
     return int(largest)
 

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 
 from cmal.data.example import ExampleBuilder
-from cmal.datasets.leakage import evaluation_leakage
 from cmal.data.records import Record
+from cmal.datasets.leakage import evaluation_leakage
 from cmal.errors import CheckpointError, DataError, RecipeError
 from cmal.io.files import sha256_of
 from cmal.model.cmal import build_cmal
 from cmal.regions.store.store import RegionStore
-from cmal.runs.results import EvaluationResult, result_of_scores
-from cmal.tasks.pair_scores import CachedStates, cache_states
-from cmal.tasks.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
 from cmal.runs.answers import TaskModel, TaskRun, has_right_answer, shared_answers
-from cmal.runs.assembly import ModelFacts, build_pretraining_model, check_images, check_store, load_word_pieces
+from cmal.runs.assembly import ModelConfig, build_pretraining_model, check_images, check_store, load_word_pieces
+from cmal.runs.evaluation_inputs import EvaluationInputs, EvaluationRequest, resolve_inputs
 from cmal.runs.finetune import HEADS_WITH_PRETRAINING, read_split, read_splits, take_few
-from cmal.runs.evaluation_inputs import EvaluationRequest, Pieces, find_pieces
+from cmal.runs.results import EvaluationResult, result_of_scores
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import Answers, Scores
+from cmal.tasks.pair_scores import CachedStates, cache_states
 from cmal.tasks.retrieval import Retrieval, rows_of
+from cmal.tasks.shortlist import FIT_PAIRS, FirstRanking, PooledVectors, Shortlist, fit_late_interaction
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
-from cmal.training.distributed import joined
+from cmal.training.distributed import join_processes
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run_evaluation(
         raise RecipeError(
             f"cannot score {request.task} by a shortlist", "only retrieval ranks", "leave --shortlist away"
         )
-    pieces = find_pieces(request)
+    pieces = resolve_inputs(request)
     made = load_task(request, pieces)
     protocol = _protocol(request, made)
     records = read_split(made.task, pieces.records, request.split)
@@ -77,20 +77,22 @@ def run_evaluation(
             "write the answers for the server with --predictions FILE, or score another split",
         )
     evaluations = []
-    with joined(device) as place:
-        made.model.to(place.device).eval()
+    with join_processes(device) as context:
+        made.model.to(context.device).eval()
         for boxes, path in pieces.stores.items():
             store = RegionStore.open(path)
-            check_store(store, made.facts.sizes["region_features"], str(pieces.checkpoint))
+            check_store(store, made.config.sizes["region_features"], str(pieces.checkpoint))
             check_images(records, store, pieces.records)
-            builder = ExampleBuilder(made.word_pieces, store, made.facts.sizes["max_tokens"])
-            choose = shortlist_of(made, pieces, records, builder, place.device, protocol) if pieces.shortlist else None
-            answers = shared_answers(made, records, builder, place, report, choose)
+            builder = ExampleBuilder(made.word_pieces, store, made.config.sizes["max_tokens"])
+            choose = (
+                shortlist_of(made, pieces, records, builder, context.device, protocol) if pieces.shortlist else None
+            )
+            answers = shared_answers(made, records, builder, context, report, choose)
             if not is_answered:
                 evaluations.append(Evaluation(boxes, None, answers, records, np.empty(0)))
                 continue
             scores = made.task.score(answers, records, protocol)
-            result = describe(request, pieces, made.facts, scores, boxes, store)
+            result = describe(request, pieces, made.config, scores, boxes, store)
             evaluations.append(Evaluation(boxes, result, answers, records, scores.values))
     return evaluations
 
@@ -107,7 +109,7 @@ def _protocol(request: EvaluationRequest, made: TaskRun) -> str:
 
 def shortlist_of(
     made: TaskRun,
-    pieces: Pieces,
+    pieces: EvaluationInputs,
     records: Sequence[Record],
     builder: ExampleBuilder,
     device: torch.device,
@@ -135,7 +137,12 @@ def shortlist_of(
 
 
 def describe(
-    request: EvaluationRequest, pieces: Pieces, facts: ModelFacts, scores: Scores, boxes: str, store: RegionStore
+    request: EvaluationRequest,
+    pieces: EvaluationInputs,
+    config: ModelConfig,
+    scores: Scores,
+    boxes: str,
+    store: RegionStore,
 ) -> EvaluationResult:
     """The scores with everything a reader needs to judge them."""
     name = f"{boxes} boxes, " if boxes else ""
@@ -149,46 +156,46 @@ def describe(
         checkpoint=str(pieces.checkpoint),
         checkpoint_sha256=sha256_of(pieces.checkpoint / WEIGHTS),
         recipe_sha256=sha256_of(recipe) if recipe.is_file() else "",
-        leakage=evaluation_leakage(facts.leakage, pieces.records, request.split),
+        leakage=evaluation_leakage(config.leakage, pieces.records, request.split),
     )
 
 
-def load_task(request: EvaluationRequest, pieces: Pieces) -> TaskRun:
+def load_task(request: EvaluationRequest, pieces: EvaluationInputs) -> TaskRun:
     """The task and its model from a checkpoint folder.
 
     Raises:
         CheckpointError: the checkpoint is of another task.
     """
     folder = pieces.checkpoint
-    facts = ModelFacts.read(folder)
-    options = TaskOptions(facts.labels, pieces.retrieval_images, pieces.captions_per_image)
-    if facts.kind == "pretraining" and request.zero_shot:
-        return _zero_shot(request, facts, folder, options)
-    if facts.kind == "pretraining" or facts.task != request.task:
-        what = f'of the task "{facts.task}"' if facts.task else "of a pre-training"
+    config = ModelConfig.read(folder)
+    options = TaskOptions(config.labels, pieces.retrieval_images, pieces.captions_per_image)
+    if config.kind == "pretraining" and request.zero_shot:
+        return _zero_shot(request, config, folder, options)
+    if config.kind == "pretraining" or config.task != request.task:
+        what = f'of the task "{config.task}"' if config.task else "of a pre-training"
         raise CheckpointError(
             f"cannot evaluate {request.task} with {folder}",
             f"it is a checkpoint {what}",
             "fine-tune on this task first",
         )
     task = build_task(request.task, options)
-    model = TaskModel(build_cmal(**facts.sizes), task.build_head(facts.sizes["width"], 0.0), task)
+    model = TaskModel(build_cmal(**config.sizes), task.build_head(config.sizes["width"], 0.0), task)
     fit_weights(model, load_weights(folder), folder)
-    return TaskRun(task, model, facts, load_word_pieces(folder))
+    return TaskRun(task, model, config, load_word_pieces(folder))
 
 
-def _zero_shot(request: EvaluationRequest, facts: ModelFacts, folder: Path, options: TaskOptions) -> TaskRun:
+def _zero_shot(request: EvaluationRequest, config: ModelConfig, folder: Path, options: TaskOptions) -> TaskRun:
     head_name = HEADS_WITH_PRETRAINING.get(request.task)
-    if head_name is None or head_name not in facts.weights:
+    if head_name is None or head_name not in config.weights:
         raise CheckpointError(
             f"cannot evaluate {request.task} without fine-tuning",
             "only retrieval can, with a model pre-trained with objectives.itm",
             "leave --zero-shot away and give a fine-tuned checkpoint",
         )
     task = build_task(request.task, options)
-    pretrained = build_pretraining_model(facts)
+    pretrained = build_pretraining_model(config)
     fit_weights(pretrained, load_weights(folder), folder)
     model = TaskModel(pretrained.cmal, pretrained.heads[head_name], task)
-    facts = dataclasses.replace(facts, kind="task", task=request.task)
+    config = dataclasses.replace(config, kind="task", task=request.task)
     contrastive = dict(pretrained.heads).get("itc")
-    return TaskRun(task, model, facts, load_word_pieces(folder), contrastive)
+    return TaskRun(task, model, config, load_word_pieces(folder), contrastive)

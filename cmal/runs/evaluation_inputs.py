@@ -17,7 +17,7 @@ RECORD_FOLDERS = {"scenes-retrieval": "scenes", "coco-retrieval": "coco-captions
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate; empty fields are found by convention (see `find_pieces`).
+    """What to evaluate; empty fields are found by convention (see `resolve_inputs`).
 
     Attributes:
         checkpoint: a run folder or a checkpoint folder; regions: a store; records: the folder of the split files.
@@ -40,7 +40,7 @@ class EvaluationRequest:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class EvaluationInputs:
     """Where everything an evaluation needs lies. `stores`: name of the box protocol ("" where there is one) -> store."""
 
     checkpoint: Path
@@ -52,7 +52,7 @@ class Pieces:
     train_split: str
 
 
-def find_pieces(request: EvaluationRequest) -> Pieces:
+def resolve_inputs(request: EvaluationRequest) -> EvaluationInputs:
     """Everything by convention: runs/TASK/best or last, and what that run's saved recipe names.
 
     Raises:
@@ -87,7 +87,7 @@ def find_pieces(request: EvaluationRequest) -> Pieces:
     data = recipe.data if recipe else FinetuneDataSection()
     shortlist = data.shortlist if request.shortlist is None else request.shortlist
     limits = (data.retrieval_images, data.captions_per_image, shortlist)
-    return Pieces(checkpoint, records, present, *limits, data.train_split)
+    return EvaluationInputs(checkpoint, records, present, *limits, data.train_split)
 
 
 def _saved_recipe(run: Path) -> FinetuneRecipe | None:

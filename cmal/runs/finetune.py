@@ -11,32 +11,32 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmal.data.loaders import TaskData
 from cmal.data.example import ExampleBuilder
+from cmal.data.loaders import TaskData
 from cmal.data.records import Record, read_records
 from cmal.errors import DataError
 from cmal.model.cmal import build_cmal
 from cmal.model.transformer import initialise
-from cmal.runs.recipe.reader import FinetuneRecipe
 from cmal.regions.store.store import RegionStore
 from cmal.runs.answers import TaskModel, TaskRun, shared_answers
 from cmal.runs.assembly import (
-    ModelFacts,
+    ModelConfig,
     build_pretraining_model,
     check_images,
     check_store,
     load_word_pieces,
-    read_pretraining_facts,
+    read_pretraining_config,
     write_beside_weights,
 )
-from cmal.runs.folder import find_checkpoint
 from cmal.runs.evaluation_inputs import how_to_prepare
-from cmal.runs.train import Report, Tick, TrainingSummary, Work, run_training
+from cmal.runs.folder import find_checkpoint
+from cmal.runs.recipe.reader import FinetuneRecipe
+from cmal.runs.train import Report, Tick, TrainingSetup, TrainingSummary, run_training
 from cmal.tasks import NEEDS_ANSWERS, TaskOptions, build_task
 from cmal.tasks.base import Task
 from cmal.tasks.retrieval import Retrieval
 from cmal.training.checkpoint import fit_weights, load_weights
-from cmal.training.distributed import Place
+from cmal.training.distributed import DistributedContext
 
 NO_PRETRAINING = "none, the weights were drawn anew"
 HEADS_WITH_PRETRAINING = {"flickr30k": "itm", "coco-retrieval": "itm", "scenes-retrieval": "itm"}
@@ -50,33 +50,35 @@ def run_finetuning(
     tick: Tick | None = None,
 ) -> TrainingSummary:
     """Fine-tunes as the recipe says; arguments and errors as `pretrain.run_pretraining`."""
-    return run_training(recipe, partial(finetuning_work, recipe), report, start, device, tick)
+    return run_training(recipe, partial(finetuning_setup, recipe), report, start, device, tick)
 
 
-def finetuning_work(recipe: FinetuneRecipe, checkpoint: Path | None, place: Place) -> Work:
+def finetuning_setup(recipe: FinetuneRecipe, checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
     """What this process trains, on what; the weights of a checkpoint to go on from are loaded later, over these."""
     made = assemble(recipe)
     store = RegionStore.open(recipe.data.regions)
-    check_store(store, made.facts.sizes["region_features"], recipe.init_from)
+    check_store(store, made.config.sizes["region_features"], recipe.init_from)
     records = read_splits(made.task, Path(recipe.data.root), recipe.data.train_split)
     check_images(records, store, recipe.data.root)
     records = take_few(records, recipe.data.max_records, recipe.train.seed)
-    builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
+    builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.config))
 
-    return Work(
+    return TrainingSetup(
         run=Path(recipe.out),
         model=made.model,
         data=TaskData(records, builder, made.task.make_batch, recipe.train.seed),
         train=recipe.train,
         optimizer=recipe.optimizer,
         workers=recipe.data.workers,
-        add_files=lambda folder: write_beside_weights(folder, made.facts, made.word_pieces),
-        validate=validation_of(recipe, made, place),
+        add_files=lambda folder: write_beside_weights(folder, made.config, made.word_pieces),
+        validate=validation_of(recipe, made, context),
         head_names=("head.",),
     )
 
 
-def validation_of(recipe: FinetuneRecipe, made: TaskRun, place: Place) -> Callable[[int], Mapping[str, float]]:
+def validation_of(
+    recipe: FinetuneRecipe, made: TaskRun, context: DistributedContext
+) -> Callable[[int], Mapping[str, float]]:
     """What scores the validation split at a step, by the task's main measure; nothing with validate_every 0.
 
     Raises:
@@ -90,20 +92,20 @@ def validation_of(recipe: FinetuneRecipe, made: TaskRun, place: Place) -> Callab
     if isinstance(made.task, Retrieval):
         records = made.task.evaluation_records(records)
     check_images(records, store, recipe.data.root)
-    builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.facts))
+    builder = ExampleBuilder(made.word_pieces, store, text_limit(recipe, made.config))
 
     def validate(step: int) -> Mapping[str, float]:
         made.model.eval()
-        answers = shared_answers(made, records, builder, place)
+        answers = shared_answers(made, records, builder, context)
         scores = made.task.score(answers, records, made.task.main_protocol)
         return {name: float(value) for name, value in scores.metrics.items()} | {"main": scores.metrics[scores.main]}
 
     return validate
 
 
-def text_limit(recipe: FinetuneRecipe, facts: ModelFacts) -> int:
+def text_limit(recipe: FinetuneRecipe, config: ModelConfig) -> int:
     """Word pieces kept of a text: the recipe's, as far as the model has positions."""
-    return min(recipe.data.max_tokens, facts.sizes["max_tokens"])
+    return min(recipe.data.max_tokens, config.sizes["max_tokens"])
 
 
 def assemble(recipe: FinetuneRecipe) -> TaskRun:
@@ -113,7 +115,7 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
         CheckpointError: there is no pre-trained checkpoint, or it does not fit.
     """
     folder = find_checkpoint(Path(recipe.init_from))
-    source = read_pretraining_facts(folder, "fine-tune from")
+    source = read_pretraining_config(folder, "fine-tune from")
     data = recipe.data
     options = TaskOptions(read_answers(recipe), data.retrieval_images, data.captions_per_image, data.hard_negatives)
     task = build_task(recipe.task, options)
@@ -129,8 +131,10 @@ def assemble(recipe: FinetuneRecipe) -> TaskRun:
         if known_head in pretrained.heads:
             head.load_state_dict(pretrained.heads[known_head].state_dict())
     leakage = source.leakage if recipe.init == "pretrained" else NO_PRETRAINING
-    facts = dataclasses.replace(source, kind="task", sizes=sizes, task=recipe.task, labels=task.labels, leakage=leakage)
-    return TaskRun(task, TaskModel(cmal, head, task), facts, load_word_pieces(folder))
+    config = dataclasses.replace(
+        source, kind="task", sizes=sizes, task=recipe.task, labels=task.labels, leakage=leakage
+    )
+    return TaskRun(task, TaskModel(cmal, head, task), config, load_word_pieces(folder))
 
 
 def read_answers(recipe: FinetuneRecipe) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import yaml
 
-from cmal.errors import CheckpointError, DataError, RecipeError, list_faults
+from cmal.errors import CheckpointError, DataError, RecipeError, list_errors
 from cmal.io.files import cannot_write, write_json, write_text
 from cmal.runs.recipe.reader import recipe_as_dict, recipe_differences, recipe_text
 from cmal.training.checkpoint import make_links_again, newest_checkpoint, remove_folder
@@ -55,14 +55,14 @@ def open_run(run: Path, recipe: object, start: str) -> Path | None:
             remove_folder(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     else:
         make_links_again(run)
-    checkpoint = checkpoint_to_go_on_from(run, recipe, start)
+    checkpoint = checkpoint_to_resume_from(run, recipe, start)
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "recipe.yaml", recipe_text(recipe))
     write_json(run / "environment.json", environment())
     return checkpoint
 
 
-def checkpoint_to_go_on_from(run: Path, recipe: object, start: str) -> Path | None:
+def checkpoint_to_resume_from(run: Path, recipe: object, start: str) -> Path | None:
     """What `open_run` would go on from, and its errors; touches nothing."""
     checkpoint = None if start == "fresh" else newest_checkpoint(run)
     if checkpoint is None and start == "resume":
@@ -82,7 +82,7 @@ def _check_same(run: Path, recipe: object) -> None:
     if changed:
         raise RecipeError(
             f"cannot go on with {run}: its recipe was another",
-            list_faults(changed),
+            list_errors(changed),
             "undo the change, or choose another folder (--set out=FOLDER), or start over with --fresh",
         )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cmal.io.files import write_json
-from cmal.tasks.shortlist import seen_from
 from cmal.runs.evaluate import Evaluation
+from cmal.tasks.shortlist import seen_from
 
 RANKED_CAPTIONS = 10
 

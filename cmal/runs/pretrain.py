@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmal.data.loaders import PretrainingData
-from cmal.data.masking import DrawRates
 from cmal.data.example import ExampleBuilder, TagNoise
-from cmal.data.micro_batches import GroupPlan, GroupSequence, load_groups
-from cmal.datasets.leakage import leakage_statement
+from cmal.data.loaders import PretrainingData
+from cmal.data.masking import MaskingConfig
+from cmal.data.micro_batches import MicroBatchPlan, MicroBatchSequence, load_micro_batches
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import WordPieces
+from cmal.datasets.leakage import leakage_statement
 from cmal.errors import CmalError
 from cmal.io.files import write_json
-from cmal.model.text_weights import LoadingReport, load_bert, read_bert
 from cmal.model.pretraining import OBJECTIVES, CmalForPretraining
-from cmal.runs.recipe.reader import PretrainRecipe
+from cmal.model.text_weights import LoadingReport, load_bert, read_bert
 from cmal.regions.store.store import RegionStore
 from cmal.runs.assembly import (
-    ModelFacts,
+    ModelConfig,
     anchor_finder,
     build_pretraining_model,
     check_images,
@@ -32,8 +31,9 @@ from cmal.runs.assembly import (
     write_beside_weights,
 )
 from cmal.runs.folder import TEXT_ENCODER
-from cmal.runs.train import Report, Tick, TrainingSummary, Work, mean_parts, run_training
-from cmal.training.distributed import Place
+from cmal.runs.recipe.reader import PretrainRecipe
+from cmal.runs.train import Report, Tick, TrainingSetup, TrainingSummary, mean_parts, run_training
+from cmal.training.distributed import DistributedContext
 
 VALIDATION_GROUPS = 8
 LOSS_NAMES = OBJECTIVES
@@ -44,7 +44,7 @@ class Pretraining:
     """Everything a pre-training is made of, before the first step."""
 
     recipe: PretrainRecipe
-    facts: ModelFacts
+    config: ModelConfig
     word_pieces: WordPieces
     model: CmalForPretraining
     data: PretrainingData
@@ -70,33 +70,33 @@ def run_pretraining(
         CmalError: whatever the user can put right.
     """
 
-    def make_work(checkpoint: Path | None, place: Place) -> Work:
+    def make_setup(checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
         made = assemble(recipe, checkpoint)
-        if made.loading and place.is_first:
+        if made.loading and context.is_first:
             write_json(Path(recipe.out) / TEXT_ENCODER, made.loading.as_json())
-        return work_of(made, place)
+        return setup_of(made, context)
 
-    return run_training(recipe, make_work, report, start, device, tick)
+    return run_training(recipe, make_setup, report, start, device, tick)
 
 
-def pretraining_work(recipe: PretrainRecipe, checkpoint: Path | None, place: Place) -> Work:
+def pretraining_setup(recipe: PretrainRecipe, checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
     """What this process trains, on what, going on from a checkpoint where there is one."""
-    return work_of(assemble(recipe, checkpoint), place)
+    return setup_of(assemble(recipe, checkpoint), context)
 
 
-def work_of(made: Pretraining, place: Place) -> Work:
+def setup_of(made: Pretraining, context: DistributedContext) -> TrainingSetup:
     """This process's part of an assembled pre-training."""
     recipe = made.recipe
 
-    return Work(
+    return TrainingSetup(
         run=Path(recipe.out),
         model=made.model,
         data=made.data,
         train=recipe.train,
         optimizer=recipe.optimizer,
         workers=recipe.data.workers,
-        add_files=lambda folder: write_beside_weights(folder, made.facts, made.word_pieces),
-        validate=lambda step: validation_losses(made, place.device),
+        add_files=lambda folder: write_beside_weights(folder, made.config, made.word_pieces),
+        validate=lambda step: validation_losses(made, context.device),
     )
 
 
@@ -112,31 +112,31 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
     else:
         word_pieces = WordPieces.train((r.caption for r in records), recipe.model.vocabulary_size)
     weights = {name: getattr(recipe.objectives, name) for name in LOSS_NAMES}
-    facts = ModelFacts(
+    config = ModelConfig(
         kind="pretraining",
         sizes=model_sizes(recipe.model, len(word_pieces), store.feature_size),
         weights={name: weight for name, weight in weights.items() if weight > 0},
         candidates=recipe.objectives.candidates,
         amc_at=recipe.objectives.amc_at,
         classes=len(store.class_names),
-        partners_in_sight=recipe.prompt.partners_in_sight,
+        attend_across_swap=recipe.prompt.attend_across_swap,
         detector=store.detector,
         leakage=" | ".join(dict.fromkeys(leakage_statement(Path(path).parent) for path in recipe.data.records)),
     )
     torch.manual_seed(recipe.train.seed)
-    model, loading = build_pretraining_model(facts), None
+    model, loading = build_pretraining_model(config), None
     if recipe.model.text_checkpoint and checkpoint is None:
         loading = load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
     finder = anchor_finder(store, recipe.anchors.thesaurus)
     noise = TagNoise(recipe.anchors.tag_noise, len(store.class_names), recipe.train.seed)
     builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder, noise)
-    rates = draw_rates(recipe)
+    rates = masking_config(recipe)
     validation = None
     if recipe.data.validation:
         pairs = read_pairs([recipe.data.validation], store)
         validation = PretrainingData(pairs, builder, rates, recipe.train.seed)
     data = PretrainingData(records, builder, rates, recipe.train.seed)
-    return Pretraining(recipe, facts, word_pieces, model, data, validation, loading)
+    return Pretraining(recipe, config, word_pieces, model, data, validation, loading)
 
 
 def read_pairs(paths: Sequence[str], store: RegionStore) -> list[ImageTextRecord]:
@@ -166,19 +166,19 @@ def take_share(records: list[ImageTextRecord], share: float, seed: int) -> list[
     return [r for r in records if r.image_id in kept]
 
 
-def draw_rates(recipe: PretrainRecipe) -> DrawRates:
+def masking_config(recipe: PretrainRecipe) -> MaskingConfig:
     """The recipe's probabilities; what no objective asks for is not drawn."""
     asked = recipe.objectives
     asks_regions = asked.mrm_class or asked.mrm_feature
-    return DrawRates(
+    return MaskingConfig(
         anchor=recipe.prompt.anchor_rate if asked.amc else 0.0,
         objects=recipe.anchors.objects,
         attributes=recipe.anchors.attributes,
         swap=recipe.fill.swap,
         mask=recipe.fill.mask,
         keep=recipe.fill.keep,
-        twins=recipe.prompt.mask_twins,
-        twin_iou=recipe.prompt.twin_iou,
+        duplicates=recipe.prompt.mask_duplicates,
+        duplicate_iou=recipe.prompt.duplicate_iou,
         word=asked.word_rate if asked.mlm else 0.0,
         region=asked.region_rate if asks_regions else 0.0,
         region_iou=asked.region_iou,
@@ -189,7 +189,7 @@ def validation_losses(made: Pretraining, device: torch.device) -> dict[str, floa
     """Losses on a fixed part of the validation records, the same draws every time."""
     if made.validation is None:
         return {}
-    plan = GroupPlan(made.validation.lengths(), made.recipe.train.group_size, 1, made.recipe.train.seed)
-    groups = GroupSequence(plan, 1, min(VALIDATION_GROUPS, plan.groups_per_epoch))
-    measures = mean_parts(made.model, load_groups(made.validation, groups, 0), device)
+    plan = MicroBatchPlan(made.validation.lengths(), made.recipe.train.micro_batch_size, 1, made.recipe.train.seed)
+    micro_batches = MicroBatchSequence(plan, 1, min(VALIDATION_GROUPS, plan.micro_batches_per_epoch))
+    measures = mean_parts(made.model, load_micro_batches(made.validation, micro_batches, 0), device)
     return measures | {"main": -measures["loss"]}

@@ -14,27 +14,27 @@ from typing import Any
 import numpy as np
 
 from cmal.anchors.finder import AnchorFinder
-from cmal.tasks.association_probe import AssociationProbe, probe_association
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import split_words, word_spans
 from cmal.errors import DataError, RecipeError, short
 from cmal.io.files import sha256_of
-from cmal.tasks.anchor_probe import ROLES, ProbeItem, anchor_statistics
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.regions.store.store import RegionStore
-from cmal.runs.results import package_versions
 from cmal.runs.assembly import (
     anchor_finder,
     build_pretraining_model,
     check_images,
     check_store,
     load_word_pieces,
-    read_pretraining_facts,
+    read_pretraining_config,
 )
 from cmal.runs.folder import find_checkpoint
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.results import package_versions
+from cmal.tasks.anchor_probe import ROLES, ProbeItem, anchor_statistics
+from cmal.tasks.association_probe import AssociationProbe, probe_association
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
-from cmal.training.distributed import joined
+from cmal.training.distributed import join_processes
 
 FORMAT, VERSION = "cmal-probe", 2
 GOLD_FOLDER = "gold_anchors"
@@ -209,13 +209,13 @@ def ask(
         CheckpointError: not a pre-trained checkpoint, or one without the head that associates.
         DataError: the store's features are not of the model's size, or there are too few anchors.
     """
-    facts = read_pretraining_facts(checkpoint, "probe the associations of")
-    check_store(store, facts.sizes["region_features"], str(checkpoint))
-    model = build_pretraining_model(facts)
+    config = read_pretraining_config(checkpoint, "probe the associations of")
+    check_store(store, config.sizes["region_features"], str(checkpoint))
+    model = build_pretraining_model(config)
     fit_weights(model, load_weights(checkpoint), checkpoint)
-    builder = ExampleBuilder(load_word_pieces(checkpoint), store, facts.sizes["max_tokens"], finder)
-    with joined(device) as place:
-        model = model.to(place.device)
+    builder = ExampleBuilder(load_word_pieces(checkpoint), store, config.sizes["max_tokens"], finder)
+    with join_processes(device) as context:
+        model = model.to(context.device)
         return probe_association(
             model, records, builder, SEED, report=lambda done, of: report("associations", done, of)
         )

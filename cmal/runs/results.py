@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cmal.errors import DataError, list_faults, shown
+from cmal.errors import DataError, list_errors, shown
 from cmal.io.files import read_json, write_json
 from cmal.tasks.metrics import bootstrap_interval
 
@@ -82,17 +82,17 @@ class EvaluationResult:
         Raises:
             DataError: something that a reader needs is missing or is not a number; all such faults together.
         """
-        faults = [f'"{name}" is empty' for name in _NEVER_EMPTY if not getattr(self, name)]
-        faults += [
+        errors = [f'"{name}" is empty' for name in _NEVER_EMPTY if not getattr(self, name)]
+        errors += [
             f'metric "{name}" is not a finite number within its interval: {_told(metric)}'
             for name, metric in self.metrics.items()
             if not _is_sound(metric)
         ]
         if self.main not in self.metrics:
-            faults.append(f'the main metric "{self.main}" is not among {", ".join(self.metrics)}')
-        if faults:
+            errors.append(f'the main metric "{self.main}" is not among {", ".join(self.metrics)}')
+        if errors:
             raise DataError(
-                f"cannot report the result of {self.task} on {self.split}", list_faults(faults), "evaluate again"
+                f"cannot report the result of {self.task} on {self.split}", list_errors(errors), "evaluate again"
             )
         return {
             "format": FORMAT,

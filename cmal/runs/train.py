@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from cmal.data.loaders import PretrainingData, TaskData
-from cmal.data.micro_batches import GroupPlan, GroupSequence, load_groups
+from cmal.data.micro_batches import MicroBatchPlan, MicroBatchSequence, load_micro_batches
 from cmal.errors import RecipeError
 from cmal.io.locks import hold_folder
-from cmal.runs.recipe.reader import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
 from cmal.runs.folder import METRICS, MetricsFile, open_run
+from cmal.runs.recipe.reader import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
 from cmal.training.checkpoint import (
     Progress,
     checkpoint_folder,
@@ -27,15 +27,15 @@ from cmal.training.checkpoint import (
     load_progress,
     load_weights,
     newest_checkpoint,
+    recover_run_folder,
     save_checkpoint,
-    tidy,
     validation_at,
 )
-from cmal.training.distributed import Place, any_place, joined, wait_for_all
+from cmal.training.distributed import DistributedContext, all_reduce_any, barrier, join_processes
 from cmal.training.loop import Fit, StepReport, fit
 from cmal.training.memory import keep_freed_memory
 from cmal.training.optimizer import build_optimizer, build_schedule
-from cmal.training.sharding import copy_to_all, shard, tune, whole
+from cmal.training.sharding import configure_layers, full_state_dict, shard, wrap_ddp
 
 Report = Callable[[StepReport], None]
 Tick = Callable[[int, int], None]  # steps done, steps wanted
@@ -43,7 +43,7 @@ WORKERS_OF_A_GPU = 4
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingSetup:
     """One training: what to train, on what, and where it goes.
 
     Attributes:
@@ -76,7 +76,7 @@ class TrainingSummary:
 
 def run_training(
     recipe: PretrainRecipe | FinetuneRecipe,
-    make_work: Callable[[Path | None, Place], Work],
+    make_setup: Callable[[Path | None, DistributedContext], TrainingSetup],
     report: Report,
     start: str,
     device: str | None,
@@ -85,28 +85,30 @@ def run_training(
     """Opens the run folder, joins the other processes, and trains from the newest checkpoint or from the start.
 
     Args:
-        make_work: called with the checkpoint to go on from (or None) and this process's place.
+        make_setup: called with the checkpoint to go on from (or None) and this process's place.
         start: "auto", "resume" or "fresh" (see `folder.open_run`).
         tick: called with the steps done and wanted, after every step; `report` only every `report_every`.
     """
     run = Path(recipe.out)
-    with joined(device) as place, contextlib.ExitStack() as held:
-        if place.is_first:
+    with join_processes(device) as context, contextlib.ExitStack() as held:
+        if context.is_first:
             held.enter_context(hold_folder(run))
             open_run(run, recipe, start)
-            tidy(run, recipe.train.keep_checkpoints)
-        wait_for_all()
+            recover_run_folder(run, recipe.train.keep_checkpoints)
+        barrier()
         checkpoint = newest_checkpoint(run)
         resumed = load_progress(checkpoint).step if checkpoint else 0
-        progress = train(make_work(checkpoint, place), place, checkpoint, report, tick)
+        progress = train(make_setup(checkpoint, context), context, checkpoint, report, tick)
         return TrainingSummary(run, progress.step, progress.skipped, resumed)
 
 
-def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tick: Tick | None = None) -> Progress:
+def train(
+    setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None, report: Report, tick: Tick | None = None
+) -> Progress:
     """Runs the loop from a checkpoint or from the start, writing checkpoints and metrics into the run folder."""
-    run = make_fit(work, place, checkpoint)
-    is_validated = validation_at(checkpoint_folder(work.run, run.progress.step)) is not None
-    metrics = MetricsFile(work.run / METRICS, run.progress.step, is_validated) if place.is_first else None
+    run = make_fit(setup, context, checkpoint)
+    is_validated = validation_at(checkpoint_folder(setup.run, run.progress.step)) is not None
+    metrics = MetricsFile(setup.run / METRICS, run.progress.step, is_validated) if context.is_first else None
 
     def write_report(step: StepReport) -> None:
         if metrics:
@@ -114,19 +116,21 @@ def train(work: Work, place: Place, checkpoint: Path | None, report: Report, tic
             report(step)
 
     def save(at: Progress) -> None:
-        states = whole(work.model.state_dict()), whole(run.optimizer.state_dict())
-        if place.is_first:
-            save_checkpoint(work.run, at, *states, work.add_files, work.train.keep_checkpoints)
+        states = full_state_dict(setup.model.state_dict()), full_state_dict(run.optimizer.state_dict())
+        if context.is_first:
+            save_checkpoint(setup.run, at, *states, setup.add_files, setup.train.keep_checkpoints)
 
     def validate(step: int) -> None:
-        if not any_place(place.is_first and validation_at(checkpoint_folder(work.run, step)) is None, place.device):
+        if not all_reduce_any(
+            context.is_first and validation_at(checkpoint_folder(setup.run, step)) is None, context.device
+        ):
             return
-        measures = work.validate(step)
+        measures = setup.validate(step)
         if metrics and measures:
             metrics.write({"step": step, "validation": dict(measures)})
-            keep_best(work.run, step, measures, work.train.keep_checkpoints)
+            keep_best(setup.run, step, measures, setup.train.keep_checkpoints)
 
-    watched = {"tick": tick} if tick and place.is_first else {}
+    watched = {"tick": tick} if tick and context.is_first else {}
     return fit(replace(run, report=write_report, save=save, validate=validate, **watched))
 
 
@@ -141,46 +145,48 @@ def loader_workers(asked: int, device: torch.device) -> int:
     return 0 if device.type == "cpu" else WORKERS_OF_A_GPU
 
 
-def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
+def make_fit(setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None) -> Fit:
     """What the loop needs to go on from a checkpoint or to start; it reports, saves and validates nothing yet.
 
     Raises:
         RecipeError: the groups of a step cannot be dealt evenly to the processes.
     """
     keep_freed_memory()
-    section, settings = work.train, work.optimizer
-    groups_per_step = section.batch_size // section.group_size
-    check_even(groups_per_step, place.world, section)
-    model = work.model.to(place.device)
+    section, settings = setup.train, setup.optimizer
+    micro_batches_per_step = section.batch_size // section.micro_batch_size
+    check_even(micro_batches_per_step, context.world_size, section)
+    model = setup.model.to(context.device)
     if checkpoint is not None:
         fit_weights(model, load_weights(checkpoint), checkpoint)
-    tune(model, section.compile, section.checkpoint_activations)
-    is_sharded = section.strategy == "fsdp" and place.world > 1
+    configure_layers(model, section.compile, section.checkpoint_activations)
+    is_sharded = section.strategy == "fsdp" and context.world_size > 1
     if is_sharded:
-        shard(model, place)
+        shard(model, context)
     optimizer = build_optimizer(
         model,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         betas=tuple(settings.betas),
-        head_names=work.head_names,
+        head_names=setup.head_names,
         head_lr_factor=settings.head_lr_factor,
     )
     progress = Progress()
     if checkpoint is not None:
         load_optimizer(checkpoint, optimizer)
         progress = load_progress(checkpoint)
-    sequence = GroupSequence(group_plan(work), progress.step + 1, section.steps, place.rank, place.world)
+    sequence = MicroBatchSequence(
+        micro_batch_plan(setup), progress.step + 1, section.steps, context.rank, context.world_size
+    )
     return Fit(
-        model=model if is_sharded else copy_to_all(model, place),
+        model=model if is_sharded else wrap_ddp(model, context),
         optimizer=optimizer,
         scheduler=build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step),
-        groups=load_groups(work.data, sequence, loader_workers(work.workers, place.device)),
-        groups_per_step=groups_per_step // place.world,
+        micro_batches=load_micro_batches(setup.data, sequence, loader_workers(setup.workers, context.device)),
+        micro_batches_per_step=micro_batches_per_step // context.world_size,
         steps=section.steps,
         seed=section.seed,
         clip_norm=settings.clip_norm,
-        place=place,
+        context=context,
         report_every=section.report_every,
         save_every=section.save_every,
         validate_every=section.validate_every,
@@ -189,19 +195,21 @@ def make_fit(work: Work, place: Place, checkpoint: Path | None) -> Fit:
     )
 
 
-def group_plan(work: Work) -> GroupPlan:
+def micro_batch_plan(setup: TrainingSetup) -> MicroBatchPlan:
     """All groups of the run."""
-    section = work.train
-    return GroupPlan(work.data.lengths(), section.group_size, section.batch_size // section.group_size, section.seed)
+    section = setup.train
+    return MicroBatchPlan(
+        setup.data.lengths(), section.micro_batch_size, section.batch_size // section.micro_batch_size, section.seed
+    )
 
 
-def check_even(groups_per_step: int, world: int, section: TrainSection) -> None:
+def check_even(micro_batches_per_step: int, world_size: int, section: TrainSection) -> None:
     """Raises RecipeError when a step's groups cannot be dealt evenly."""
-    if groups_per_step % world:
+    if micro_batches_per_step % world_size:
         raise RecipeError(
-            f"cannot share a step among {world} processes",
-            f"train.batch_size {section.batch_size} makes {groups_per_step} groups of {section.group_size} a step",
-            f"choose a batch_size and group_size whose quotient is a multiple of {world}",
+            f"cannot share a step among {world_size} processes",
+            f"train.batch_size {section.batch_size} makes {micro_batches_per_step} groups of {section.micro_batch_size} a step",
+            f"choose a batch_size and micro_batch_size whose quotient is a multiple of {world_size}",
         )
 
 

@@ -1,6 +1,6 @@
 """The `scenes` detector: kinds and colours of the things in generated pictures, from their pixels alone.
 
-It ships with the package, weights included (`scenes_detector.safetensors`), and is trained by
+It ships with the package, weights included (`detector.safetensors`), and is trained by
 `recipes/scenes_detector.yaml` on pictures of its own seed. The region feature is the last hidden layer of its box head
 at the final box; class names are the world's kinds, attribute names its colours.
 """
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-from cmal.scenes.world import COLOURS, KINDS
 from cmal.errors import CheckpointError
 from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import boxes_on, find_device, load_strictly, make_regions, read_state_file
-from cmal.scenes.detector_network import SceneDetectorNet
 from cmal.regions.types import Regions
+from cmal.scenes.detector_network import SceneDetectorNet
+from cmal.scenes.world import COLOURS, KINDS
 
-WEIGHTS = Path(__file__).with_name("scenes_detector.safetensors")
+WEIGHTS = Path(__file__).with_name("detector.safetensors")
 LARGEST_SIDE_PX = 320  # larger pictures are made smaller: the network knows things of a scene's size
 STRIDE_PX = 16
 CANDIDATE_IOUS = (0.5, 0.75)  # of one kind, of any two kinds: boxes that overlap more are one thing, at the first look

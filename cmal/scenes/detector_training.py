@@ -25,15 +25,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cmal.scenes.drawing import encode_jpeg, make_scene
-from cmal.scenes.world import COLOURS, KINDS, Scene
 from cmal.errors import RecipeError
 from cmal.io.files import atomic_path
-from cmal.runs.recipe.reader import load_recipe, number, recipe_text
 from cmal.regions.detection_map import match_boxes, mean_average_precision
 from cmal.regions.detectors import Detector
+from cmal.runs.recipe.reader import load_recipe, number, recipe_text
 from cmal.scenes.detector import WEIGHTS, ScenesDetector
 from cmal.scenes.detector_network import SceneDetectorNet
+from cmal.scenes.drawing import encode_jpeg, make_scene
+from cmal.scenes.world import COLOURS, KINDS, Scene
 
 LOSS_WEIGHTS = {"proposal_objectness": 1.0, "proposal_box": 1.0, "kind": 2.0, "colour": 1.0, "box": 0.5}
 Picture = tuple[np.ndarray, Scene]
@@ -54,7 +54,7 @@ class ScenesDetectorRecipe:
     test_images: int = number(300, 0)
     workers: int = number(1, 0)
 
-    def faults(self) -> Iterable[str]:
+    def errors(self) -> Iterable[str]:
         """What no single field can tell."""
         if self.seed == self.test_seed:
             yield "test_seed: equals seed; the test would be on other pictures of a world that was trained on"

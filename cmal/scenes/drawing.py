@@ -17,7 +17,7 @@ from cmal.scenes.sampling import Wish, sample_plan, split_number
 from cmal.scenes.things import AIR, FLOOR, LOOKS, WALL, WATER, draw_thing
 from cmal.scenes.world import Scene, Thing
 
-LEAST_VISIBLE_SHARE = 0.45
+MIN_VISIBLE_SHARE = 0.45
 MOSTLY_VISIBLE_SHARE = 0.8
 OVERLAP_SHARE = 0.5
 TRIES = 14
@@ -82,10 +82,10 @@ def _place(
     tile = tile.crop(tile.getchannel("A").getbbox())
     solid = np.asarray(tile.getchannel("A")) >= 128
     place = LOOKS[wish.kind].places[ground_name]
-    least = LEAST_VISIBLE_SHARE + 0.05 if generator.random() < OVERLAP_SHARE else MOSTLY_VISIBLE_SHARE
+    least = MIN_VISIBLE_SHARE + 0.05 if generator.random() < OVERLAP_SHARE else MOSTLY_VISIBLE_SHARE
     for attempt in range(TRIES * (8 if must else 1)):
         if attempt >= TRIES:
-            least = LEAST_VISIBLE_SHARE
+            least = MIN_VISIBLE_SHARE
         x = int(generator.integers(MARGIN_PX, WIDTH_PX - MARGIN_PX - tile.width + 1))
         bottom = _bottom(place, tile.height, ground, generator)
         mask = np.zeros((HEIGHT_PX, WIDTH_PX), bool)

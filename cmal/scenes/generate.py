@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 
+from cmal.errors import DataError
+from cmal.io.files import atomic_path, cannot_write, read_json, remove_left_overs, write_json
+from cmal.io.signals import end_helpers, ignore_stopping, start_resource_tracker
 from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal.scenes.language import make_captions, make_hypotheses, make_questions, make_references
 from cmal.scenes.preview import contact_sheet
 from cmal.scenes.world import Scene
 from cmal.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
-from cmal.errors import DataError
-from cmal.io.files import atomic_path, cannot_write, read_json, remove_left_overs, write_json
-from cmal.io.signals import end_helpers, ignore_stopping, start_resource_tracker
 
 VERSION = 1  # raise it whenever the same seed would give other pictures or texts
 BLOCK = 16
 PREVIEW_SCENES, PREVIEW_COLUMNS = 24, 6
-MOST_IMAGES = 1_000_000  # a split's; file names have six digits
+MAX_IMAGES = 1_000_000  # a split's; file names have six digits
 _CAPTIONS, _REFERENCES, _QUESTIONS, _HYPOTHESES = 1, 2, 3, 4  # last word of each text's seed
 
 Report = Callable[[str, int, int], None]
@@ -101,15 +101,15 @@ def is_complete(out: Path, images: dict[str, int], seed: int) -> bool:
 
 
 def _check(images: dict[str, int], seed: int) -> None:
-    faults = [f'"{split}" is missing' for split in SPLITS if split not in images]
-    faults += [f'"{split}" is not a split' for split in images if split not in SPLITS]
-    faults += [f"{n:,} images for {split}" for split, n in images.items() if not 1 <= n <= MOST_IMAGES]
-    faults += [f"seed {seed}"] if seed < 0 else []
-    if faults:
+    errors = [f'"{split}" is missing' for split in SPLITS if split not in images]
+    errors += [f'"{split}" is not a split' for split in images if split not in SPLITS]
+    errors += [f"{n:,} images for {split}" for split, n in images.items() if not 1 <= n <= MAX_IMAGES]
+    errors += [f"seed {seed}"] if seed < 0 else []
+    if errors:
         raise DataError(
             "cannot generate scenes",
-            "; ".join(faults),
-            f"ask for 1 to {MOST_IMAGES:,} images of each of {', '.join(SPLITS)}, and a seed of 0 or more",
+            "; ".join(errors),
+            f"ask for 1 to {MAX_IMAGES:,} images of each of {', '.join(SPLITS)}, and a seed of 0 or more",
         )
 
 

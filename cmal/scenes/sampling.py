@@ -72,9 +72,9 @@ def _sample_pairs(ground: str, is_test: bool, count: int, generator: np.random.G
     if is_test and generator.random() < HELD_OUT_SHARE:
         held_out = [(kind, colour) for kind in kinds_on(ground) for colour in COLOURS if is_held_out(kind, colour)]
         pairs.append(held_out[int(generator.integers(len(held_out)))])
-    twin = generator.random() < TWIN_SHARE
+    duplicate = generator.random() < TWIN_SHARE
     while len(pairs) < count:
-        kind = pairs[0][0] if twin and len(pairs) == 1 else _sample_kind(ground, pairs, generator)
+        kind = pairs[0][0] if duplicate and len(pairs) == 1 else _sample_kind(ground, pairs, generator)
         colour = COLOURS[int(generator.integers(len(COLOURS)))]
         if pairs and generator.random() < SAME_COLOUR_SHARE:
             colour = pairs[-1][1]

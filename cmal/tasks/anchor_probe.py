@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from cmal.anchors.finder import AnchorFinder, Anchors, Mentions
-from cmal.tasks.metrics import iou_matrix
+from cmal.regions.boxes import iou_matrix
 from cmal.regions.types import Regions
 
 ROLES = ("object", "attribute")
 GOLD_IOU = 0.5
-MOST_COMMON = 12
+MAX_COMMON = 12
 
 GoldSpan = tuple[str, int, int]  # role, first character, one past the last
 
@@ -105,10 +105,10 @@ def anchor_statistics(finder: AnchorFinder, items: Iterable[ProbeItem]) -> dict[
             "pairs": gold_pairs,
             "all": _sum(counts.values()).as_dict(),
             **{role: counts[role].as_dict() for role in ROLES},
-            "missed": [{"role": role, "words": w, "count": n} for (role, w), n in _most_common(missed, MOST_COMMON)],
+            "missed": [{"role": role, "words": w, "count": n} for (role, w), n in _most_common(missed, MAX_COMMON)],
             "false": [
                 {"role": role, "words": w, "tag": tag, "count": n}
-                for (role, w, tag), n in _most_common(false, MOST_COMMON)
+                for (role, w, tag), n in _most_common(false, MAX_COMMON)
             ],
         }
     return statistics

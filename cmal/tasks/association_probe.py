@@ -1,6 +1,6 @@
 """What a pre-trained model knows at swapped anchors, beside three controls that say where the knowledge comes from.
 
-Every anchor of a caption is asked for by itself: its two slots are swapped, its twins masked, all else stays as it is.
+Every anchor of a caption is asked for by itself: its two slots are swapped, its duplicates masked, all else stays as it is.
 From the text slot (which holds the region's vector): which visual anchor of the group is it? From the region slot (which
 holds the word's): which word? The answer is right when the likeliest candidate shares the anchor's concept. A slot and its
 partner, the other slot of its anchor, do not see each other: the partner is the answer. Controls:
@@ -29,24 +29,24 @@ import torch
 from torch import Tensor
 
 from cmal.data.batch import join_plans, make_batch, move
-from cmal.data.masking import DrawRates, draw
 from cmal.data.example import Example, ExampleBuilder
+from cmal.data.masking import MaskingConfig, draw
 from cmal.data.records import ImageTextRecord
 from cmal.errors import CheckpointError, DataError
 from cmal.model.association import Association
 from cmal.model.cmal import Cmal, UniModal
-from cmal.model.transformer import flat_positions, rows_at
-from cmal.model.prompt import PromptPlan
 from cmal.model.pretraining import CmalForPretraining
+from cmal.model.prompt import PromptPlan
+from cmal.model.transformer import flat_positions, rows_at
 
 GROUP_SIZE = 64
 SHOWN_CONCEPTS = 3
 DIRECTIONS = ("t2v", "v2t")
-CONDITIONS = ("swapped", "context_hidden", "guests_shuffled")
+CONDITIONS = ("swapped", "context_hidden", "vectors_shuffled")
 CONTROLS = ("chance", *CONDITIONS[1:])
 COLUMNS = ("right", *(name.replace("_", " ") for name in CONTROLS), "partner in sight")  # of a table
 # anchor: next to nothing, and at least one: the only one there is
-SWAP_ONE = DrawRates(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
+SWAP_ONE = MaskingConfig(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def probe_association(
     records: Sequence[ImageTextRecord],
     builder: ExampleBuilder,
     seed: int,
-    group_size: int = GROUP_SIZE,
+    micro_batch_size: int = GROUP_SIZE,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> AssociationProbe:
     """Asks a model about every anchor of some records.
@@ -143,7 +143,7 @@ def probe_association(
         model: with an AMC head; its mode is set to eval.
         builder: with an anchor finder.
         seed: of which anchors make up a group.
-        group_size: questions a group; a group's anchors are each other's candidates.
+        micro_batch_size: questions a group; a group's anchors are each other's candidates.
         report: called with questions done and all questions.
 
     Raises:
@@ -166,7 +166,7 @@ def probe_association(
         )
     generator = np.random.default_rng([seed, len(questions)])
     order = generator.permutation(len(questions))
-    groups = np.array_split(order, -(-len(order) // group_size))
+    groups = np.array_split(order, -(-len(order) // micro_batch_size))
     asked = []
     for group in groups:
         asked.append(_ask_group(model, [questions[i] for i in group], records, builder, generator))
@@ -186,7 +186,7 @@ def find_questions(records: Sequence[ImageTextRecord], builder: ExampleBuilder) 
 
 
 def with_one_anchor(example: Example, index: int) -> Example:
-    """The example as if it had this anchor only; positives and mentions, of which twins are made, stay."""
+    """The example as if it had this anchor only; positives and mentions, of which duplicates are made, stay."""
     anchors = example.anchors
     found = anchors.anchors
     only = replace(
@@ -219,11 +219,11 @@ def _ask_group(
     device = next(model.parameters()).device
     batch, plan = batch.to(device), move(plan, device)
     states = model.cmal.encode(*batch.inputs)
-    shuffled = shuffle_guests(states, plan, *disagreeing_guests(plan.concept.cpu().numpy(), generator))
-    seen = {"swapped": states, "context_hidden": hide_context(states, plan), "guests_shuffled": shuffled}
+    shuffled = shuffle_swapped_in(states, plan, *disagreeing_sources(plan.concept.cpu().numpy(), generator))
+    seen = {"swapped": states, "context_hidden": hide_context(states, plan), "vectors_shuffled": shuffled}
 
     def associate(hidden: Tensor) -> tuple[Association, Association]:
-        both = model.heads["amc"].among_group(hidden, states.tokens, plan)
+        both = model.heads["amc"].among_micro_batch(hidden, states.tokens, plan)
         return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
 
     apart = {name: associate(unify_without_partners(model.cmal, those, plan)) for name, those in seen.items()}
@@ -241,7 +241,7 @@ def unify_without_partners(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Te
     """Hidden states (B, T+R, D) in which the chosen anchors' slots know nothing of their partners.
 
     The text slot's are of a forward without the region's slot, and the region slot's of one without the text slot: two
-    slots that only do not see each other (`partners_in_sight=False`) hear of each other by a third. The pieces of one span
+    slots that only do not see each other (`attend_across_swap=False`) hear of each other by a third. The pieces of one span
     hold the same guest and see each other.
     """
     is_word, is_region = anchor_slots(states, plan)
@@ -258,17 +258,17 @@ def anchor_slots(states: UniModal, plan: PromptPlan) -> tuple[Tensor, Tensor]:
     return is_word, is_region
 
 
-def shuffle_guests(states: UniModal, plan: PromptPlan, region_guests: Tensor, word_guests: Tensor) -> UniModal:
-    """States in which anchor i's region is that of anchor `region_guests[i]`, and its words those of `word_guests[i]`.
+def shuffle_swapped_in(states: UniModal, plan: PromptPlan, region_sources: Tensor, word_sources: Tensor) -> UniModal:
+    """States in which anchor i's region is that of anchor `region_sources[i]`, and its words those of `word_sources[i]`.
 
     The swap then brings exactly these into the other modality's slots; all other slots stay.
 
     Args:
-        region_guests, word_guests: (K,) permutations of the chosen anchors.
+        region_sources, word_sources: (K,) permutations of the chosen anchors.
     """
     device = states.text.device
-    regions = rows_at(states.visual, plan.example, plan.region)[region_guests.to(device)]  # (K, D)
-    words = plan.span_mean(states.text)[word_guests.to(device)]  # (K, D); the prompt puts the mean back on the sphere
+    regions = rows_at(states.visual, plan.example, plan.region)[region_sources.to(device)]  # (K, D)
+    words = plan.span_mean(states.text)[word_sources.to(device)]  # (K, D); the prompt puts the mean back on the sphere
     piece_example = plan.example[plan.piece_anchor]
     text = _put(states.text, piece_example, plan.piece_position, words[plan.piece_anchor])
     return replace(states, text=text, visual=_put(states.visual, plan.example, plan.region, regions))
@@ -279,7 +279,7 @@ def _put(padded: Tensor, example: Tensor, position: Tensor, rows: Tensor) -> Ten
     return flat.index_copy(0, flat_positions(example, position, padded.shape[1]), rows).view_as(padded)
 
 
-def disagreeing_guests(concepts: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+def disagreeing_sources(concepts: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Two permutations (K,) that bring every place a guest of another concept, and the two guests of a place apart too.
 
     The anchors are put in a ring, concept by concept; regions move a third of the ring on and words a third back. Where no

@@ -20,10 +20,10 @@ from cmal.data.records import ImageTextRecord
 from cmal.model.cmal import Cmal, UniModal
 
 ENCODE_BATCH = 64
-MOST_PAIRS = 256
+MAX_PAIRS = 256
 # of the widest activation of a tile on a CPU: beyond its caches a pair takes longer (768 wide, 56 slots: by half from 32 to
 # 128 pairs)
-MOST_NUMBERS = 6_000_000
+MAX_NUMBERS = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def score_rows(
         columns = order if asked is None else order[asked[row, order]]
         start = 0
         while start < len(columns):
-            tile = columns[start : start + MOST_PAIRS]
+            tile = columns[start : start + MAX_PAIRS]
             tile = tile[: pairs_at_once(cmal, len(texts[tile[-1]]) + len(visual.visual), visual.visual.device)]
             states = pair_states([texts[column] for column in tile], visual)
             scores[row, tile] = head(cmal.unify_at_cls(states)).float().cpu().numpy()
@@ -93,10 +93,10 @@ def score_rows(
 def pairs_at_once(cmal: Cmal, slots: int, device: torch.device) -> int:
     """How many pairs of at most so many slots make a tile."""
     if device.type != "cpu":
-        return MOST_PAIRS
+        return MAX_PAIRS
     layers = cmal.unified.stack.layers
     widest = layers[0].expand.out_features if len(layers) else cmal.width
-    return min(MOST_PAIRS, max(1, MOST_NUMBERS // (slots * widest)))
+    return min(MAX_PAIRS, max(1, MAX_NUMBERS // (slots * widest)))
 
 
 def pair_states(texts: Sequence[Tensor], image: VisualState) -> UniModal:

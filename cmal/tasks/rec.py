@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from cmal.data.batch import Batch, make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import ReferringRecord
-from cmal.tasks.metrics import BOX_PROTOCOLS, iou_matrix, is_hit, oracle_recall, xywh_to_xyxy
 from cmal.model.cmal import Cmal
+from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
 from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, labelled_loss, region_states
+from cmal.tasks.metrics import BOX_PROTOCOLS, is_hit, oracle_recall
 
-LEAST_OVERLAP = 0.5  # a training target is the best overlapping region, if it overlaps by this much
+MIN_OVERLAP = 0.5  # a training target is the best overlapping region, if it overlaps by this much
 
 
 class ReferringExpressions:
@@ -101,4 +102,4 @@ def target_region(boxes_xyxy_px: np.ndarray, box_xywh_px: Sequence[float]) -> in
         return IGNORE_LABEL
     overlap = iou_matrix(boxes_xyxy_px, xywh_to_xyxy(np.array([box_xywh_px])))[:, 0]
     best = int(overlap.argmax())
-    return best if overlap[best] >= LEAST_OVERLAP else IGNORE_LABEL
+    return best if overlap[best] >= MIN_OVERLAP else IGNORE_LABEL

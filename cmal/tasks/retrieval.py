@@ -17,13 +17,13 @@ from cmal.data.batch import Batch, make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.tasks.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
 from cmal.model.cmal import Cmal, UniModal
 from cmal.model.losses import matching_loss
 from cmal.model.pretraining import MatchingHead
+from cmal.tasks.base import Answers, Scores
+from cmal.tasks.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
 from cmal.tasks.pair_scores import CachedStates, score_rows
 from cmal.tasks.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
-from cmal.tasks.base import Answers, Scores
 
 FOLDS = {"full": 1, "1k": 5}  # protocol -> folds
 
@@ -160,7 +160,7 @@ def recalls_and_hits(answers: Answers, owner: np.ndarray, folds: int) -> tuple[d
 
 def _pairs_scored(answers: Answers, images: int, captions: int) -> str:
     shortlist: Shortlist | None = answers.get("shortlist")
-    return shortlist.told if shortlist else f"all {images} x {captions} pairs"
+    return shortlist.description if shortlist else f"all {images} x {captions} pairs"
 
 
 def draw_mismatches(

@@ -44,7 +44,7 @@ class Shortlist:
     first_ranking: str
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """For the result's protocol."""
         images, captions = self.listed.shape
         return (

@@ -22,13 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cmal.errors import CheckpointError, CmalError, in_one_line, shown, system_word, told
+from cmal.errors import CheckpointError, CmalError, as_user_error, in_one_line, shown, system_word
 from cmal.io.files import remove_left_overs, sha256_of, sync, write_json
 from cmal.training.sharding import shard_like_parameters
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
 VALIDATION = "validation.json"
-MOST_STEPS = 1 << 40
+MAX_STEPS = 1 << 40
 SETTINGS = ("betas", "eps", "weight_decay", "amsgrad", "maximize")  # of an optimizer, which the recipe sets
 
 
@@ -101,7 +101,7 @@ def save_checkpoint(
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, RuntimeError) and (message := told(error)):
+        if isinstance(error, RuntimeError) and (message := as_user_error(error)):
             raise message from error  # a loader's worker died while this was written: nothing is wrong with the disk
         cause = (written and written.error) or error.__context__ or error
         raise CmalError(
@@ -156,7 +156,7 @@ def _remove_old(run: Path, keep: int) -> None:
             remove_folder(folder)
 
 
-def tidy(run: Path, keep: int) -> Path | None:
+def recover_run_folder(run: Path, keep: int) -> Path | None:
     """Finishes what a kill cut short in a run folder: what is half written or half removed goes, `last` leads to the newest.
 
     Returns:
@@ -216,7 +216,7 @@ def load_progress(folder: Path) -> Progress:
     try:
         state = json.loads((folder / STATE).read_bytes())
         step, skipped = state["step"], state["skipped"]
-        if type(step) is not int or type(skipped) is not int or not 0 <= skipped <= step <= MOST_STEPS:
+        if type(step) is not int or type(skipped) is not int or not 0 <= skipped <= step <= MAX_STEPS:
             raise ValueError(f"{STATE} says step {shown(step)}, {shown(skipped)} skipped")
         return Progress(step, skipped)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -228,8 +228,8 @@ def check_digest(folder: Path, name: str) -> None:
     if not (folder / STATE).is_file() or not (folder / name).is_file():
         return
     try:
-        told = json.loads((folder / STATE).read_bytes()).get("sha256", {}).get(name)
-        if told is not None and sha256_of(folder / name) != told:
+        expected = json.loads((folder / STATE).read_bytes()).get("sha256", {}).get(name)
+        if expected is not None and sha256_of(folder / name) != expected:
             raise ValueError(f"{name} has other bytes than were written")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise damaged(folder, error) from error
@@ -300,17 +300,17 @@ def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path
         CheckpointError: names the first entries that are missing, unexpected, of another shape or not finite.
     """
     own = model.state_dict()
-    faults = [f"missing {n}" for n in own if n not in weights] + [f"unexpected {n}" for n in weights if n not in own]
+    errors = [f"missing {n}" for n in own if n not in weights] + [f"unexpected {n}" for n in weights if n not in own]
     shapes = [(n, tuple(weights[n].shape), tuple(own[n].shape)) for n in own if n in weights]
-    faults += [f"{name}: {theirs} in the file, {ours} in the model" for name, theirs, ours in shapes if theirs != ours]
+    errors += [f"{name}: {theirs} in the file, {ours} in the model" for name, theirs, ours in shapes if theirs != ours]
     both = [n for n in own if n in weights]
-    faults += [
+    errors += [
         f"{n}: {weights[n].dtype} is no type of weights"
         for n in both
         if weights[n].is_floating_point() != own[n].is_floating_point()
     ]
-    faults += [f"{n}: holds numbers that are not finite" for n in both if not torch.isfinite(weights[n]).all()]
-    if faults:
-        listed = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+    errors += [f"{n}: holds numbers that are not finite" for n in both if not torch.isfinite(weights[n]).all()]
+    if errors:
+        listed = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
         raise CheckpointError(f"the checkpoint {folder} does not fit", listed, "use the recipe it was trained with")
     model.load_state_dict(weights)

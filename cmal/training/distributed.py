@@ -20,11 +20,11 @@ SIGN_IN_S = 3.0  # after a loss
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """Where this process stands: rank of world, and the device it computes on."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -33,7 +33,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def joined(device: str | None = None) -> Iterator[Place]:
+def join_processes(device: str | None = None) -> Iterator[DistributedContext]:
     """Joins the processes that torchrun (or SLURM through it) started, or stands alone; leaves at the end.
 
     Args:
@@ -45,18 +45,18 @@ def joined(device: str | None = None) -> Iterator[Place]:
     if kind == "cuda":
         torch.cuda.set_device(here)
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
-        yield Place(device=here)
+        yield DistributedContext(device=here)
         return
     backend = "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=TIMEOUT_S))
-    place = Place(dist.get_rank(), dist.get_world_size(), here)
+    context = DistributedContext(dist.get_rank(), dist.get_world_size(), here)
     try:
-        yield place
+        yield context
     except RuntimeError as error:
         if not _LOST.search(str(error)):
             raise
         raise CmalError(
-            f"process {place.rank} of {place.world} cannot go on: it has lost {_who_is_lost(place)}",
+            f"process {context.rank} of {context.world_size} cannot go on: it has lost {_who_is_lost(context)}",
             in_one_line(error),
             "see their messages; the last checkpoint is good, run the same command again to go on",
         ) from error
@@ -67,12 +67,12 @@ def joined(device: str | None = None) -> Iterator[Place]:
 _LOST = re.compile(r"closed by peer|Connection reset|Broken pipe|Timed out|timed out|timeout|gloo|NCCL", re.I)
 
 
-def _who_is_lost(place: Place) -> str:
+def _who_is_lost(context: DistributedContext) -> str:
     """Every survivor signs in at the meeting place; who has not signed after a while is lost."""
-    others = [rank for rank in range(place.world) if rank != place.rank]
+    others = [rank for rank in range(context.world_size) if rank != context.rank]
     try:
         store = dist.distributed_c10d._get_default_store()
-        store.set(f"survivor/{place.rank}", "here")
+        store.set(f"survivor/{context.rank}", "here")
         time.sleep(SIGN_IN_S)
         lost = [rank for rank in others if not store.check([f"survivor/{rank}"])]
     except RuntimeError:
@@ -80,7 +80,7 @@ def _who_is_lost(place: Place) -> str:
     return "process " + " and ".join(map(str, lost or others))
 
 
-def mean_over_places(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes, the same on each."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         values = values.clone()
@@ -89,7 +89,7 @@ def mean_over_places(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def any_place(flag: bool, device: torch.device) -> bool:
+def all_reduce_any(flag: bool, device: torch.device) -> bool:
     """True everywhere if it is true anywhere."""
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return flag
@@ -98,7 +98,7 @@ def any_place(flag: bool, device: torch.device) -> bool:
     return bool(value.item())
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Returns when every process has come here."""
     if dist.is_initialized():
         dist.barrier()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cmal.errors import CmalError, told
+from cmal.errors import CmalError, as_user_error
 from cmal.io.signals import Stopped, stop_at_once
 
 
@@ -56,7 +56,7 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
+def launch(wanted: Launch, setup: Callable[..., None], *arguments: Any) -> None:
     """Runs `work(*arguments)` in every process.
 
     Raises:
@@ -64,7 +64,7 @@ def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
     """
     _take_slurm_environment()
     if is_launched() or (wanted.processes == 1 and wanted.nodes == 1):
-        work(*arguments)
+        setup(*arguments)
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -85,7 +85,7 @@ def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
         start_method="spawn",
     )
     try:
-        elastic_launch(config, _run_quietly)(work, arguments)
+        elastic_launch(config, _run_quietly)(setup, arguments)
     except SignalException as error:
         raise CmalError(
             f"stopped with its {wanted.processes * wanted.nodes} processes",
@@ -103,17 +103,17 @@ def launch(wanted: Launch, work: Callable[..., None], *arguments: Any) -> None:
         ) from None
 
 
-def _run_quietly(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _run_quietly(setup: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """In a child: what the user can put right is printed as its three lines and ends the process with status 1."""
     import sys
 
     try:
         with stop_at_once():
-            work(*arguments)
+            setup(*arguments)
     except Stopped:
         os._exit(1)  # the launcher tells of it, once for all
     except Exception as error:
-        if (message := told(error)) is None:
+        if (message := as_user_error(error)) is None:
             raise
         print(f"Error: {message}", file=sys.stderr, flush=True)
         os._exit(1)

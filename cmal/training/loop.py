@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from cmal.data.micro_batches import Group
+from cmal.data.micro_batches import MicroBatch
 from cmal.errors import CmalError
 from cmal.io.signals import stop_at_once, stop_noted
 from cmal.training.checkpoint import Progress
-from cmal.training.distributed import Place, any_place, mean_over_places
+from cmal.training.distributed import DistributedContext, all_reduce_any, all_reduce_mean
 from cmal.training.optimizer import clipped_step, gradient_norm_noted
 from cmal.training.sharding import without_sync
 
-MOST_SKIPPED_IN_A_ROW = 20
+MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Fit:
     Attributes:
         model: called with a batch, gives something with `.total` and `.parts`.
         groups: pairs of group and batch, step by step, this device's part.
-        groups_per_step: of this device.
+        micro_batches_per_step: of this device.
         save: called with the progress, writes a checkpoint; validate: gives measures to report; tick: called with the steps
             done and wanted, before the first one and after each.
     """
@@ -55,12 +55,12 @@ class Fit:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
-    groups: Iterable[tuple[Group, object]]
-    groups_per_step: int
+    micro_batches: Iterable[tuple[MicroBatch, object]]
+    micro_batches_per_step: int
     steps: int
     seed: int
     clip_norm: float
-    place: Place
+    context: DistributedContext
     report: Callable[[StepReport], None] = lambda report: None
     save: Callable[[Progress], None] = lambda progress: None
     validate: Callable[[int], None] = lambda step: None
@@ -79,19 +79,19 @@ def fit(run: Fit) -> Progress:
         CmalError: twenty steps in a row had a loss or gradient that was not finite, or the process was asked to stop
             (SIGTERM, SIGUSR1); a checkpoint is written first.
     """
-    batches, progress, skipped_in_a_row = iter(run.groups), run.progress, 0
+    batches, progress, skipped_in_a_row = iter(run.micro_batches), run.progress, 0
     started, examples = time.perf_counter(), 0
     if run.progress.step and is_validated(run, run.progress.step):
         run.validate(run.progress.step)  # where the run was killed between a checkpoint and its validation
     run.model.train()
     run.tick(progress.step, run.steps)
-    is_alone = run.place.world == 1
+    is_alone = run.context.world_size == 1
     with stop_noted() as is_stopping, gradient_norm_noted(run.model, is_alone) as gradient_norm:
         for step in range(run.progress.step + 1, run.steps + 1):
             losses, count = accumulate_gradients(run, batches)
             grad_norm = gradient_norm()
             is_finite = bool(torch.isfinite(grad_norm)) and all(torch.isfinite(v) for v in losses.values())
-            if not any_place(not is_finite, run.place.device):
+            if not all_reduce_any(not is_finite, run.context.device):
                 clipped_step(run.optimizer, grad_norm, run.clip_norm)
                 skipped_in_a_row = 0
             else:
@@ -99,14 +99,14 @@ def fit(run: Fit) -> Progress:
             run.scheduler.step()
             run.optimizer.zero_grad(set_to_none=True)
             progress = Progress(step, progress.skipped + bool(skipped_in_a_row))
-            examples += count * run.place.world
+            examples += count * run.context.world_size
             if step % run.report_every == 0 or step == run.steps:
                 rate, started, examples = examples / (time.perf_counter() - started), time.perf_counter(), 0
                 means = mean_losses(losses)
                 lr = run.scheduler.get_last_lr()[0]
                 run.report(StepReport(step, run.steps, means, float(grad_norm), lr, rate, progress.skipped))
             run.tick(step, run.steps)
-            stop = any_place(is_stopping(), run.place.device)
+            stop = all_reduce_any(is_stopping(), run.context.device)
             validates = is_validated(run, step)
             if step % run.save_every == 0 or validates or stop:
                 run.save(progress)
@@ -120,10 +120,10 @@ def fit(run: Fit) -> Progress:
                     "the process was asked to stop; a checkpoint is written",
                     "run the same command again to go on",
                 )
-            if skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 raise CmalError(
                     f"stopped at step {step} of {run.steps}",
-                    f"{MOST_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not a finite number",
+                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not a finite number",
                     "the last checkpoint is good; lower optimizer.lr and run again",
                 )
     return progress
@@ -134,18 +134,18 @@ def is_validated(run: Fit, step: int) -> bool:
     return step == run.steps or bool(run.validate_every and step % run.validate_every == 0)
 
 
-def accumulate_gradients(run: Fit, batches: Iterator[tuple[Group, object]]) -> tuple[dict[str, Tensor], int]:
+def accumulate_gradients(run: Fit, batches: Iterator[tuple[MicroBatch, object]]) -> tuple[dict[str, Tensor], int]:
     """Gradients of one step's groups, averaged; returns the mean losses by name and the examples seen."""
     totals: dict[str, list[Tensor]] = {}
     examples = 0
-    for turn in range(run.groups_per_step):
-        group, batch = next(batches)
-        batch = batch.to(run.place.device)
-        is_last = turn == run.groups_per_step - 1
-        with without_sync(run.model, unless=is_last), autocast(run.place.device, run.precision):
-            torch.manual_seed(group_seed(run.seed, group.number))
+    for turn in range(run.micro_batches_per_step):
+        micro_batch, batch = next(batches)
+        batch = batch.to(run.context.device)
+        is_last = turn == run.micro_batches_per_step - 1
+        with without_sync(run.model, unless=is_last), autocast(run.context.device, run.precision):
+            torch.manual_seed(micro_batch_seed(run.seed, micro_batch.number))
             losses = run.model(batch)
-            (losses.total.float() / run.groups_per_step).backward()
+            (losses.total.float() / run.micro_batches_per_step).backward()
         totals.setdefault("loss", []).append(losses.total.detach())
         for name, value in losses.parts.items():
             totals.setdefault(name, []).append(value.detach())
@@ -156,11 +156,11 @@ def accumulate_gradients(run: Fit, batches: Iterator[tuple[Group, object]]) -> t
 def mean_losses(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """Over all processes, as numbers."""
     names = sorted(losses)
-    means = mean_over_places(torch.stack([losses[name].float() for name in names]))
+    means = all_reduce_mean(torch.stack([losses[name].float() for name in names]))
     return dict(zip(names, means.tolist()))
 
 
-def group_seed(seed: int, number: int) -> int:
+def micro_batch_seed(seed: int, number: int) -> int:
     """The torch seed of one group's dropout."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
 

@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cmal.model.transformer import TransformerLayer, TransformerStack
-from cmal.training.distributed import Place
+from cmal.training.distributed import DistributedContext
 
 
-def tune(model: nn.Module, compile_layers: bool, checkpoint_activations: bool) -> None:
+def configure_layers(model: nn.Module, compile_layers: bool, checkpoint_activations: bool) -> None:
     """Applies the recipe's `train.compile` and `train.checkpoint_activations`."""
     for part in model.modules():
         if isinstance(part, TransformerStack):
@@ -28,19 +28,19 @@ def tune(model: nn.Module, compile_layers: bool, checkpoint_activations: bool) -
             part.compile(dynamic=True)
 
 
-def shard(model: nn.Module, place: Place) -> None:
+def shard(model: nn.Module, context: DistributedContext) -> None:
     """Shards every transformer layer, then the rest, in place over all processes."""
-    mesh = init_device_mesh(place.device.type, (place.world,))
+    mesh = init_device_mesh(context.device.type, (context.world_size,))
     for part in [p for p in model.modules() if isinstance(p, TransformerLayer)]:
         fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
-def copy_to_all(model: nn.Module, place: Place) -> nn.Module:
+def wrap_ddp(model: nn.Module, context: DistributedContext) -> nn.Module:
     """The model with gradients averaged over all processes; the model itself where there is one."""
-    if place.world == 1:
+    if context.world_size == 1:
         return model
-    devices = [place.device] if place.device.type == "cuda" else None
+    devices = [context.device] if context.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
@@ -51,18 +51,18 @@ def without_sync(model: nn.Module, unless: bool) -> contextlib.AbstractContextMa
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else contextlib.nullcontext()
 
 
-def whole(value: Any) -> Any:
+def full_state_dict(value: Any) -> Any:
     """A state dictionary with every sharded tensor gathered; all processes call it together."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list) else value
+        return {key: full_state_dict(item) for key, item in value.items()}
+    return [full_state_dict(item) for item in value] if isinstance(value, list) else value
 
 
 def shard_like_parameters(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """A whole optimizer state with each tensor sharded as its parameter is; as it was where nothing is sharded."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for micro_batch in optimizer.param_groups for p in micro_batch["params"]]
 
     def fit(value: Any, parameter: Tensor) -> Any:
         is_shard = isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape

@@ -15,8 +15,8 @@ import time
 import numpy as np
 
 from cmal.anchors.finder import AnchorFinder
-from cmal.regions.types import Regions
 from cmal.anchors.thesaurus import Thesaurus
+from cmal.regions.types import Regions
 
 REGIONS, REPEATS = 36, 5
 FILLERS = ("a", "the", "on", "in", "next", "to", "with", "and", "standing", "near", "several", "of", "his", "at")

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal.regions.detectors import Detector, build_detector
 from cmal.regions.extract import extract_regions
 from cmal.regions.images import read_image
+from cmal.scenes.drawing import encode_jpeg, make_scene
 
 BATCH, REPEATS = 16, 8  # an even number: each goes first as often as the other
 

@@ -24,15 +24,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.data.micro_batches import GroupSequence, load_groups
+from cmal.data.micro_batches import MicroBatchSequence, load_micro_batches
 from cmal.data.records import ImageTextRecord, record_line
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.regions.store.layout import StoreHeader
 from cmal.regions.store.shards import StoreWriter
 from cmal.regions.types import Regions
-from cmal.runs.pretrain import pretraining_work
-from cmal.runs.train import group_plan, loader_workers, make_fit
-from cmal.training.distributed import Place, joined
+from cmal.runs.pretrain import pretraining_setup
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.train import loader_workers, make_fit, micro_batch_plan
+from cmal.training.distributed import DistributedContext, join_processes
 from cmal.training.loop import Fit, fit
 from tests.bench.timing import machine, options_of, write_figures
 
@@ -82,7 +82,7 @@ def recipe_for(folder: Path) -> PretrainRecipe:
     changed = (
         *(f"out={folder}/run", f"data.records=[{folder}/train.jsonl]", f"data.regions={folder}/regions"),
         *("data.validation=", "model.text_checkpoint=", "model.vocabulary_size=1000", f"train.steps={STEPS}"),
-        *(f"train.batch_size={BATCH}", f"train.group_size={BATCH}", "train.report_every=1"),
+        *(f"train.batch_size={BATCH}", f"train.micro_batch_size={BATCH}", "train.report_every=1"),
     )
     return load_recipe(PretrainRecipe, ROOT / "recipes/small.yaml", changed)
 
@@ -91,29 +91,31 @@ def step_seconds(made: Fit, groups: Iterable) -> list[float]:
     """Seconds of each timed step."""
     seconds: list[float] = []
     last = made.progress.step + UNTIMED + TIMED
-    take = replace(made, groups=groups, steps=last, report=lambda r: seconds.append(BATCH / r.examples_per_s))
+    take = replace(made, micro_batches=groups, steps=last, report=lambda r: seconds.append(BATCH / r.examples_per_s))
     fit(take)
     return seconds[UNTIMED:]
 
 
-def compare(folder: Path, place: Place, repeats: int, workers: int) -> dict[str, object]:
+def compare(folder: Path, place: DistributedContext, repeats: int, workers: int) -> dict[str, object]:
     """All turns; the first one warms up."""
-    work = pretraining_work(recipe_for(folder), None, place)
+    work = pretraining_setup(recipe_for(folder), None, place)
     made = replace(make_fit(work, place, None), save_every=2**62)
-    plan = group_plan(work)
-    kept = next(iter(GroupSequence(plan, 1, 1)))
+    plan = micro_batch_plan(work)
+    kept = next(iter(MicroBatchSequence(plan, 1, 1)))
     in_memory = work.data[kept]
     turns, step_work = [], []
     for turn in range(repeats + 1):
         first = 1 + turn * 4 * (UNTIMED + TIMED)
-        loader = load_groups(work.data, GroupSequence(plan, first, STEPS), loader_workers(workers, place.device))
+        loader = load_micro_batches(
+            work.data, MicroBatchSequence(plan, first, STEPS), loader_workers(workers, place.device)
+        )
         with_loader, began = step_seconds(made, loader), time.process_time()
         turns.append((with_loader, step_seconds(made, itertools.repeat((kept, in_memory[1])))))
         step_work.append((time.process_time() - began) / (UNTIMED + TIMED))
     loaded, held = (np.array(side) for side in zip(*turns[1:]))  # (repeats, TIMED) each
     ratios = loaded.mean(axis=1) / held.mean(axis=1)
     began = time.process_time()
-    made_here = [work.data[group] for group in GroupSequence(plan, STEPS // 2, STEPS // 2 + 9)]  # not seen so far
+    made_here = [work.data[group] for group in MicroBatchSequence(plan, STEPS // 2, STEPS // 2 + 9)]  # not seen so far
     batch_work = (time.process_time() - began) / len(made_here)
     return {
         "ratio": round(float(np.median(ratios)), 3),
@@ -130,7 +132,7 @@ def main() -> None:
     parser = options_of(__doc__, repeats=5)
     parser.add_argument("--workers", type=int, default=-1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, joined("cpu") as place:
+    with tempfile.TemporaryDirectory() as name, join_processes("cpu") as place:
         write_world(Path(name))
         figures = compare(Path(name), place, options.repeats, options.workers)
     write_figures(machine() | figures, options.json)

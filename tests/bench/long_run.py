@@ -47,7 +47,7 @@ out: run
 model: {width: 64, heads: 4, inner: 128, text_layers: 1, visual_layers: 1, unified_layers: 1, max_tokens: 30,
   vocabulary_size: 200}
 data: {records: [train.jsonl], regions: store, workers: 2}
-train: {steps: 100000000, batch_size: 32, group_size: 32, report_every: 5, save_every: 2000, keep_checkpoints: 2}
+train: {steps: 100000000, batch_size: 32, micro_batch_size: 32, report_every: 5, save_every: 2000, keep_checkpoints: 2}
 """
 
 

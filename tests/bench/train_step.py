@@ -37,8 +37,8 @@ from transformers import VisualBertConfig, VisualBertForPreTraining
 
 from cmal.model.cmal import build_cmal
 from cmal.model.cpu.kernels import ONEDNN_LINEAR, onednn_product
-from cmal.model.transformer import initialise, rows_at
 from cmal.model.pretraining import LanguageHead, MatchingHead
+from cmal.model.transformer import initialise, rows_at
 from cmal.runs.dry_run import count_flops
 from cmal.training.memory import keep_freed_memory
 from cmal.training.optimizer import build_optimizer, clipped_step, gradient_norm_noted

@@ -99,7 +99,7 @@ def test_an_error_is_three_lines_on_stderr_and_status_one(monkeypatch):
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch):
-    error = CmalError("what", "found", "remedy")
+    error = CmalError("what", "found", "hint")
     monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: failing(error))
     assert run("--debug", "eval").exception is error
 

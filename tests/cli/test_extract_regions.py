@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal.regions.store.store import RegionStore
+from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal_cli.app import main
 
 

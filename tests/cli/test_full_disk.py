@@ -48,7 +48,7 @@ def disk_of(tmp_path) -> Iterator[Callable[[int], Path]]:
     free()
 
 
-def told(*arguments: object) -> str:
+def reported(*arguments: object) -> str:
     """The message of a command that must fail as it should."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert isinstance(result.exception, SystemExit) and result.exit_code == 1, result.exception or result.output
@@ -69,14 +69,14 @@ def test_prepare_leaves_nothing(disk_of, tmp_path, tiny_world, kilobytes):
     (tmp_path / "c.csv").write_text("image,caption\n" + rows)
     disk = disk_of(kilobytes)
     own = ("--images", tmp_path / "photos", "--captions", tmp_path / "c.csv", "--out", disk)
-    assert "No space left" in told("prepare", "pairs", *own)
+    assert "No space left" in reported("prepare", "pairs", *own)
     assert files_in(disk) == []
 
 
 @pytest.mark.parametrize("kilobytes", [4, 64, 200, 300])
 def test_drawing_the_world_leaves_whole_pictures_at_most(disk_of, kilobytes):
     disk = disk_of(kilobytes)
-    assert "No space left" in told("prepare", "scenes", "--images", 12, "--workers", 1, "--out", disk)
+    assert "No space left" in reported("prepare", "scenes", "--images", 12, "--workers", 1, "--out", disk)
     left = files_in(disk)
     assert all(name.startswith("scenes/images/") and name.endswith(".jpg") for name in left), left
     assert all((disk / name).read_bytes().endswith(b"\xff\xd9") for name in left), "whole to the end marker"
@@ -87,7 +87,7 @@ def test_extraction_stores_whole_shards_at_most(disk_of, tiny_world, monkeypatch
     """HDF5 ends the process where a disk fills up under it; the room is taken before."""
     disk, images = disk_of(kilobytes), tiny_world / "data/scenes/images"
     monkeypatch.setattr("cmal.regions.extract.foretell_size", lambda *facts: "somebody fills the disk after this")
-    told("extract-regions", images, "--out", disk / "s", "--shard-size", 4)
+    reported("extract-regions", images, "--out", disk / "s", "--shard-size", 4)
     assert {name.rpartition(".")[2] for name in files_in(disk)} <= {"json", "h5"}
     if not (disk / "s/index.json").exists():
         return
@@ -100,7 +100,7 @@ def test_extraction_stores_whole_shards_at_most(disk_of, tiny_world, monkeypatch
 
 def test_extraction_is_refused_where_the_disk_cannot_hold_it(disk_of, tiny_world):
     disk = disk_of(100)
-    message = told("extract-regions", tiny_world / "data/scenes/images", "--out", disk / "s")
+    message = reported("extract-regions", tiny_world / "data/scenes/images", "--out", disk / "s")
     assert "the disk has 0.1 MB free" in message and list(disk.rglob("*.h5")) == []
 
 
@@ -115,11 +115,19 @@ def test_training_keeps_the_checkpoint_before(disk_of, tiny_world, kilobytes):
             f"data.regions={scenes}/regions",
             "data.validation=",
         ),
-        *("train.steps=9", "train.batch_size=8", "train.group_size=8", "train.save_every=1", "train.report_every=1"),
+        *(
+            "train.steps=9",
+            "train.batch_size=8",
+            "train.micro_batch_size=8",
+            "train.save_every=1",
+            "train.report_every=1",
+        ),
         *("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1"),
         "train.keep_checkpoints=9",
     )
-    told("pretrain", ROOT / "recipes/scenes.yaml", "--device", "cpu", *(word for s in sets for word in ("--set", s)))
+    reported(
+        "pretrain", ROOT / "recipes/scenes.yaml", "--device", "cpu", *(word for s in sets for word in ("--set", s))
+    )
     folders = sorted((disk / "run/checkpoints").glob("*"))
     for number, folder in enumerate(folders, start=1):
         assert {path.name for path in folder.iterdir()} == CHECKPOINT_FILES
@@ -135,7 +143,9 @@ def test_evaluation_writes_all_or_nothing(disk_of, tiny_world, tiny_tasks, tmp_p
     disk = disk_of(4)
     (disk / "rest").write_bytes(b"x" * 4096)
     out = (option, disk / "answers.json")
-    told("eval", "scenes-ve", "--split", "test", "--checkpoint", run, "--regions", scenes / "regions", "--quiet", *out)
+    reported(
+        "eval", "scenes-ve", "--split", "test", "--checkpoint", run, "--regions", scenes / "regions", "--quiet", *out
+    )
     assert files_in(disk) == ["rest"]
 
 
@@ -143,14 +153,16 @@ def test_evaluation_writes_all_or_nothing(disk_of, tiny_world, tiny_tasks, tmp_p
 def test_probing_writes_all_or_nothing(disk_of, tiny_world, option):
     scenes, disk = tiny_world / "data/scenes", disk_of(8)
     (disk / "rest").write_bytes(b"x" * 8192)
-    told("probe-anchors", "--records", scenes / "test.jsonl", "--regions", scenes / "regions", option, disk / "a.html")
+    reported(
+        "probe-anchors", "--records", scenes / "test.jsonl", "--regions", scenes / "regions", option, disk / "a.html"
+    )
     assert files_in(disk) == ["rest"]
 
 
 def test_merging_leaves_no_half_store(disk_of, tiny_world):
     disk = disk_of(360)
     shutil.copytree(tiny_world / "data/scenes/regions", disk / "s")
-    assert "No space left" in told("extract-regions", "--out", disk / "s", "--merge")
+    assert "No space left" in reported("extract-regions", "--out", disk / "s", "--merge")
     assert not (disk / "s.h5").exists() and not [name for name in files_in(disk) if name.endswith(".tmp")]
 
 

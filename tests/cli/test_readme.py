@@ -18,7 +18,16 @@ from cmal_cli.app import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-QUICK = ["--set", "train.steps=1", "--set", "train.batch_size=8", "--set", "train.group_size=8", "--device", "cpu"]
+QUICK = [
+    "--set",
+    "train.steps=1",
+    "--set",
+    "train.batch_size=8",
+    "--set",
+    "train.micro_batch_size=8",
+    "--device",
+    "cpu",
+]
 
 
 PROGRAMS = ("cmal", "bash", "sbatch", "GPUS=8")

@@ -49,7 +49,7 @@ class World:
         """`cmal pretrain` of a recipe that would run, with something changed."""
         sets = (
             *(f"out={self.own}/run", f"data.records=[{self.scenes}/val.jsonl]", f"data.regions={self.scenes}/regions"),
-            *("data.validation=", "train.steps=1", "train.batch_size=8", "train.group_size=8", *overrides),
+            *("data.validation=", "train.steps=1", "train.batch_size=8", "train.micro_batch_size=8", *overrides),
         )
         return ["pretrain", ROOT / "recipes/scenes.yaml", "--device", "cpu", *(p for s in sets for p in ("--set", s))]
 
@@ -125,7 +125,7 @@ TOLD: tuple[Case, ...] = (
     ("out of bounds", lambda w: w.pretrain("model.dropout=2"), ('"model.dropout"',)),
     ("not one of the words", lambda w: w.pretrain("objectives.candidates=all"), ('"objectives.candidates"', "batch")),
     ("no equals sign", lambda w: w.pretrain("train.steps"), ("should be KEY=VALUE",)),
-    ("uneven groups", lambda w: w.pretrain("train.group_size=3"), ("does not divide",)),
+    ("uneven groups", lambda w: w.pretrain("train.micro_batch_size=3"), ("does not divide",)),
     (
         "no objective",
         lambda w: w.pretrain(*(f"objectives.{n}=0" for n in "mlm mrm_class mrm_feature itm amc".split())),
@@ -297,7 +297,7 @@ def world(tiny_world, tiny_tasks, tmp_path, monkeypatch) -> World:
     return World(tiny_world, tmp_path)
 
 
-def told(world: World, case: Case, status: int) -> str:
+def reported(world: World, case: Case, status: int) -> str:
     result = CliRunner().invoke(main, [str(argument) for argument in case[1](world)])
     assert result.exit_code == status, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -309,7 +309,7 @@ def told(world: World, case: Case, status: int) -> str:
 
 @pytest.mark.parametrize("case", TOLD, ids=lambda case: case[0])
 def test_it_is_told_in_three_lines(world, case):
-    lines = told(world, case, 1).splitlines()
+    lines = reported(world, case, 1).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("Error: "))
     message = lines[start:]
     assert len(message) >= 3 and all(line.startswith("  ") and line.strip() for line in message[1:]), message
@@ -317,7 +317,7 @@ def test_it_is_told_in_three_lines(world, case):
 
 @pytest.mark.parametrize("case", USAGE, ids=lambda case: case[0])
 def test_wrong_usage_is_told_with_how_to_ask(world, case):
-    assert "Usage: " in told(world, case, 2)
+    assert "Usage: " in reported(world, case, 2)
 
 
 def test_there_are_at_least_forty():

@@ -110,7 +110,7 @@ def outcome_of(reader: Reader, folder: Path) -> tuple[str, str]:
             warnings.simplefilter("error", RuntimeWarning)  # numpy tells overflow by it
             reader.read(folder)
     except CmalError as error:
-        parts = (error.what, error.found, error.remedy)
+        parts = (error.what, error.found, error.hint)
         if not all(isinstance(part, str) and part.strip() for part in parts) or len(str(error)) > LONGEST_MESSAGE:
             return "failed", f"a message of empty or endless parts: {str(error)[:300]}"
         return "refused", str(error)

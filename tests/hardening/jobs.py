@@ -134,7 +134,7 @@ def write_vqa(folder: Path, questions: int = 1500) -> None:
     folder.mkdir()
     head = {"data_subtype": "train2014", "task_type": "Open-Ended"}
     asked = [{"question_id": n, "image_id": 1 + n // 3, "question": f"is it {n}?"} for n in range(questions)]
-    told = [
+    reported = [
         {
             "question_id": n,
             "image_id": 1 + n // 3,
@@ -147,7 +147,7 @@ def write_vqa(folder: Path, questions: int = 1500) -> None:
     ]
     name = "v2_OpenEnded_mscoco_train2014_questions.json"
     (folder / name).write_text(json.dumps(head | {"questions": asked}))
-    (folder / "v2_mscoco_train2014_annotations.json").write_text(json.dumps(head | {"annotations": told}))
+    (folder / "v2_mscoco_train2014_annotations.json").write_text(json.dumps(head | {"annotations": reported}))
 
 
 def write_tsv(path: Path) -> None:

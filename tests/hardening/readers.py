@@ -15,11 +15,8 @@ from hardening.fuzzing import Reader
 from hardening.readers_models import model_readers
 from hardening.readers_regions import region_readers
 
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.data import records as record_kinds
-from cmal.regions.image_ids import guess_dataset
-from cmal.datasets.leakage import evaluation_leakage, prepared_evaluation_sets
-from cmal.datasets.job import Options
-from cmal.datasets.prepare import prepare_dataset
 from cmal.data.records import (
     EntailmentRecord,
     ImageTextRecord,
@@ -32,13 +29,16 @@ from cmal.data.records import (
     record_line,
 )
 from cmal.data.text import WordPieces
-from cmal.reports.run_report import write_run_report
-from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
+from cmal.datasets.job import Options
+from cmal.datasets.leakage import evaluation_leakage, prepared_evaluation_sets
+from cmal.datasets.prepare import prepare_dataset
 from cmal.regions.detectors.given_boxes import read_given_boxes
+from cmal.regions.image_ids import guess_dataset
 from cmal.regions.image_lists import images_of_records
-from cmal.runs.results import read_result
+from cmal.reports.run_report import write_run_report
 from cmal.runs.probe import read_gold
-from cmal.anchors.thesaurus import Thesaurus
+from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
+from cmal.runs.results import read_result
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,10 +13,10 @@ from hardening.fuzzing import Reader
 from torch import nn
 
 from cmal.data.text import WordPieces
-from cmal.io.files import sha256_of
 from cmal.hub.model import CmalModel
+from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import read_state_file
-from cmal.runs.assembly import ModelFacts, build_pretraining_model, write_beside_weights
+from cmal.runs.assembly import ModelConfig, build_pretraining_model, write_beside_weights
 from cmal.training.checkpoint import (
     Progress,
     keep_best,
@@ -32,13 +32,13 @@ SIZES = {
     "width": 8, "heads": 2, "inner": 8, "text_layers": 1, "visual_layers": 0, "unified_layers": 1, "dropout": 0.1,
     "hypersphere": True, "max_tokens": 8, "vocabulary": len(VOCABULARY), "region_features": 3,
 }  # fmt: skip
-FACTS = ModelFacts("pretraining", SIZES, {"itm": 1.0, "amc": 1.0}, "both", "both", 4, detector="toy", leakage="none")
+CONFIG = ModelConfig("pretraining", SIZES, {"itm": 1.0, "amc": 1.0}, "both", "both", 4, detector="toy", leakage="none")
 STEP = "checkpoints/step-00000003"
 
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return build_pretraining_model(FACTS)
+    return build_pretraining_model(CONFIG)
 
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -60,7 +60,7 @@ def _checkpoint_files() -> dict[str, bytes]:
             Progress(3, 1),
             model.state_dict(),
             state,
-            lambda folder: write_beside_weights(folder, FACTS, pieces),
+            lambda folder: write_beside_weights(folder, CONFIG, pieces),
             2,
         )
         keep_best(run, 3, {"main": 0.5, "loss": 1.0}, 2)
@@ -71,7 +71,7 @@ def _read_model(folder: Path) -> None:
     model = CmalModel.from_pretrained(folder)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
     states = model.encode_texts(["a dog runs"])[0]
-    assert states.shape[1] == model.facts.sizes["width"] and bool(torch.isfinite(states).all())
+    assert states.shape[1] == model.config.sizes["width"] and bool(torch.isfinite(states).all())
 
 
 def _read_optimizer(folder: Path) -> None:

@@ -34,7 +34,7 @@ def places_to_try(writes: int, count: int, seed: int) -> list[int]:
 
 
 def fill_the_disk(job: Job, stage: Stage, place: Path, inputs: Path, write: int, mode: int) -> str:
-    """Runs a job on a disk that is full at a write -> what it told, or "" where it could do without that write."""
+    """Runs a job on a disk that is full at a write -> what it reported, or "" where it could do without that write."""
     put_inputs(job, job.fresh(place, inputs))
     status, said = job.run(stage, place, disk=(str(place / "out"), write, mode))
     assert broken_files(place) == [], f"write {write}"
@@ -56,17 +56,17 @@ def test_a_full_disk_is_told_and_loses_nothing(stage, inputs, tmp_path, request,
     act = job.start(stage, whole, disk=(str(whole / "out"), 0, FAIL_ON))
     assert act.wait() == 0, act.said()
     wanted, seed = result_of(job, whole), datetime.date.today().toordinal() if is_slow else 0
-    places, told = places_to_try(act.writes(), PLACES if is_slow else FAST_PLACES, seed), 0
+    places, reported = places_to_try(act.writes(), PLACES if is_slow else FAST_PLACES, seed), 0
     for turn, write in enumerate(places):
         place, mode = tmp_path / f"at-{write}", FAIL_ONCE if turn % 4 == 3 else FAIL_ON
         message = fill_the_disk(job, stage, place, inputs, write, mode)
-        told += bool(message)
+        reported += bool(message)
         assert not message or ("No space left" in message and "space" in message.splitlines()[2]), message
         if turn % FINISHED_EVERY == 0:
             status, said = job.run(stage, place)
             assert status == 0 or MAY_BE_DONE in said, said
             assert differences(result_of(job, place), wanted) == [], f"full at write {write}"
     print(
-        f"{name}: full at {len(places)} of {act.writes()} writes, told {told} times, did without {len(places) - told}"
+        f"{name}: full at {len(places)} of {act.writes()} writes, reported {reported} times, did without {len(places) - reported}"
     )
-    assert told > len(places) // 2
+    assert reported > len(places) // 2

@@ -54,7 +54,7 @@ def test_it_ends_soon_with_a_message_and_goes_on_as_if_never_stopped(stage, inpu
     put_inputs(job, job.fresh(whole, inputs))
     started = time.monotonic()
     assert job.run(stage, whole)[0] == 0
-    seconds, wanted, told = time.monotonic() - started, result_of(job, whole), 0
+    seconds, wanted, reported = time.monotonic() - started, result_of(job, whole), 0
     stops = STOPS if request.config.getoption("--slow") else FAST_STOPS
     for turn in range(stops):
         place, number = tmp_path / f"stop-{turn}", (signal.SIGTERM, signal.SIGUSR1)[turn % 2]
@@ -68,10 +68,10 @@ def test_it_ends_soon_with_a_message_and_goes_on_as_if_never_stopped(stage, inpu
             assert act.wait() == 1, f"{act.wait()}: {act.said()}"
             message = message_of(act.said())
             assert "asked to stop" in message and "run the same command again" in message
-            told += 1
+            reported += 1
         assert half_files(place) == []
         status, said = job.run(stage, place)
         assert status == 0 or MAY_BE_DONE in said, said
         assert differences(ended_with(job, place), ended_with(job, whole)) == [], f"asked at {turn}/{stops}"
-    print(f"{name}: asked {stops} times, stopped {told} times")
-    assert told, "of a quick command some moments are before its work or after it"
+    print(f"{name}: asked {stops} times, stopped {reported} times")
+    assert reported, "of a quick command some moments are before its work or after it"

@@ -18,14 +18,14 @@ from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord, parse_record
 from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError, CmalError, DataError, RecipeError, StoreError
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
-from cmal.regions.imports.foreign import BadRow, ForeignImage, Tally, to_regions
 from cmal.io.lmdb_files import LmdbFile
+from cmal.io.safe_pickle import load_plain_pickle
+from cmal.regions.imports.foreign import BadRow, ForeignImage, Tally, to_regions
 from cmal.regions.store.store import RegionStore
-from cmal.runs.results import read_result
 from cmal.runs.assembly import load_word_pieces
 from cmal.runs.folder import read_metrics
-from cmal.io.safe_pickle import load_plain_pickle
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.results import read_result
 from cmal.training.checkpoint import load_progress, load_weights, validation_at
 
 
@@ -254,9 +254,9 @@ def test_negative_counts_in_a_table_of_features(tmp_path):
     ("name", "value"), [("width", 7), ("width", 10**12), ("width", -8), ("heads", 3), ("id", 1), ("dropout", "x")]
 )
 def test_model_sizes_that_cannot_be_built(tmp_path, name, value):
-    facts = json.loads(reader("checkpoint facts").files["model.json"])
-    facts["sizes"][name] = value
-    message = refuses("checkpoint facts", tmp_path, {"model.json": json.dumps(facts).encode()})
+    config = json.loads(reader("checkpoint facts").files["model.json"])
+    config["sizes"][name] = value
+    message = refuses("checkpoint facts", tmp_path, {"model.json": json.dumps(config).encode()})
     assert "model.json" in message
 
 

@@ -27,8 +27,6 @@ from cmal.datasets.prepare import prepare_dataset
 from cmal.errors import CheckpointError, CmalError, DataError, ImageError, StoreError, printable
 from cmal.hub.model import CmalModel
 from cmal.model.text_weights import read_bert
-from cmal.reports.charts import Series, line_chart
-from cmal.reports.run_report import write_run_report
 from cmal.regions.detectors import build_detector
 from cmal.regions.detectors.assembly import read_state_file
 from cmal.regions.image_lists import images_of_folder, images_of_records
@@ -36,6 +34,8 @@ from cmal.regions.images import read_image
 from cmal.regions.imports import import_features
 from cmal.regions.store.shards import write_index, write_shard
 from cmal.regions.store.store import RegionStore
+from cmal.reports.charts import Series, line_chart
+from cmal.reports.run_report import write_run_report
 from cmal.training.checkpoint import load_weights
 from cmal_cli.app import main
 from cmal_cli.display import ProgressDisplay, echo, show_table

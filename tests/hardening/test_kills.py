@@ -31,7 +31,7 @@ KILLS = {  # 230 beside the 50 of tests/unit/regions/test_extract.py
     "finetune": 20,
 }
 FAST = ("prepare coco-captions", "import tsv", "merge", "finetune")
-MOST_KILLS_A_PLACE = 3
+MAX_KILLS_A_PLACE = 3
 ALREADY_DONE = "it holds one already"  # says an import that is started again when all was done; the bytes are compared
 
 
@@ -88,7 +88,7 @@ def kill_again_and_again(job: Job, stage: Stage, inputs: Path, folder: Path, kil
     while shares:
         place = job.fresh(folder / f"cut-{tally.finished}", inputs)
         put_inputs(job, place)
-        for turn in range(min(MOST_KILLS_A_PLACE, len(shares))):
+        for turn in range(min(MAX_KILLS_A_PLACE, len(shares))):
             at_write, share = len(shares) % 2 == 1, shares[-1]
             act = kill_somewhere(job, stage, place, whole, share, at_write)
             assert broken_files(place) == [], f"killed at {share:.0%}"
@@ -103,7 +103,7 @@ def kill_again_and_again(job: Job, stage: Stage, inputs: Path, folder: Path, kil
         status, said = job.run(stage, place)
         assert status == 0 or ALREADY_DONE in said, said
         tally.finished += 1
-        assert differences(result_of(job, place), whole.result) == [], f"killed at {tally.at[-MOST_KILLS_A_PLACE:]}"
+        assert differences(result_of(job, place), whole.result) == [], f"killed at {tally.at[-MAX_KILLS_A_PLACE:]}"
         assert half_files(place) == []
         assert tally.finished <= 4 * kills, "too few kills hit"
     return tally

@@ -10,8 +10,8 @@ from transformers import BertConfig, BertModel
 
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.model.transformer import to_sphere
 from cmal.model.text_weights import load_bert, read_bert
+from cmal.model.transformer import to_sphere
 
 WIDTH, TEXT_LAYERS, UNIFIED_LAYERS = 32, 3, 2
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmal.tasks.metrics import BOX_PROTOCOLS, generalised_iou, iou_matrix, is_hit, oracle_recall, rec_accuracy, xywh_to_xyxy
+from cmal.regions.boxes import generalised_iou, iou_matrix, xywh_to_xyxy
+from cmal.tasks.metrics import BOX_PROTOCOLS, is_hit, oracle_recall, rec_accuracy
 
 HALF = Fraction(1, 2)
 

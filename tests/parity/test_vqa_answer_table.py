@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cmal.tasks.metrics import normalise_answer, vqa_accuracy
+from cmal.data.answer_normalisation import normalise_answer
+from cmal.tasks.metrics import vqa_accuracy
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
@@ -364,7 +365,7 @@ def test_accuracy_is_the_one_worked_by_hand(prediction, counts, official, albef)
 
 
 def test_the_package_holds_the_official_tables_whole(real_data: Path):
-    ours = json.loads((importlib.resources.files("cmal.tasks.metrics") / "vqa_normalisation.json").read_text())
+    ours = json.loads((importlib.resources.files("cmal.data") / "vqa_normalisation.json").read_text())
     assert "".join(ours["punctuation"]) == MARKS
     assert (len(ours["contractions"]), len(ours["digit_words"])) == (120, 12)
     official = real_data.parent / "spec" / "vqa_normalisation.json"

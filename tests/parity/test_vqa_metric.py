@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmal.data.answer_normalisation import normalise_answer
 from cmal.data.records import VqaRecord
-from cmal.tasks.metrics import normalise_answer, vqa_accuracies, vqa_scores
+from cmal.tasks.metrics import vqa_accuracies, vqa_scores
 
 # An independent implementation: characters and annotators one at a time, straight from the definition.
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-TABLES = json.loads((importlib.resources.files("cmal.tasks.metrics") / "vqa_normalisation.json").read_text())
+TABLES = json.loads((importlib.resources.files("cmal.data") / "vqa_normalisation.json").read_text())
 
 
 def slow_punctuation(text: str) -> str:

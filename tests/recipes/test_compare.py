@@ -27,7 +27,7 @@ def row(variant: str, seed: int, mean: float, share: float = 1.0) -> dict:
     tasks = ("scenes-rec", "scenes-ve", "scenes-vqa", "scenes-retrieval")
     scores = dict(zip(tasks, (mean - 0.03, mean - 0.01, mean + 0.01, mean + 0.03)))
     few = {task: score / 2 for task, score in scores.items()}
-    facts = {
+    config = {
         "variant": variant,
         "share": share,
         "seed": seed,
@@ -35,7 +35,7 @@ def row(variant: str, seed: int, mean: float, share: float = 1.0) -> dict:
         "fine_tuning_steps": 150,
         "fine_tuning_rate": 1e-3,
     }
-    return facts | {"scores": scores, "few_shot": few, "chance": dict.fromkeys(tasks, 0.1)}
+    return config | {"scores": scores, "few_shot": few, "chance": dict.fromkeys(tasks, 0.1)}
 
 
 def test_differences_are_paired_by_seed():
@@ -77,7 +77,7 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
     from compare_report import write_report
 
     def known(swapped: float, hidden: float) -> dict:
-        both = {"swapped": swapped, "chance": 0.04, "context_hidden": hidden, "guests_shuffled": 0.8}
+        both = {"swapped": swapped, "chance": 0.04, "context_hidden": hidden, "vectors_shuffled": 0.8}
         return {"association": {name: {"t2v": value, "v2t": value - 0.02} for name, value in both.items()}}
 
     rows = [row("cmal", 0, 0.5) | known(0.9, 0.7), row("cmal", 1, 0.5) | known(0.96, 0.6), row("none", 0, 0.12)]
@@ -88,12 +88,12 @@ def test_association_is_told_beside_its_nearest_controls_and_chance_beside_who_d
     results.write_text(json.dumps({"runs": rows}))
     text = write_report(results, tmp_path)
     assert "| which region is this word's | 93.0 | 4.0 | 65.0 | 80.0 | - | - | - |" in text
-    for told in (
+    for reported in (
         "- right minus chance, both directions: +89.0 points, 95% interval +50.9 to +127.1 (paired over 2 seeds).",
         "- right minus context hidden, both directions: +28.0 points, 95% interval -73.6 to +129.6 (paired over 2 seeds).",
-        "- right minus guests shuffled, both directions: +13.0 points, 95% interval -25.1 to +51.1 (paired over 2 seeds).",
+        "- right minus vectors shuffled, both directions: +13.0 points, 95% interval -25.1 to +51.1 (paired over 2 seeds).",
     ):
-        assert told in text, "90 - 70 = 20 and 96 - 60 = 36 over context hidden: 28 and 8 * 12.706"
+        assert reported in text, "90 - 70 = 20 and 96 - 60 = 36 over context hidden: 28 and 8 * 12.706"
     assert "| mask, no swap | 49.0 | 3.0 | 49.0 | 79.0 | - | - | - |" in text
     assert "| anchor rate 1 | - | - | - | - | 99.5 | - | - |" in text, "not asked with the partner out of sight"
     assert "is *not*" not in text, "13 points are above"
@@ -114,7 +114,7 @@ def test_longer_fine_tuning_has_a_section_of_its_own_and_changes_no_score_above_
     from compare_report import write_report
 
     def known(swapped: float, **more: float) -> dict:
-        both = {"swapped": swapped, "chance": 0.04, "context_hidden": 0.7, "guests_shuffled": 0.8} | more
+        both = {"swapped": swapped, "chance": 0.04, "context_hidden": 0.7, "vectors_shuffled": 0.8} | more
         return {"association": {name: {"t2v": value, "v2t": value} for name, value in both.items()}}
 
     knows = known(0.96, swapped_in_sight=0.99)
@@ -327,15 +327,15 @@ def test_a_run_keeps_what_the_probe_says_of_all_anchors(tmp_path, monkeypatch):
     from compare_report import CONDITIONS
 
     ways = iter({"t2v": n / 100, "v2t": n / 100 + 0.000004} for n in range(2, 50))
-    controls = {name: next(ways) for name in ("chance", "context_hidden", "guests_shuffled")}
-    in_sight = {name: next(ways) for name in ("swapped", "context_hidden", "guests_shuffled")}
+    controls = {name: next(ways) for name in ("chance", "context_hidden", "vectors_shuffled")}
+    in_sight = {name: next(ways) for name in ("swapped", "context_hidden", "vectors_shuffled")}
     found = {"association_t2v": 0.9, "association_v2t": 0.8, "controls": controls, "partner_in_sight": in_sight}
     monkeypatch.setattr(
         compare, "cmal", lambda *words: Path(words[-2]).write_text(json.dumps({"association": {"all": found}}))
     )
     kept = compare.probe(tmp_path)
     assert kept.keys() == set(CONDITIONS), "each has its column in the report"
-    assert kept["swapped"] == {"t2v": 0.9, "v2t": 0.8} and kept["guests_shuffled"] == {"t2v": 0.04, "v2t": 0.04}
+    assert kept["swapped"] == {"t2v": 0.9, "v2t": 0.8} and kept["vectors_shuffled"] == {"t2v": 0.04, "v2t": 0.04}
     assert kept["swapped_in_sight"] == {"t2v": 0.05, "v2t": 0.05} and kept["chance"]["t2v"] == 0.02
 
 

@@ -25,7 +25,7 @@ STEPS, KILLS = 200, int(os.environ.get("CMAL_TEST_KILLS", "20"))
 SETTINGS = (
     *("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1"),
     *("model.dropout=0.1", "optimizer.warmup_steps=20", "data.validation=", f"train.steps={STEPS}"),
-    *("train.batch_size=16", "train.group_size=8", "train.save_every=4", "train.report_every=1"),
+    *("train.batch_size=16", "train.micro_batch_size=8", "train.save_every=4", "train.report_every=1"),
 )
 NOTE_GROUPS = """
 import hashlib, json, os
@@ -37,7 +37,7 @@ def noted(self, group):
     group, batch = plain(self, group)
     drawn = hashlib.sha256()
     masked, plan = batch.masked, batch.masked.plan
-    for part in (masked.token_ids, masked.zeroed_region_mask, plan.example, plan.region, plan.fill, plan.twin_region_mask,
+    for part in (masked.token_ids, masked.zeroed_region_mask, plan.example, plan.region, plan.fill, plan.duplicate_region_mask,
                  batch.text_of, batch.is_match):
         drawn.update(part.numpy().tobytes())
     line = json.dumps([group.number, group.step, list(batch.ids), drawn.hexdigest()]) + "\\n"

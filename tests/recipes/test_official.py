@@ -22,7 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 30)}
 SPLITS = {101: "train", 102: "train", 103: "train", 104: "train", 105: "val", 106: "testA", 107: "testB", 108: "testAB"}
 BOXES = ([5.0, 10.0, 40.5, 60.0], [50.0, 10.0, 40.0, 60.0], [100.0, 20.0, 50.0, 50.0])
-QUICK = ("train.steps=2", "train.save_every=1", "train.validate_every=1", "train.batch_size=4", "train.group_size=4")
+QUICK = (
+    "train.steps=2",
+    "train.save_every=1",
+    "train.validate_every=1",
+    "train.batch_size=4",
+    "train.micro_batch_size=4",
+)
 TINY = ("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1")
 
 
@@ -103,7 +109,7 @@ def pretrain(out: str) -> tuple[object, ...]:
         "data.validation=",
         "train.steps=2",
         "train.batch_size=4",
-        "train.group_size=4",
+        "train.micro_batch_size=4",
         "optimizer.warmup_steps=1",
     )
     return "pretrain", ROOT / "recipes/scenes.yaml", "--device", "cpu", *sets(*TINY, *changes, *quick)
@@ -193,8 +199,8 @@ def test_allowed_leakage_shows_in_every_result_made_from_it(here, tmp_path):
     kept = json.loads(Path("data/coco-captions/manifest.json").read_text())["exclusions"]
     assert kept["excluded"] is False and kept["images"] == 4
     for run_folder in ("runs/base", "runs/refcoco"):
-        facts = json.loads(Path(run_folder, "last/model.json").read_text())
-        assert "coco-captions: 4 evaluation images (4 records) KEPT (--allow-leakage)" in facts["leakage"]
+        config = json.loads(Path(run_folder, "last/model.json").read_text())
+        assert "coco-captions: 4 evaluation images (4 records) KEPT (--allow-leakage)" in config["leakage"]
     output = succeed("eval", "refcoco", "--split", "testA", "--json", tmp_path / "s.json")
     said = json.loads((tmp_path / "s.json").read_text())["leakage"]
     assert "KEPT (--allow-leakage)" in said and "NOT among the audited" not in said
@@ -232,7 +238,7 @@ def test_without_the_flag_the_images_are_excluded_and_the_result_says_so(here, t
 @pytest.mark.parametrize("spelling", ["refcoco+", "refcocog", "coco-retrieval", "snli-ve", "vqa", "nlvr2", "flickr30k"])
 def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path, monkeypatch, spelling):
     monkeypatch.chdir(tmp_path)
-    told: list[str] = []
+    reported: list[str] = []
     folder = {"coco-retrieval": "coco-captions"}.get(spelling, spelling)
     make: list[Callable[[], object]] = [
         lambda: Path("data", folder).mkdir(parents=True),
@@ -241,10 +247,10 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path, monkey
     for turn in range(3):
         result = run("eval", spelling, "--split", "test")
         assert result.exit_code == 1 and result.stderr.count("\n") == 3, result.stderr
-        told.append(result.stderr.splitlines()[2].partition("make it: ")[2])
+        reported.append(result.stderr.splitlines()[2].partition("make it: ")[2])
         if turn < 2:
             make[turn]()
-    assert told[0] == f"cmal prepare {folder} --raw DIR"
-    assert told[1].startswith("cmal extract-regions IMAGES --out data/")
-    recipe = ROOT / told[2].removeprefix("cmal finetune ")
+    assert reported[0] == f"cmal prepare {folder} --raw DIR"
+    assert reported[1].startswith("cmal extract-regions IMAGES --out data/")
+    recipe = ROOT / reported[2].removeprefix("cmal finetune ")
     assert recipe.is_file(), "the recipe that the message names is in the package's repository"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """#!/usr/bin/env bash
 case "$1" in
   prepare) set -- "$@" --images 12 ;;
-  pretrain|finetune) set -- "$@" --device cpu --set train.steps=2 --set train.batch_size=8 --set train.group_size=8 ;;
+  pretrain|finetune) set -- "$@" --device cpu --set train.steps=2 --set train.batch_size=8 --set train.micro_batch_size=8 ;;
 esac
 exec {python} -c "from cmal_cli.app import main; main()" "$@"
 """

@@ -67,11 +67,11 @@ def test_evaluations_follow_a_training_of_their_task(script, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_missing_downloads_are_all_named_and_nothing_is_run(script, tmp_path):
-    told = dry_run(script, tmp_path, "--dry-run").stderr
+    reported = dry_run(script, tmp_path, "--dry-run").stderr
     done = dry_run(script, tmp_path)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(told) and told.count("missing: ") >= 4
-    assert f"{told.count('missing: ')} raw files are missing" in done.stderr
+    assert done.stderr.startswith(reported) and reported.count("missing: ") >= 4
+    assert f"{reported.count('missing: ')} raw files are missing" in done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -13,7 +13,7 @@ from cmal.regions.store.store import RegionStore
 from cmal_cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ("train.steps=2", "train.batch_size=8", "train.group_size=8", "init_from=runs/tiny/last")
+QUICK = ("train.steps=2", "train.batch_size=8", "train.micro_batch_size=8", "init_from=runs/tiny/last")
 
 
 @pytest.fixture
@@ -80,16 +80,16 @@ def test_retrieval_without_fine_tuning_uses_the_pre_trained_head(cmal, tmp_path)
 def test_the_labels_order_is_kept_in_the_checkpoint(cmal, tmp_path):
     """A head whose labels stand in another order answers in that order: eval reads them beside the weights."""
     run = fine_tuned(cmal, tmp_path, "ve")
-    facts = json.loads((run / "last/model.json").read_text())
-    assert facts["labels"] == ["contradiction", "entailment", "neutral"] and facts["task"] == "scenes-ve"
+    config = json.loads((run / "last/model.json").read_text())
+    assert config["labels"] == ["contradiction", "entailment", "neutral"] and config["task"] == "scenes-ve"
     answers = {}
-    for turn, labels in (("as trained", facts["labels"]), ("turned", ["neutral", "contradiction", "entailment"])):
-        (run / "last/model.json").write_text(json.dumps(facts | {"labels": labels}))
+    for turn, labels in (("as trained", config["labels"]), ("turned", ["neutral", "contradiction", "entailment"])):
+        (run / "last/model.json").write_text(json.dumps(config | {"labels": labels}))
         out = tmp_path / "p.json"
         result = cmal("eval", "scenes-ve", "--split", "dev", "--checkpoint", run, "--predictions", out, "--quiet")
         assert result.exit_code == 0, result.output
         answers[turn] = [row["answer"] for row in json.loads(out.read_text())]
-    place = dict(zip(facts["labels"], ["neutral", "contradiction", "entailment"]))
+    place = dict(zip(config["labels"], ["neutral", "contradiction", "entailment"]))
     assert answers["turned"] == [place[answer] for answer in answers["as trained"]]
 
 

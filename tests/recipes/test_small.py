@@ -17,19 +17,19 @@ import torch
 from click.testing import CliRunner
 
 from cmal.anchors.finder import AnchorFinder
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import split_words
 from cmal.io.files import write_json
-from cmal.tasks.metrics import recalls_of_ranks, retrieval_ranks
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.regions.detectors.timm_features import TimmFeatures
 from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
 from cmal.regions.store.store import RegionStore
-from cmal.tasks.pair_scores import cache_states
 from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.tasks.metrics import recalls_of_ranks, retrieval_ranks
+from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval
-from cmal.anchors.thesaurus import Thesaurus
 from cmal.training.checkpoint import fit_weights, load_weights
 from cmal_cli.app import main
 
@@ -135,7 +135,7 @@ def recipe(prepared, weights) -> PretrainRecipe:
         "optimizer.warmup_steps": 40,
         "train.steps": STEPS,
         "train.batch_size": 32,
-        "train.group_size": 32,
+        "train.micro_batch_size": 32,
         "train.report_every": 10,
     }
     return load_recipe(PretrainRecipe, SMALL, [f"{key}={value}" for key, value in overrides.items()])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.runs.folder import read_metrics
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 
 DROPOUT = "model.dropout=0.2"  # so that random numbers matter
 
@@ -42,8 +42,10 @@ def test_a_run_folder_explains_itself(pretrain, toy_world):
     assert "done: 3 steps" in result.output
     recipe = load_recipe(PretrainRecipe, run / "recipe.yaml")
     assert recipe.model.dropout == 0.2 and recipe.out == str(run), "as it was resolved"
-    told = json.loads((run / "environment.json").read_text())
-    assert torch.__version__.startswith(told["packages"]["torch"]) and {"git", "machine", "python"} <= told.keys()
+    reported = json.loads((run / "environment.json").read_text())
+    assert (
+        torch.__version__.startswith(reported["packages"]["torch"]) and {"git", "machine", "python"} <= reported.keys()
+    )
     assert [step for step, _ in losses(run)] == [1, 2, 3]
     assert (run / "last").resolve().name == "step-00000003"
     for name in ("model.safetensors", "model.json", "vocab.txt"):

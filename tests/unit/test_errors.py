@@ -6,11 +6,11 @@ import errno
 
 import pytest
 
-from cmal.errors import CmalError, DataError, system_word, told
+from cmal.errors import CmalError, DataError, as_user_error, system_word
 
 
 @pytest.mark.parametrize(
-    ("error", "what", "remedy"),
+    ("error", "what", "hint"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a.json"), "cannot write a.json", "free some space"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot write all of it", "free some space"),
@@ -34,16 +34,16 @@ from cmal.errors import CmalError, DataError, system_word, told
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "a worker process ended early", "fewer"),
     ],
 )
-def test_what_the_system_does_is_told_in_three_lines(error, what, remedy):
-    message = told(error)
-    assert what in message.what and remedy in message.remedy and len(str(message).splitlines()) == 3
+def test_what_the_system_does_is_told_in_three_lines(error, what, hint):
+    message = as_user_error(error)
+    assert what in message.what and hint in message.hint and len(str(message).splitlines()) == 3
 
 
 def test_a_message_stays_itself_and_a_fault_of_our_own_is_none():
-    own = DataError("what", "found", "remedy")
-    assert told(own) is own and isinstance(own, CmalError)
+    own = DataError("what", "found", "hint")
+    assert as_user_error(own) is own and isinstance(own, CmalError)
     for fault in (ValueError("x"), RuntimeError("shapes"), KeyError("a"), BrokenPipeError(errno.EPIPE, "Broken pipe")):
-        assert told(fault) is None
+        assert as_user_error(fault) is None
 
 
 def test_the_systems_word_is_one_line_whoever_tells_it():

@@ -55,7 +55,7 @@ def kept(rows: Tensor, bits: Tensor, dropout: float) -> Tensor:
     return add_kept(torch.zeros(()), rows, bits, dropout)
 
 
-class _AddDropped(Function):
+class _DropoutAdd(Function):
     @staticmethod
     def forward(ctx, residual: Tensor, rows: Tensor, dropout: float) -> Tensor:
         bits = draw_bits(rows.shape)
@@ -69,10 +69,10 @@ class _AddDropped(Function):
         return grad, kept(grad, bits, ctx.dropout), None
 
 
-def add_dropped(residual: Tensor, rows: Tensor, dropout: float) -> Tensor:
+def dropout_add(residual: Tensor, rows: Tensor, dropout: float) -> Tensor:
     """residual + dropout(rows)."""
     if 0.0 < dropout < 1.0 and is_plain_cpu(residual, rows):
-        return _AddDropped.apply(residual, rows, dropout)
+        return _DropoutAdd.apply(residual, rows, dropout)
     return residual + F.dropout(rows, dropout)
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from cmal.errors import CheckpointError, CmalError, ShapeError, in_one_line, list_faults
+from cmal.errors import CheckpointError, CmalError, ShapeError, in_one_line, list_errors
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
 PRECISIONS = ("auto", "fp32", "bf16")
-FIXED_REGIONS, LEAST_REGIONS, MOST_REGIONS = 36, 10, 100
+FIXED_REGIONS, MIN_REGIONS, MAX_REGIONS = 36, 10, 100
 
 
 def make_regions(
@@ -149,11 +149,11 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: Path | s
         CheckpointError: a name is missing, unknown, or of another shape; all of them are listed.
     """
     wanted = model.state_dict()
-    faults = list(_differences(wanted, state))
-    if faults:
+    errors = list(_differences(wanted, state))
+    if errors:
         raise CheckpointError(
             f"cannot load the weights {where}",
-            list_faults(faults),
+            list_errors(errors),
             "give the weights of this very detector",
         )
     values = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
@@ -205,10 +205,10 @@ class RegionLimits:
             CmalError: `max_regions` is below 1.
         """
         is_fixed = min_confidence is None
-        most = (FIXED_REGIONS if is_fixed else MOST_REGIONS) if max_regions is None else max_regions
+        most = (FIXED_REGIONS if is_fixed else MAX_REGIONS) if max_regions is None else max_regions
         if most < 1:
             raise CmalError("cannot keep regions", f"max_regions is {most}", "ask for at least one")
-        least = (most if is_fixed else LEAST_REGIONS) if min_regions is None else min_regions
+        least = (most if is_fixed else MIN_REGIONS) if min_regions is None else min_regions
         return cls(min(least, most), most, min_confidence or 0.0)
 
 

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from cmal.scenes.world import KINDS
 from cmal.errors import CmalError
 from cmal.io.files import sha256_of
 from cmal.regions.detectors import build_detector
@@ -137,7 +136,7 @@ def build(
     """
     path = Path(file)
     given = read_given_boxes(path, dataset)
-    if features is None and not set(given.class_names) <= set(KINDS):
+    if features is None and not set(given.class_names) <= set(build_detector("scenes").class_names):
         raise CmalError(
             f"cannot describe the boxes of {path}",
             f"nothing says by what, and its categories ({', '.join(given.class_names[:4])}, ...) are not those of scenes",

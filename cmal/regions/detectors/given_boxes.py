@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.regions.image_ids import guess_dataset
 from cmal.regions.coco_instances import InstanceImage, read_instances
+from cmal.regions.image_ids import guess_dataset
 
 
 @dataclass(frozen=True)

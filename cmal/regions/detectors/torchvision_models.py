@@ -39,7 +39,7 @@ from cmal.regions.detectors.assembly import (
 from cmal.regions.types import Regions
 
 LOWEST_SCORE = 0.01  # detections below it are never asked for
-MOST_DETECTIONS = 300
+MAX_DETECTIONS = 300
 NMS_IOU = 0.7  # over all classes: one thing found as two classes is one region
 POOL_SIZE = 7
 SAME_BOX_IOU = 0.5
@@ -96,9 +96,9 @@ class TorchvisionDetector:
         self.settings = {"precision": precision, **asdict(self.limits)}
         self.precision = precision
         chooser = self.model if self.heads is None else self.heads
-        chooser.score_thresh, chooser.detections_per_img = LOWEST_SCORE, max(MOST_DETECTIONS, self.limits.max_regions)
+        chooser.score_thresh, chooser.detections_per_img = LOWEST_SCORE, max(MAX_DETECTIONS, self.limits.max_regions)
         if self.heads is None:
-            self.model.topk_candidates = max(getattr(self.model, "topk_candidates", 0), MOST_DETECTIONS)
+            self.model.topk_candidates = max(getattr(self.model, "topk_candidates", 0), MAX_DETECTIONS)
             self.feature_size = self._channels_of_maps()
         else:
             _drop_other_heads(self.heads)

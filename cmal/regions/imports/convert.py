@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cmal.errors import DataError, list_faults, shown
+from cmal.errors import DataError, list_errors, shown
 from cmal.io.files import read_json, write_text
+from cmal.io.lmdb_files import LmdbFile, is_lmdb
 from cmal.io.locks import hold_folder
 from cmal.regions.detectors.vg_names import read_names, vg_attribute_names, vg_class_names
 from cmal.regions.extract import FAILED_NAME, ExtractionReport
@@ -31,7 +32,6 @@ from cmal.regions.imports.foreign import (
     image_id_of,
     to_regions,
 )
-from cmal.io.lmdb_files import LmdbFile, is_lmdb
 from cmal.regions.imports.mmf import feature_files, open_mmf
 from cmal.regions.imports.tsv import FIELDS_OF_BUTD, FIELDS_OF_LXMERT, count_fields, open_tsv
 from cmal.regions.imports.uniter import KEYS_ENTRY as UNITER_KEYS
@@ -39,16 +39,16 @@ from cmal.regions.imports.uniter import open_uniter
 from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
 from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
-from cmal.regions.store.layout import BYTES_A_REGION, MOST_NAMES, StoreHeader
+from cmal.regions.store.layout import BYTES_A_REGION, MAX_NAMES, StoreHeader
 from cmal.regions.store.shards import StoreWriter, foretell_size
 from cmal.regions.types import Regions
 
 FORMATS = ("butd-tsv", "lxmert-tsv", "vinvl-tsv", "uniter-lmdb", "volta-lmdb", "mmf-npy")
 SHARD_BYTES = 200 << 20
 SHARD_IMAGES = 1000
-FIXED_REGIONS, MOST_REGIONS = 36, 100
+FIXED_REGIONS, MAX_REGIONS = 36, 100
 REPORT_EVERY = 100  # images
-MOST_FAILURES_KEPT = 100_000
+MAX_FAILURES_KEPT = 100_000
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ def import_features(
     run = _Run(path, dataset, source, known_sizes, report or (lambda _: None), started)
     first, images = run.peek()
     for names in (source.class_names, source.attribute_names):
-        if len(names) > MOST_NAMES:
+        if len(names) > MAX_NAMES:
             raise DataError(
                 f"cannot import {path}",
-                f"it has {len(names):,} class names; a store tells {MOST_NAMES:,} apart",
+                f"it has {len(names):,} class names; a store tells {MAX_NAMES:,} apart",
                 _CHOOSE,
             )
     header = StoreHeader(
@@ -268,7 +268,7 @@ class _Run:
     def nothing(self) -> DataError:
         """The error of a file without one usable image."""
         seen = [f"{bad['path']}: {bad['reason']}" for bad in self.failures[:5]] or ["it holds no image"]
-        return DataError(f"cannot import {self.path} as {self.source.format}", list_faults(seen), _CHOOSE)
+        return DataError(f"cannot import {self.path} as {self.source.format}", list_errors(seen), _CHOOSE)
 
     def summary(self) -> ImportSummary:
         return ImportSummary(
@@ -301,7 +301,7 @@ class _Run:
 
     def _fail(self, bad: BadImage) -> None:
         self.failed += 1
-        if len(self.failures) < MOST_FAILURES_KEPT:
+        if len(self.failures) < MAX_FAILURES_KEPT:
             self.failures.append({"image_id": bad.key, "path": bad.place, "reason": bad.reason})
 
     def _tell(self, is_end: bool = False) -> None:
@@ -347,7 +347,7 @@ def _key_of(row: Mapping[str, object]) -> str:
 
 def _shard_images(first: ForeignImage) -> int:
     """How many images make a shard of at most about 200 MB, judged by the first image."""
-    count = FIXED_REGIONS if len(first.features) <= FIXED_REGIONS else max(len(first.features), MOST_REGIONS)
+    count = FIXED_REGIONS if len(first.features) <= FIXED_REGIONS else max(len(first.features), MAX_REGIONS)
     return max(1, min(SHARD_IMAGES, SHARD_BYTES // (count * (2 * first.features.shape[1] + BYTES_A_REGION))))
 
 

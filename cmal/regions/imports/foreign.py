@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from cmal.regions.image_ids import image_id_for_file
 from cmal.errors import DataError, shown
+from cmal.regions.image_ids import image_id_for_file
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
 LARGEST_FLOAT16 = 65504.0

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from cmal.errors import DataError
-from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.io.lmdb_files import LARGEST_VALUE, LmdbFile
+from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 
 KEYS_ENTRY = b"__keys__"
 WANTED = ("features", "norm_bb", "conf", "soft_labels")

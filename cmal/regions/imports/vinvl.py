@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from cmal.io.characters import has_half
 from cmal.errors import DataError, shown
+from cmal.io.characters import has_half
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines, split_fields
 from cmal.regions.types import NO_ATTRIBUTE
 
-BOX_NUMBERS = 6
+BOX_DIM = 6
 LABEL_NAMES = ("predictions_gt.tsv", "predictions.tsv")
 
 
@@ -271,9 +271,9 @@ def _own_parts(row: list[memoryview], size: Any) -> tuple[_Labels | None, np.nda
         raise BadRow(f"{len(row)} fields; 2 or 3 were expected")
     if not len(both):
         return None, both, np.zeros((0, 4), np.float32)
-    if both.shape[1] <= BOX_NUMBERS:
+    if both.shape[1] <= BOX_DIM:
         raise BadRow(f"{both.shape[1]} numbers a region: features and a box were expected")
-    return None, both[:, :-BOX_NUMBERS], both[:, -BOX_NUMBERS:-2]
+    return None, both[:, :-BOX_DIM], both[:, -BOX_DIM:-2]
 
 
 def _assemble(

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from cmal.errors import shown
-from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.io.lmdb_files import LmdbFile
+from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.tsv import decode
 from cmal.regions.imports.unpickle import PickleRefused, unpickle
 

@@ -53,8 +53,8 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name -> (dtype, shape aft
     "class_top_ids": ("<i2", (TOP_CLASSES,)),
     "class_top_probs": ("<f2", (TOP_CLASSES,)),
 }
-MOST_NAMES = 1 << 15  # what the int16 ids can tell apart
-MOST_FEATURES = 1 << 20  # a region
+MAX_NAMES = 1 << 15  # what the int16 ids can tell apart
+MAX_FEATURES = 1 << 20  # a region
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 BYTES_A_REGION = sum(np.dtype(d).itemsize * int(np.prod(s)) for n, (d, s) in COLUMNS.items() if n != FEATURES)
 
@@ -108,9 +108,9 @@ class StoreHeader:
             texts = [value["detector"], value["weights_sha256"], *names[0], *names[1]]
             if not all(isinstance(text, str) for text in texts) or not all(isinstance(some, list) for some in names):
                 raise ValueError("a name is no text")
-            if max(map(len, names)) > MOST_NAMES:
-                raise ValueError(f"more than {MOST_NAMES:,} names")
-            if type(value["feature_size"]) is not int or not 0 <= value["feature_size"] <= MOST_FEATURES:
+            if max(map(len, names)) > MAX_NAMES:
+                raise ValueError(f"more than {MAX_NAMES:,} names")
+            if type(value["feature_size"]) is not int or not 0 <= value["feature_size"] <= MAX_FEATURES:
                 raise ValueError(f"feature_size is {shown(value['feature_size'])}")
             return cls(texts[0], texts[1], value["feature_size"], tuple(names[0]), tuple(names[1]))
         except (KeyError, TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from cmal.regions.store.layout import BYTES_A_REGION, COLUMNS, FEATURES, StoreHe
 from cmal.regions.types import NO_ATTRIBUTE, Regions
 
 ROUNDING_PX = 1.0  # so far may a box reach out of its image
-MOST_UNPACKED_BYTES, MOST_PACKING = 64 << 20, 64  # a packed dataset: so large, or so many times as large as its file
+MAX_UNPACKED_BYTES, MAX_PACKING = 64 << 20, 64  # a packed dataset: so large, or so many times as large as its file
 PAGE_RUN_BYTES = 1 << 16  # Linux maps so much around the page one touches
 
 
@@ -186,6 +186,6 @@ def _own_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     dataset = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise unreadable(path, f"{name} is not a dataset in the file itself")
-    if dataset.nbytes > max(MOST_UNPACKED_BYTES, MOST_PACKING * path.stat().st_size):
+    if dataset.nbytes > max(MAX_UNPACKED_BYTES, MAX_PACKING * path.stat().st_size):
         raise unreadable(path, f"{name} would take {dataset.nbytes:,} bytes of memory")
     return dataset

@@ -14,9 +14,9 @@ from cmal.regions.store.layout import COLUMNS, StoreHeader, read_index, unreadab
 from cmal.regions.store.shard_file import PAGE_RUN_BYTES, Shard, ShardFile
 from cmal.regions.types import Regions
 
-MOST_OPEN_FILES = 512
-MOST_MAPPED_BYTES = 48 << 20  # of a loader's worker, of which there are many; read pages beyond that are let go
-MOST_MAPPED_BYTES_ALONE = 512 << 20  # of a process that nobody started as a worker
+MAX_OPEN_FILES = 512
+MAX_MAPPED_BYTES = 48 << 20  # of a loader's worker, of which there are many; read pages beyond that are let go
+MAX_MAPPED_BYTES_ALONE = 512 << 20  # of a process that nobody started as a worker
 
 
 class RegionStore:
@@ -83,7 +83,7 @@ class RegionStore:
         if file is None or not (file.survives_fork or file.owner == os.getpid()):
             file = self._open_shard(number)
         self._touched_bytes += file.bytes_a_read + self._column_bytes_a_read
-        if self._touched_bytes > MOST_MAPPED_BYTES:
+        if self._touched_bytes > MAX_MAPPED_BYTES:
             self._note_touched()
         return file.read(row)
 
@@ -125,7 +125,7 @@ class RegionStore:
                     raise unreadable(shard.path, "it has an image that another shard has too")
                 shard.image_ids = []  # kept in the map alone
             self._shards = shards
-            if sum(shard.columns_bytes for shard in shards) > MOST_MAPPED_BYTES // 2:
+            if sum(shard.columns_bytes for shard in shards) > MAX_MAPPED_BYTES // 2:
                 self._column_bytes_a_read = PAGE_RUN_BYTES * (len(COLUMNS) - 1)
         return self._rows
 
@@ -141,9 +141,9 @@ class RegionStore:
             ) from None
 
     def _open_shard(self, number: int) -> ShardFile:
-        """Opens a shard in this process; beyond `MOST_OPEN_FILES` the one opened first is closed."""
+        """Opens a shard in this process; beyond `MAX_OPEN_FILES` the one opened first is closed."""
         file = self._files[number] = ShardFile(self._shards[number])
-        if len(self._files) > MOST_OPEN_FILES:
+        if len(self._files) > MAX_OPEN_FILES:
             self._files.popitem(last=False)
         return file
 
@@ -154,7 +154,7 @@ class RegionStore:
         """
         self._mapped_bytes, self._touched_bytes = self._mapped_bytes + self._touched_bytes, 0
         is_worker = multiprocessing.parent_process() is not None
-        if self._mapped_bytes > (MOST_MAPPED_BYTES if is_worker else MOST_MAPPED_BYTES_ALONE):
+        if self._mapped_bytes > (MAX_MAPPED_BYTES if is_worker else MAX_MAPPED_BYTES_ALONE):
             self._mapped_bytes = 0
             for file in self._files.values():
                 file.release(everything=self._column_bytes_a_read > 0)

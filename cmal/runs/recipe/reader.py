@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cmal.errors import RecipeError, list_faults, short, shown
+from cmal.errors import RecipeError, list_errors, short, shown
 
 RecipeType = TypeVar("RecipeType")
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 OFTEN_MEANT = {  # what other toolkits call it: what a recipe calls it
     **dict.fromkeys(("learning_rate", "peak_lr"), "lr"),
     **dict.fromkeys(("max_steps", "num_steps", "total_steps", "iterations"), "steps"),
@@ -93,9 +93,9 @@ class PromptSection:
     """The associative prompt."""
 
     anchor_rate: float = share(0.5)
-    mask_twins: bool = True
-    twin_iou: float = share(0.4)
-    partners_in_sight: bool = True  # of a swapped anchor the two slots see each other
+    mask_duplicates: bool = True
+    duplicate_iou: float = share(0.4)
+    attend_across_swap: bool = True  # of a swapped anchor the two slots see each other
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class TrainSection:
 
     steps: int = number(1000, 1)
     batch_size: int = number(64, 1)  # examples per optimizer step, over all devices
-    group_size: int = number(64, 1)  # examples whose losses see each other; divides batch_size
+    micro_batch_size: int = number(64, 1)  # examples whose losses see each other; divides batch_size
     seed: int = number(7, 0, 2**31)
     report_every: int = number(10, 1)
     save_every: int = number(1000, 1)
@@ -170,7 +170,7 @@ class PretrainRecipe:
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     train: TrainSection = field(default_factory=TrainSection)
 
-    def faults(self) -> Iterable[str]:
+    def errors(self) -> Iterable[str]:
         """What no single field can tell."""
         if abs(self.fill.swap + self.fill.mask + self.fill.keep - 1) > 1e-6:
             yield f"fill: swap + mask + keep is {self.fill.swap + self.fill.mask + self.fill.keep:g}, not 1"
@@ -183,7 +183,7 @@ class PretrainRecipe:
             yield "objectives: every weight is 0, nothing would be learned"
         if self.objectives.amc and not (self.anchors.objects or self.anchors.attributes):
             yield "objectives.amc: needs anchors.objects or anchors.attributes"
-        yield from _common_faults(self.out, self.train, self.model)
+        yield from _common_errors(self.out, self.train, self.model)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class FinetuneRecipe:
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     train: TrainSection = field(default_factory=TrainSection)
 
-    def faults(self) -> Iterable[str]:
+    def errors(self) -> Iterable[str]:
         """What no single field can tell."""
         if not self.task:
             yield "task: which task to fine-tune on is missing"
@@ -232,14 +232,14 @@ class FinetuneRecipe:
                 f"train.validate_every: {self.train.validate_every} is no multiple of train.save_every "
                 f"{self.train.save_every}, so the best checkpoint could not be kept"
             )
-        yield from _common_faults(self.out, self.train)
+        yield from _common_errors(self.out, self.train)
 
 
-def _common_faults(out: str, train: TrainSection, model: ModelSection | None = None) -> Iterable[str]:
+def _common_errors(out: str, train: TrainSection, model: ModelSection | None = None) -> Iterable[str]:
     if not out:
         yield "out: the run folder is missing"
-    if train.batch_size % train.group_size:
-        yield f"train.group_size: {train.group_size} does not divide train.batch_size {train.batch_size}"
+    if train.batch_size % train.micro_batch_size:
+        yield f"train.micro_batch_size: {train.micro_batch_size} does not divide train.batch_size {train.batch_size}"
     if model is not None and model.width % model.heads:
         yield f"model.heads: {model.heads} does not divide model.width {model.width}"
 
@@ -251,14 +251,14 @@ def load_recipe(kind: type[RecipeType], path: Path, overrides: Iterable[str] = (
         RecipeError: the file cannot be read or is not YAML, or some keys or values are wrong; all of them are named.
     """
     tree, lines = _read_tree(Path(path))
-    faults: list[str] = []
+    errors: list[str] = []
     for override in overrides:
-        _override(tree, lines, override, faults)
-    recipe = _section(kind, tree, "", lines, faults)
-    if not faults:
-        faults.extend(recipe.faults())
-    if faults:
-        raise RecipeError(f"cannot use the recipe {path}", list_faults(faults), "mend this and run again")
+        _override(tree, lines, override, errors)
+    recipe = _section(kind, tree, "", lines, errors)
+    if not errors:
+        errors.extend(recipe.errors())
+    if errors:
+        raise RecipeError(f"cannot use the recipe {path}", list_errors(errors), "mend this and run again")
     return recipe
 
 
@@ -310,22 +310,22 @@ _BAD_SCALAR = (ValueError, KeyError, IndexError, AttributeError, TypeError)
 
 def _read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The file as nested dictionaries, and the line of every dotted key."""
-    remedy = "see recipes/ for examples"
+    hint = "see recipes/ for examples"
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RecipeError(f"cannot read the recipe {path}", "it is larger than a megabyte", remedy)
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"cannot read the recipe {path}", "it is larger than a megabyte", hint)
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         lines: dict[str, int] = {}
         _note_lines(node, "", lines)
         tree = loader.construct_document(node) if node is not None else {}
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}", f"the system says: {error.strerror}", remedy) from error
+        raise RecipeError(f"cannot read the recipe {path}", f"the system says: {error.strerror}", hint) from error
     except (yaml.YAMLError, *_BAD_SCALAR, RecursionError) as error:
         found = " ".join(str(error).split()) or type(error).__name__
-        raise RecipeError(f"cannot read the recipe {path}", f"it is not plain YAML: {found}", remedy) from error
+        raise RecipeError(f"cannot read the recipe {path}", f"it is not plain YAML: {found}", hint) from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"cannot read the recipe {path}", "it is not a set of keys and values", remedy)
+        raise RecipeError(f"cannot read the recipe {path}", "it is not a set of keys and values", hint)
     return tree, lines
 
 
@@ -340,22 +340,22 @@ def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> N
         _note_lines(value, f"{name}.", lines)
 
 
-def _override(tree: dict[str, Any], lines: dict[str, int], text: str, faults: list[str]) -> None:
+def _override(tree: dict[str, Any], lines: dict[str, int], text: str, errors: list[str]) -> None:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        faults.append(f"--set {short(text)}: should be KEY=VALUE, e.g. train.steps=100")
+        errors.append(f"--set {short(text)}: should be KEY=VALUE, e.g. train.steps=100")
         return
     *parents, last = name.strip().split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            faults.append(f"--set {short(text)}: {short(parent)} is no section")
+            errors.append(f"--set {short(text)}: {short(parent)} is no section")
             return
     try:
         tree[last] = yaml.load(value, _Loader)  # a SafeLoader: no object is built
     except (yaml.YAMLError, *_BAD_SCALAR, RecursionError) as error:
         found = " ".join(str(error).split()) or type(error).__name__
-        faults.append(f"--set {short(text)}: {found[:200]}")
+        errors.append(f"--set {short(text)}: {found[:200]}")
     lines[name.strip()] = 0
 
 
@@ -365,7 +365,7 @@ def _where(name: str, lines: Mapping[str, int]) -> str:
 
 
 def _section(
-    kind: type[RecipeType], tree: dict[str, Any], prefix: str, lines: Mapping[str, int], faults: list[str]
+    kind: type[RecipeType], tree: dict[str, Any], prefix: str, lines: Mapping[str, int], errors: list[str]
 ) -> Any:
     """One dataclass from its dictionary; faults are appended and the default stands in."""
     known = {f.name: f for f in dataclasses.fields(kind)}
@@ -374,17 +374,17 @@ def _section(
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if key not in known:
-            faults.append(_unknown_key(name, str(key), list(known), lines))
+            errors.append(_unknown_key(name, str(key), list(known), lines))
         elif dataclasses.is_dataclass(hints[key]):
             if isinstance(value, dict):
-                values[key] = _section(hints[key], value, f"{name}.", lines, faults)
+                values[key] = _section(hints[key], value, f"{name}.", lines, errors)
             else:
-                faults.append(f'{_where(name, lines)}"{name}" is a section of keys, found {shown(value)}')
+                errors.append(f'{_where(name, lines)}"{name}" is a section of keys, found {shown(value)}')
         else:
             try:
                 values[key] = _value(value, hints[key], known[key].metadata)
             except ValueError as error:
-                faults.append(f'{_where(name, lines)}"{name}" {error}')
+                errors.append(f'{_where(name, lines)}"{name}" {error}')
     return kind(**values)
 
 

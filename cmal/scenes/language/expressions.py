@@ -34,7 +34,7 @@ from cmal.scenes.world import Scene
 
 REFERENCES_PER_IMAGE = 3
 ORDINALS = ("", "second", "third")
-LEAST_STEP = 0.05  # of the picture's width: centres closer than this cannot be counted off
+MIN_STEP = 0.05  # of the picture's width: centres closer than this cannot be counted off
 RELATIONS_SAID = ("left of", "right of", "next to", "in front of", "behind", "above", "below")
 
 
@@ -89,7 +89,7 @@ def referents(scene: Scene, expression: Expression) -> tuple[int, ...] | None:
 def _counted_off(scene: Scene, found: tuple[int, ...], expression: Expression) -> tuple[int, ...] | None:
     ordered = sorted(found, key=lambda i: centre(scene.things[i])[0], reverse=expression.side == "right")
     xs = [centre(scene.things[i])[0] / scene.size_wh_px[0] for i in ordered]
-    if any(abs(b - a) < LEAST_STEP for a, b in itertools.pairwise(xs)):
+    if any(abs(b - a) < MIN_STEP for a, b in itertools.pairwise(xs)):
         return None
     if expression.side == "middle":
         return (ordered[1],) if len(ordered) == 3 else ()

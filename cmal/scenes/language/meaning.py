@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cmal.scenes.language.nouns import ALSO_CALLED, kinds_named
 from cmal.scenes.world import PEOPLE, Scene, Thing
 
-LEAST_VISIBLE_SHARE = 0.4  # below this, people disagree whether the thing is there or what it is
+MIN_VISIBLE_SHARE = 0.4  # below this, people disagree whether the thing is there or what it is
 RELATIONS = ("left of", "right of", "above", "below", "next to", "in front of", "behind")
 PLACES = ("left", "right", "middle")
 CLEAR_GAP = 0.10  # of the picture's width or height: centres this far apart are clearly left/right, above/below
@@ -28,7 +28,7 @@ class Description:
 
 def is_clear(thing: Thing) -> bool:
     """Enough of it shows to be named and counted by everybody."""
-    return thing.visible_share >= LEAST_VISIBLE_SHARE
+    return thing.visible_share >= MIN_VISIBLE_SHARE
 
 
 def fits(thing: Thing, description: Description) -> bool:

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from cmal.scenes.things import animals
-
-from cmal.scenes.things import indoor
-
-from cmal.scenes.things import outdoor
-
-from cmal.scenes.things import people
-
-from cmal.scenes.things import vehicles
+from cmal.scenes.things import animals, indoor, outdoor, people, vehicles
 from cmal.scenes.things.pen import SUPERSAMPLING, Paint, Pen, mix_paint
 
 SIZE_FACTORS = {"small": 0.7, "medium": 1.0, "large": 1.36}

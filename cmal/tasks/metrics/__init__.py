@@ -8,12 +8,9 @@ prints multiplies.
 from cmal.tasks.metrics.boxes import (
     BOX_PROTOCOLS,
     BoxProtocol,
-    generalised_iou,
-    iou_matrix,
     is_hit,
     oracle_recall,
     rec_accuracy,
-    xywh_to_xyxy,
 )
 from cmal.tasks.metrics.classification import (
     accuracy,
@@ -34,7 +31,6 @@ from cmal.tasks.metrics.retrieval import (
 )
 from cmal.tasks.metrics.vqa import (
     VQA_PROTOCOLS,
-    normalise_answer,
     soft_targets,
     vqa_accuracies,
     vqa_accuracy,
@@ -52,11 +48,8 @@ __all__ = [
     "confusion_table",
     "consistent_sentences",
     "first_five_captions",
-    "generalised_iou",
     "hits_of_ranks",
-    "iou_matrix",
     "is_hit",
-    "normalise_answer",
     "oracle_recall",
     "paired_bootstrap_difference",
     "per_label_table",
@@ -70,5 +63,4 @@ __all__ = [
     "vqa_accuracies",
     "vqa_accuracy",
     "vqa_scores",
-    "xywh_to_xyxy",
 ]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmal.errors import DataError, RecipeError, ShapeError
+from cmal.regions.boxes import as_boxes, pairwise_generalised_iou, pairwise_iou
 
 
 @dataclass(frozen=True)
@@ -41,34 +42,6 @@ BOX_PROTOCOLS = {
 THRESHOLD = 0.5
 
 
-def xywh_to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:
-    """(..., 4) COCO boxes [x, y, width, height] as [x1, y1, x2, y2] = [x, y, x + width, y + height], float64."""
-    boxes = _as_boxes(boxes_xywh)
-    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
-
-
-def iou_matrix(a_xyxy: np.ndarray, b_xyxy: np.ndarray, plus_one: bool = False) -> np.ndarray:
-    """Intersection over union of every box of a with every box of b.
-
-    Args:
-        a_xyxy: (N, 4). b_xyxy: (M, 4). Inverted boxes (x2 < x1) are empty.
-        plus_one: count widths and heights one pixel larger, as detectors of the Caffe days did.
-
-    Returns:
-        (N, M) float64 in [0, 1]; 0 where the union is empty.
-    """
-    return _iou(_as_boxes(a_xyxy)[:, None], _as_boxes(b_xyxy)[None], plus_one)
-
-
-def generalised_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
-    """IoU minus the share of the smallest enclosing box that neither box covers: (N, 4), (M, 4) -> (N, M) in (-1, 1].
-
-    Source: Rezatofighi et al., Generalized Intersection over Union, CVPR 2019.
-    Example: [0, 0, 1, 1] and [2, 0, 3, 1]: IoU 0, the hull has area 3, a third of it uncovered: -1/3.
-    """
-    return _generalised_iou(_as_boxes(a_xyxy)[:, None], _as_boxes(b_xyxy)[None])
-
-
 def is_hit(predicted_xyxy: np.ndarray, gold_xyxy: np.ndarray, protocol: str = "official") -> np.ndarray:
     """Is each predicted box the right one?
 
@@ -85,7 +58,7 @@ def is_hit(predicted_xyxy: np.ndarray, gold_xyxy: np.ndarray, protocol: str = "o
         RecipeError: the protocol is not known.
     """
     rule = _protocol(protocol)
-    predicted, gold = _as_boxes(predicted_xyxy), _as_boxes(gold_xyxy)
+    predicted, gold = as_boxes(predicted_xyxy), as_boxes(gold_xyxy)
     if predicted.shape != gold.shape:
         raise ShapeError(
             "cannot compare predicted boxes with gold boxes",
@@ -115,7 +88,7 @@ def oracle_recall(proposals_xyxy: Sequence[np.ndarray], gold_xyxy: np.ndarray, p
     Raises:
         ShapeError: not one set of proposals a sentence. DataError: no sentence, or a value that is not finite.
     """
-    rule, gold = _protocol(protocol), _as_boxes(gold_xyxy)
+    rule, gold = _protocol(protocol), as_boxes(gold_xyxy)
     if len(proposals_xyxy) != len(gold):
         raise ShapeError(
             "cannot measure the proposals' recall",
@@ -126,46 +99,19 @@ def oracle_recall(proposals_xyxy: Sequence[np.ndarray], gold_xyxy: np.ndarray, p
     _check_finite(gold, "gold boxes")
     reached = 0
     for proposals, box in zip(proposals_xyxy, gold):
-        candidates = _as_boxes(np.asarray(proposals, dtype=np.float64).reshape(-1, 4))
+        candidates = as_boxes(np.asarray(proposals, dtype=np.float64).reshape(-1, 4))
         _check_finite(candidates, "proposals")
         reached += bool(_passes(candidates, box[None], rule).any())
     return reached / len(gold)
 
 
 def _passes(predicted: np.ndarray, gold: np.ndarray, rule: BoxProtocol) -> np.ndarray:
-    overlap = _generalised_iou(predicted, gold) if rule.is_generalised else _iou(predicted, gold, rule.plus_one)
+    overlap = (
+        pairwise_generalised_iou(predicted, gold)
+        if rule.is_generalised
+        else pairwise_iou(predicted, gold, rule.plus_one)
+    )
     return overlap >= THRESHOLD if rule.includes_half else overlap > THRESHOLD
-
-
-def _iou(a: np.ndarray, b: np.ndarray, plus_one: bool) -> np.ndarray:
-    shared, union = _shared_and_union(a, b, 1.0 if plus_one else 0.0)
-    return _ratio(shared, union)
-
-
-def _generalised_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    shared, union = _shared_and_union(a, b, 0.0)
-    sides = np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])
-    hull = _area(sides)
-    # shared / union - (hull - union) / hull over one denominator: on whole pixels exactly 0.5 then comes out as exactly 0.5
-    value = _ratio(shared * hull - (hull - union) * union, union * hull)
-    return np.where((union <= 0) & (hull > 0), -1.0, value)
-
-
-def _shared_and_union(a: np.ndarray, b: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Areas of intersection and union; a and b (..., 4) broadcast against each other."""
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + margin
-    shared = _area(sides)
-    union = _area(a[..., 2:] - a[..., :2] + margin) + _area(b[..., 2:] - b[..., :2] + margin) - shared
-    return shared, union
-
-
-def _area(sides: np.ndarray) -> np.ndarray:
-    sides = np.maximum(sides, 0.0)
-    return sides[..., 0] * sides[..., 1]  # half the time that clip and prod take
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
 
 
 def _protocol(name: str) -> BoxProtocol:
@@ -174,13 +120,6 @@ def _protocol(name: str) -> BoxProtocol:
             f'unknown box protocol "{name}"', f"known are: {', '.join(BOX_PROTOCOLS)}", "choose one of these"
         )
     return BOX_PROTOCOLS[name]
-
-
-def _as_boxes(boxes: np.ndarray) -> np.ndarray:
-    boxes = np.asarray(boxes, dtype=np.float64)
-    if boxes.shape[-1:] != (4,):
-        raise ShapeError("these are not boxes", f"the shape is {boxes.shape}", "the last dimension has to be 4 numbers")
-    return boxes
 
 
 def _check_finite(boxes: np.ndarray, name: str) -> None:

@@ -1,26 +1,15 @@
-r"""The VQA v2 string metric: how an answer is normalised, and how many of ten annotators it agrees with.
+"""The VQA v2 string metric: how an answer is normalised, and how many of ten annotators it agrees with.
 
 The score of a prediction is the mean, over the annotators, of min(n / 3, 1), n being how many of the *other* annotators
 gave the predicted answer. What counts as the same answer is decided by the official evaluator's text processing, whose
-quirks move scores and are therefore kept:
+quirks move scores and are therefore kept: see `cmal/data/answer_normalisation.py`.
 
-- a mark of punctuation is deleted everywhere if it touches a space anywhere in the text, or if the text has a comma between
-  two digits anywhere; else it becomes a space ("red/blue" -> "red blue", "red/ blue" -> "red blue", "1,000/b" -> "1000b");
-- the period pattern `(?!<=\d)(\.)(?!\d)` was meant to look behind for a digit but spells a look-ahead that always holds, so
-  a period goes unless a digit *follows* it ("5." -> "5", ".5" stays, "3.5" stays);
-- that substitution stops after 32 periods, because a flag (re.UNICODE, whose value is 32) is passed where the count belongs;
-- words are lower-cased before the table of contractions is asked, so its four keys with a capital never match;
-- apostrophes and colons are not in the table of punctuation: they stay.
 
-Source: the official evaluator (GT-Vision-Lab/VQA); its tables are in `vqa_normalisation.json`.
+Source: the official evaluator (GT-Vision-Lab/VQA).
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -28,19 +17,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cmal.errors import DataError, RecipeError, list_faults
+from cmal.data.answer_normalisation import clean_space, normalise_answer, process_punctuation, process_words
+from cmal.errors import DataError, RecipeError, list_errors
 
 VQA_PROTOCOLS = ("official", "albef")
 SOFT_TARGET_METHODS = ("counts", "leave_one_out")
 
-_TABLES = json.loads(importlib.resources.files("cmal.tasks.metrics").joinpath("vqa_normalisation.json").read_text("utf-8"))
-_PUNCTUATION: list[str] = _TABLES["punctuation"]
-_DIGIT_WORDS: dict[str, str] = _TABLES["digit_words"]
-_ARTICLES: frozenset[str] = frozenset(_TABLES["articles"])
-_CONTRACTIONS: dict[str, str] = _TABLES["contractions"]
-_COMMA_BETWEEN_DIGITS = re.compile(r"\d,\d")
-_PERIOD = re.compile(r"\.(?!\d)")  # the misspelt look-ahead of the official pattern never fails: it may be left out
-_MOST_PERIODS = 32
 _ENOUGH = 3  # annotators who must agree for a full score
 
 
@@ -55,15 +37,6 @@ class AnsweredQuestion(Protocol):
     def question_type(self) -> str: ...
     @property
     def answer_type(self) -> str: ...
-
-
-def normalise_answer(text: str) -> str:
-    """The answer after the official evaluator's whole processing: space, punctuation, then digits, articles, contractions.
-
-    Used for answer vocabularies and training targets. Scoring does not always process, see `vqa_accuracy`.
-    Example: "The  T-shirt, please." -> "t shirt please"; "two" -> "2"; "dont" -> "don't".
-    """
-    return _process_words(_process_punctuation(_clean_space(text)))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], protocol: str = "official") -> float:
@@ -146,31 +119,6 @@ def vqa_scores(
     }
 
 
-# The official text processing, step by step.
-
-
-def _clean_space(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ").strip()
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _process_punctuation(text: str) -> str:
-    has_comma_between_digits = _COMMA_BETWEEN_DIGITS.search(text) is not None
-    processed = text
-    for mark in _PUNCTUATION:
-        if mark not in text:
-            continue
-        is_deleted = has_comma_between_digits or f"{mark} " in text or f" {mark}" in text
-        processed = processed.replace(mark, "" if is_deleted else " ")
-    return _PERIOD.sub("", processed, count=_MOST_PERIODS)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _process_words(text: str) -> str:
-    words = [_DIGIT_WORDS.get(word, word) for word in text.lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
-
-
 # The scores as exact fractions, so that no order of summation shows in the last digit.
 
 
@@ -180,14 +128,14 @@ def _exact_accuracy(prediction: str, answers: tuple[str, ...], protocol: str) ->
             "cannot score an answer", "the question has no annotators' answers", "score a split that has them, e.g. val"
         )
     if protocol == "official":
-        prediction, answers = _clean_space(prediction), tuple(_clean_space(a) for a in answers)
+        prediction, answers = clean_space(prediction), tuple(clean_space(a) for a in answers)
         if len(set(answers)) > 1:
-            prediction = _process_words(_process_punctuation(prediction))
-            answers = tuple(_process_words(_process_punctuation(a)) for a in answers)
+            prediction = process_words(process_punctuation(prediction))
+            answers = tuple(process_words(process_punctuation(a)) for a in answers)
     elif protocol == "albef":
         prediction = normalise_answer(prediction)
         if len(set(answers)) > 1:
-            answers = tuple(_process_punctuation(a) for a in answers)
+            answers = tuple(process_punctuation(a) for a in answers)
     else:
         raise _unknown("VQA protocol", protocol, VQA_PROTOCOLS)
     return _leave_one_out(answers.count(prediction), len(answers))
@@ -203,15 +151,15 @@ def _exact_accuracies(
     predictions: Mapping[str, str], records: Sequence[AnsweredQuestion], protocol: str
 ) -> list[Fraction]:
     known = {record.id for record in records}
-    faults = [f'question "{record.id}" has no prediction' for record in records if record.id not in predictions]
-    faults += [f'question "{record.id}" has no answers to compare with' for record in records if not record.answers]
-    faults += [f'prediction for "{id_}", which is not among the questions' for id_ in predictions if id_ not in known]
+    errors = [f'question "{record.id}" has no prediction' for record in records if record.id not in predictions]
+    errors += [f'question "{record.id}" has no answers to compare with' for record in records if not record.answers]
+    errors += [f'prediction for "{id_}", which is not among the questions' for id_ in predictions if id_ not in known]
     if not records:
-        faults.append("there is no question")
-    if faults:
+        errors.append("there is no question")
+    if errors:
         raise DataError(
             f"cannot score {len(predictions):,} predictions of {len(records):,} questions",
-            list_faults(faults),
+            list_errors(errors),
             "predict every question of the split exactly once, and score a split with answers",
         )
     return [_exact_accuracy(predictions[r.id], tuple(r.answers), protocol) for r in records]

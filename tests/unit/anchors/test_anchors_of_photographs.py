@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from cmal.anchors.finder import AnchorFinder
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.text import split_words
 from cmal.regions.types import TOP_CLASSES, Regions
-from cmal.anchors.thesaurus import Thesaurus
 
-RESULTS = Path(__file__).resolve().parents[2] / "recipes" / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "recipes" / "results"
 DRAWN, SEED = 200, 2022
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmal.anchors.finder import AnchorFinder, Anchors, Mentions, RegionConcepts
+from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.text import split_words
 from cmal.errors import DataError
 from cmal.regions.types import Regions
-from cmal.anchors.thesaurus import Thesaurus
 
 THESAURUS = Thesaurus.from_text("""
 person, people

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cmal.data.text import split_words
 from cmal.anchors.mentions import MentionFinder
 from cmal.anchors.thesaurus import Thesaurus
+from cmal.data.text import split_words
 
 THESAURUS = Thesaurus.from_text("""
 person, people

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cmal.scenes.world import COLOURS, KINDS
+from cmal.anchors.thesaurus import Thesaurus, name_words, singular
 from cmal.data.text import split_words
 from cmal.errors import DataError
-from cmal.anchors.thesaurus import Thesaurus, name_words, singular
+from cmal.scenes.world import COLOURS, KINDS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 SMALL = """
 # pets

@@ -10,7 +10,7 @@ import torch
 from toys import PIECES, ids_of, regions, toy_builder
 
 from cmal.data.batch import lengths_mask, make_batch, make_pretraining_batch, move, pad
-from cmal.data.masking import DrawRates, draw
+from cmal.data.masking import MaskingConfig, draw
 from cmal.model.prompt import FILL_SWAP
 
 IMAGES = {
@@ -19,7 +19,7 @@ IMAGES = {
     "toy:3": regions(["cat", "dog", "dog"]),
 }
 TEXTS = [("1", "toy:1", "a red dog"), ("2", "toy:2", "two dogs run"), ("3", "toy:3", "dogs and a cat")]
-EVERY_ANCHOR = DrawRates(anchor=1.0, attributes=False, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
+EVERY_ANCHOR = MaskingConfig(anchor=1.0, attributes=False, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
 
 
 def examples():
@@ -27,7 +27,7 @@ def examples():
     return [builder.build(*text) for text in TEXTS]
 
 
-def pretraining_batch(rates: DrawRates, text_of=(0, 1, 2), is_match=(True, True, True)):
+def pretraining_batch(rates: MaskingConfig, text_of=(0, 1, 2), is_match=(True, True, True)):
     many = examples()
     draws = [draw(e, rates, PIECES.mask_id, len(PIECES), np.random.default_rng(0)) for e in many]
     return make_pretraining_batch(many, draws, np.array(text_of), np.array(is_match)), draws
@@ -71,8 +71,8 @@ def test_chosen_anchors_of_all_examples_are_joined_and_know_whose_they_are():
     assert plan.fill.tolist() == [FILL_SWAP] * 3 and plan.is_attribute.tolist() == [False] * 3
     assert plan.positive_anchor.tolist() == [0, 1, 1, 2] and plan.positive_region.tolist() == [0, 1, 2, 0]
     assert plan.positive_piece_anchor.tolist() == [0, 1, 1, 2]
-    assert plan.twin_region_mask.tolist() == [[False] * 3, [False] * 3, [False, False, True]]
-    assert plan.twin_token_mask.shape == batch.token_ids.shape
+    assert plan.duplicate_region_mask.tolist() == [[False] * 3, [False] * 3, [False, False, True]]
+    assert plan.duplicate_token_mask.shape == batch.token_ids.shape
 
 
 def test_the_joined_plan_finds_the_pieces_and_regions_of_the_batch():

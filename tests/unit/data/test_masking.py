@@ -25,15 +25,15 @@ from toys import (
 )
 
 from cmal.anchors.finder import AnchorFinder
-from cmal.data.masking import DrawRates, choose_anchors, draw, draw_matching
-from cmal.data.example import Example
-from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
-from cmal.runs.recipe.reader import PretrainRecipe
-from cmal.runs.pretrain import draw_rates
 from cmal.anchors.thesaurus import Thesaurus
+from cmal.data.example import Example
+from cmal.data.masking import MaskingConfig, choose_anchors, draw, sample_matching
+from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
+from cmal.runs.pretrain import masking_config
+from cmal.runs.recipe.reader import PretrainRecipe
 
 CAPTION = "a red dog and two dogs is near the cat"
-PLAIN = DrawRates(word=0, region=0)
+PLAIN = MaskingConfig(word=0, region=0)
 RED_DOG, WHITE_DOG, CAT, TREE = range(4)
 
 
@@ -42,12 +42,12 @@ def example(caption: str = CAPTION, tags=("dog", "dog", "cat", "tree"), **how) -
     return toy_builder({"toy:1": regions(tags, **how)}).build("1", "toy:1", caption)
 
 
-def draws_of(one: Example, rates: DrawRates, seeds: int = 200):
+def draws_of(one: Example, rates: MaskingConfig, seeds: int = 200):
     for seed in range(seeds):
         yield draw(one, rates, PIECES.mask_id, len(PIECES), np.random.default_rng(seed))
 
 
-def one_anchor(one: Example, wanted: tuple[int, bool], rates: DrawRates = PLAIN):
+def one_anchor(one: Example, wanted: tuple[int, bool], rates: MaskingConfig = PLAIN):
     """A draw in which exactly the anchor (region, is_attribute) was chosen."""
     few = dataclasses.replace(rates, anchor=0.01)
     for drawn in draws_of(one, few):
@@ -125,8 +125,10 @@ def test_rate_zero_chooses_nothing_and_an_example_without_anchors_neither():
     ):
         drawn = next(draws_of(one, rates))
         assert drawn.anchor_regions.shape == drawn.piece_anchor.shape == drawn.positive_region.shape == (0,)
-        assert not drawn.twin_token_mask.any() and not drawn.twin_region_mask.any()
-        assert len(drawn.twin_token_mask) == len(one.token_ids) and len(drawn.twin_region_mask) == len(one.features)
+        assert not drawn.duplicate_token_mask.any() and not drawn.duplicate_region_mask.any()
+        assert len(drawn.duplicate_token_mask) == len(one.token_ids) and len(drawn.duplicate_region_mask) == len(
+            one.features
+        )
 
 
 # positives
@@ -143,39 +145,39 @@ def test_positives_of_an_attribute_are_its_own_role():
     assert drawn.positive_region.tolist() == [RED_DOG] and drawn.positive_piece_position.tolist() == [2]
 
 
-# twins
+# duplicates
 
 
 def test_twins_of_a_dog_are_the_other_dog_and_the_other_dogs_words():
     drawn = one_anchor(example(), (RED_DOG, False))
-    assert np.flatnonzero(drawn.twin_region_mask).tolist() == [WHITE_DOG]
-    assert np.flatnonzero(drawn.twin_token_mask).tolist() == [6, 7]
+    assert np.flatnonzero(drawn.duplicate_region_mask).tolist() == [WHITE_DOG]
+    assert np.flatnonzero(drawn.duplicate_token_mask).tolist() == [6, 7]
 
 
 def test_the_chosen_anchors_own_slots_are_no_twins():
     rates = dataclasses.replace(PLAIN, anchor=1.0, attributes=False)
     drawn = next(draws_of(example(), rates))
-    assert not drawn.twin_region_mask.any(), "both dogs and the cat are chosen themselves"
-    assert not drawn.twin_token_mask.any()
+    assert not drawn.duplicate_region_mask.any(), "both dogs and the cat are chosen themselves"
+    assert not drawn.duplicate_token_mask.any()
 
 
 def test_a_region_that_overlaps_a_chosen_one_is_a_twin_whatever_its_tag():
-    """The tree's box shares 8 of 12 columns with the cat's: IoU 2/3. At a limit of 0.7 it is no twin."""
+    """The tree's box shares 8 of 12 columns with the cat's: IoU 2/3. At a limit of 0.7 it is no duplicate."""
     boxes = [[0, 0, 10, 10], [30, 0, 40, 10], [60, 0, 70, 10], [62, 0, 72, 10]]
     one = example(boxes=boxes)
-    assert np.flatnonzero(one_anchor(one, (CAT, False)).twin_region_mask).tolist() == [TREE]
-    tolerant = dataclasses.replace(PLAIN, twin_iou=0.7)
-    assert not one_anchor(one, (CAT, False), tolerant).twin_region_mask.any()
+    assert np.flatnonzero(one_anchor(one, (CAT, False)).duplicate_region_mask).tolist() == [TREE]
+    tolerant = dataclasses.replace(PLAIN, duplicate_iou=0.7)
+    assert not one_anchor(one, (CAT, False), tolerant).duplicate_region_mask.any()
 
 
 def test_twins_of_a_colour_are_the_other_regions_of_that_colour():
     one = example(colours=["red", "white", "", "red"])
-    assert np.flatnonzero(one_anchor(one, (RED_DOG, True)).twin_region_mask).tolist() == [TREE]
+    assert np.flatnonzero(one_anchor(one, (RED_DOG, True)).duplicate_region_mask).tolist() == [TREE]
 
 
 def test_twins_can_be_left_as_they_are():
-    drawn = one_anchor(example(), (RED_DOG, False), dataclasses.replace(PLAIN, twins=False))
-    assert not drawn.twin_region_mask.any() and not drawn.twin_token_mask.any()
+    drawn = one_anchor(example(), (RED_DOG, False), dataclasses.replace(PLAIN, duplicates=False))
+    assert not drawn.duplicate_region_mask.any() and not drawn.duplicate_token_mask.any()
 
 
 def test_a_region_whose_tag_is_only_linked_to_a_chosen_word_is_a_twin():
@@ -185,7 +187,7 @@ def test_a_region_whose_tag_is_only_linked_to_a_chosen_word_is_a_twin():
     builder.finder = AnchorFinder(thesaurus, CLASSES[:3], ())
     drawn = next(draws_of(builder.build("1", "toy:1", "an animal"), PLAIN))
     assert drawn.anchor_regions.tolist() == [0]
-    assert np.flatnonzero(drawn.twin_region_mask).tolist() == [1]
+    assert np.flatnonzero(drawn.duplicate_region_mask).tolist() == [1]
 
 
 def test_of_several_attributes_of_a_region_each_has_its_turn():
@@ -198,7 +200,7 @@ def test_of_several_attributes_of_a_region_each_has_its_turn():
 
 # masked words
 
-WORDS = DrawRates(anchor=0, region=0, word=0.5)
+WORDS = MaskingConfig(anchor=0, region=0, word=0.5)
 
 
 def test_whole_words_are_masked():
@@ -242,9 +244,9 @@ def test_masked_pieces_are_80_percent_mask_10_random_10_themselves():
 
 
 def test_words_of_chosen_anchors_and_of_twins_are_never_masked():
-    rates = DrawRates(anchor=0.01, region=0, word=1.0, attributes=False)
+    rates = MaskingConfig(anchor=0.01, region=0, word=1.0, attributes=False)
     for drawn in draws_of(example(), rates):
-        taken = set(drawn.piece_position.tolist()) | set(np.flatnonzero(drawn.twin_token_mask).tolist())
+        taken = set(drawn.piece_position.tolist()) | set(np.flatnonzero(drawn.duplicate_token_mask).tolist())
         assert taken and not taken & set(drawn.masked_positions.tolist())
         assert len(drawn.masked_positions) == 11 - len(taken), "all the others are"
 
@@ -257,7 +259,7 @@ def test_word_rate_zero_masks_nothing():
 # masked regions
 
 NEAR = [[0, 0, 10, 10], [30, 0, 40, 10], [60, 0, 70, 10], [60, 0, 70, 5]]  # the tree is half of the cat: IoU 0.5
-REGIONS = DrawRates(anchor=0, word=0, region=1e-6)
+REGIONS = MaskingConfig(anchor=0, word=0, region=1e-6)
 
 
 def test_a_masked_regions_overlapping_neighbours_are_zeroed_but_not_asked_for():
@@ -277,8 +279,8 @@ def test_a_masked_region_without_an_area_is_zeroed_though_it_overlaps_nothing():
 
 
 def test_the_rates_that_hold_where_none_are_given_are_the_recipes():
-    told = draw_rates(PretrainRecipe())
-    assert told == DrawRates()
+    reported = masking_config(PretrainRecipe())
+    assert reported == MaskingConfig()
 
 
 def test_neighbours_below_the_limit_stay():
@@ -287,9 +289,9 @@ def test_neighbours_below_the_limit_stay():
 
 
 def test_regions_of_chosen_anchors_their_twins_and_neighbours_are_never_masked():
-    rates = DrawRates(anchor=0.01, word=0, region=1.0, attributes=False, twin_iou=0.9)
+    rates = MaskingConfig(anchor=0.01, word=0, region=1.0, attributes=False, duplicate_iou=0.9)
     for drawn in draws_of(example(boxes=NEAR), rates):
-        taken = set(drawn.anchor_regions.tolist()) | set(np.flatnonzero(drawn.twin_region_mask).tolist())
+        taken = set(drawn.anchor_regions.tolist()) | set(np.flatnonzero(drawn.duplicate_region_mask).tolist())
         if CAT in taken:
             taken.add(TREE)
         assert set(drawn.masked_regions.tolist()) == {0, 1, 2, 3} - taken
@@ -308,18 +310,22 @@ def test_region_rate_zero_masks_nothing():
 def test_no_two_draws_ever_want_the_same_slot(rate):
     """Over 400 random captions and images: what an example may suffer fits together."""
     chosen = 0
-    rates = DrawRates(anchor=rate, word=rate, region=rate)
+    rates = MaskingConfig(anchor=rate, word=rate, region=rate)
     for seed in range(400):
         generator = np.random.default_rng(seed)
         builder = toy_builder({"toy:1": random_image(generator)}, max_tokens=10)
         one = builder.build("1", "toy:1", random_caption(generator))
         drawn = draw(one, rates, PIECES.mask_id, len(PIECES), generator)
         tokens, count = len(one.token_ids), len(one.features)
-        pieces, twins = drawn.piece_position.tolist(), np.flatnonzero(drawn.twin_token_mask).tolist()
+        pieces, duplicates = drawn.piece_position.tolist(), np.flatnonzero(drawn.duplicate_token_mask).tolist()
         words = drawn.masked_positions.tolist()
-        assert len(set(pieces)) == len(pieces) and not set(pieces + twins) & set(words) and not set(pieces) & set(twins)
-        assert all(0 < p < tokens - 1 for p in pieces + twins + words), "never [CLS] or [SEP]"
-        at, beside = drawn.anchor_regions.tolist(), np.flatnonzero(drawn.twin_region_mask).tolist()
+        assert (
+            len(set(pieces)) == len(pieces)
+            and not set(pieces + duplicates) & set(words)
+            and not set(pieces) & set(duplicates)
+        )
+        assert all(0 < p < tokens - 1 for p in pieces + duplicates + words), "never [CLS] or [SEP]"
+        at, beside = drawn.anchor_regions.tolist(), np.flatnonzero(drawn.duplicate_region_mask).tolist()
         zeroed = np.flatnonzero(drawn.zeroed_region_mask).tolist()
         assert len(set(at)) == len(at) and not set(at) & set(beside + zeroed) and not set(beside) & set(zeroed)
         assert set(drawn.masked_regions.tolist()) <= set(zeroed) <= set(range(count))
@@ -335,7 +341,9 @@ def test_no_two_draws_ever_want_the_same_slot(rate):
 
 def test_draws_depend_on_the_generator_alone():
     one = example()
-    first, again, other = (draw(one, DrawRates(), 4, len(PIECES), np.random.default_rng(seed)) for seed in (5, 5, 6))
+    first, again, other = (
+        draw(one, MaskingConfig(), 4, len(PIECES), np.random.default_rng(seed)) for seed in (5, 5, 6)
+    )
     same = [np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(again).values())]
     assert all(same)
     assert not all(np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(other).values()))
@@ -344,14 +352,14 @@ def test_draws_depend_on_the_generator_alone():
 def test_the_choice_keeps_the_anchors_order():
     anchors = example().anchors
     for seed in range(50):
-        chosen = choose_anchors(anchors, DrawRates(anchor=0.9), np.random.default_rng(seed))
+        chosen = choose_anchors(anchors, MaskingConfig(anchor=0.9), np.random.default_rng(seed))
         assert (np.diff(chosen) > 0).all()
 
 
 def test_a_mismatched_caption_is_never_of_the_same_image():
     images = ["a", "a", "b", "a", "c", "b"]
     for seed in range(300):
-        text_of, is_match = draw_matching(images, np.random.default_rng(seed))
+        text_of, is_match = sample_matching(images, np.random.default_rng(seed))
         for place, source in enumerate(text_of):
             assert is_match[place] == (images[source] == images[place])
             assert is_match[place] == (source == place), "another caption of the same image is never drawn"
@@ -361,7 +369,7 @@ def test_a_mismatched_caption_is_never_of_the_same_image():
 def test_every_place_is_mismatched_as_often_and_with_all_others():
     wrong, partners = Counter(), Counter()
     for seed in range(2000):
-        text_of, is_match = draw_matching(["a", "b", "c", "d"], np.random.default_rng(seed))
+        text_of, is_match = sample_matching(["a", "b", "c", "d"], np.random.default_rng(seed))
         wrong.update(np.flatnonzero(~is_match).tolist())
         partners.update((p, int(t)) for p, t in enumerate(text_of) if p != t)
     assert [wrong[p] / 2000 for p in range(4)] == pytest.approx([0.5] * 4, abs=0.04)
@@ -369,7 +377,7 @@ def test_every_place_is_mismatched_as_often_and_with_all_others():
 
 
 def test_a_group_of_one_image_has_no_mismatch():
-    text_of, is_match = draw_matching(["a", "a", "a"], np.random.default_rng(0))
+    text_of, is_match = sample_matching(["a", "a", "a"], np.random.default_rng(0))
     assert text_of.tolist() == [0, 1, 2] and is_match.all()
 
 

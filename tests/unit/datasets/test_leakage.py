@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cmal.datasets.leakage import LeakageAudit, leakage_statement, prepared_evaluation_sets
-from cmal.datasets.job import Options
-from cmal.datasets.prepare import prepare_dataset
 from cmal.data.records import ImageTextRecord, VqaRecord, read_records
+from cmal.datasets.job import Options
+from cmal.datasets.leakage import LeakageAudit, leakage_statement, prepared_evaluation_sets
+from cmal.datasets.prepare import prepare_dataset
 from cmal.errors import DataError
 
 

@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cmal.regions.image_ids import guess_dataset
-from cmal.datasets.job import Options
-from cmal.datasets.output import OutputFolder
-from cmal.datasets.prepare import DATASETS, prepare_dataset, scenes_sizes
 from cmal.data.records import (
     EntailmentRecord,
     ImageTextRecord,
@@ -24,8 +20,12 @@ from cmal.data.records import (
     VqaRecord,
     read_records,
 )
+from cmal.datasets.job import Options
+from cmal.datasets.output import OutputFolder
+from cmal.datasets.prepare import DATASETS, prepare_dataset, scenes_sizes
 from cmal.errors import CmalError, DataError
 from cmal.io.locks import hold_folder
+from cmal.regions.image_ids import guess_dataset
 
 
 def write(path: Path, value: object) -> Path:

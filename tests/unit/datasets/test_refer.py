@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 
 from cmal.datasets.detections import read_detections
-from cmal.regions.coco_instances import read_instances
 from cmal.datasets.refer import read_refs
 from cmal.errors import DataError
+from cmal.regions.coco_instances import read_instances
 
 
 def pickled_by_python_2(value):

@@ -42,9 +42,9 @@ def test_each_modality_is_encoded_alone_and_without_padding(pretrained, photo):
     short, long = pretrained.encode_texts(["a dog", "a red dog beside a very tall tree"])
     [alone] = pretrained.encode_texts(["a dog"])
     assert short.shape == alone.shape and torch.allclose(short, alone, atol=1e-5)
-    assert len(long) > len(short) and short.shape[1] == pretrained.facts.sizes["width"]
+    assert len(long) > len(short) and short.shape[1] == pretrained.config.sizes["width"]
     [regions] = pretrained.encode_regions([photo])
-    assert regions.shape == (len(photo), pretrained.facts.sizes["width"])
+    assert regions.shape == (len(photo), pretrained.config.sizes["width"])
 
 
 def test_a_pretrained_model_scores_pairs_and_finds_phrases(pretrained, photo):
@@ -103,8 +103,8 @@ def test_a_saved_model_is_the_same_model(tiny_tasks, photo, tmp_path):
     again = CmalModel.from_pretrained(tmp_path / "saved")
     assert again.answer(photo, "There is a dog.") == model.answer(photo, "There is a dog.")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert config["id2label"] == {str(i): label for i, label in enumerate(model.facts.labels)}
-    assert config["label2id"]["neutral"] == model.facts.labels.index("neutral")
+    assert config["id2label"] == {str(i): label for i, label in enumerate(model.config.labels)}
+    assert config["label2id"]["neutral"] == model.config.labels.index("neutral")
 
 
 def test_the_card_is_filled_from_the_run(tiny_tasks, tiny_world, tmp_path):
@@ -147,7 +147,7 @@ def test_push_to_hub_sends_the_saved_files(tiny_tasks, tmp_path, monkeypatch):
     assert sent["token"] == "secret"
     assert "secret" not in "".join(p.read_text("utf-8", "replace") for p in (tmp_path / "hub").iterdir())
     monkeypatch.setattr("cmal.hub.model.snapshot_download", lambda name, **options: tmp_path / "hub")
-    assert CmalModel.from_pretrained("me/cmal-ve").facts == model.facts
+    assert CmalModel.from_pretrained("me/cmal-ve").config == model.config
 
 
 def test_what_is_no_model_is_told(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmal.errors import DataError
 from cmal.io import json_stream
 from cmal.io.json_stream import iterate_array, iterate_arrays, parse_json
-from cmal.errors import DataError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -36,7 +36,7 @@ def test_among_the_group_candidates_are_the_chosen_anchors_of_the_other_modality
     """Two examples of 2 words and 2 regions; each chose word 1 with region 0. Words east and north, regions north, east."""
     hidden = torch.tensor([[NORTH, EAST, NORTH, [9.0, 9.0]], [EAST, NORTH, EAST, [9.0, 9.0]]])
     plan = toy_plan(2, 2, 2, example=[0, 1], region=[0, 0], piece_anchor=[0, 1], piece_position=[1, 1], concept=[5, 6])
-    to_region, to_word = mapping().among_group(hidden, 2, plan)
+    to_region, to_word = mapping().among_micro_batch(hidden, 2, plan)
     assert_close(to_region.logits, [[0.0, 1.0], [1.0, 0.0]])
     assert_close(to_word.logits, [[0.0, 1.0], [1.0, 0.0]])
     assert to_region.is_positive.tolist() == [[True, False], [False, True]]
@@ -45,7 +45,7 @@ def test_among_the_group_candidates_are_the_chosen_anchors_of_the_other_modality
 def test_all_anchors_of_a_concept_are_right():
     hidden = torch.randn(3, 2, 2)
     places = {"example": [0, 1, 2], "region": [0] * 3, "piece_anchor": [0, 1, 2], "piece_position": [0] * 3}
-    to_region, to_word = mapping().among_group(hidden, 1, toy_plan(1, 1, 3, **places, concept=[5, 6, 5]))
+    to_region, to_word = mapping().among_micro_batch(hidden, 1, toy_plan(1, 1, 3, **places, concept=[5, 6, 5]))
     wanted = [[True, False, True], [False, True, False], [True, False, True]]
     assert to_region.is_positive.tolist() == wanted and to_word.is_positive.tolist() == wanted
     torch.testing.assert_close(to_word.logits, to_region.logits.T)
@@ -54,14 +54,14 @@ def test_all_anchors_of_a_concept_are_right():
 def test_a_words_vector_is_the_mean_over_its_pieces():
     hidden = torch.tensor([[EAST, NORTH, NORTH_EAST]])  # two pieces, and a region that lies where their mean does
     plan = toy_plan(2, 1, example=[0], region=[0], piece_anchor=[0, 0], piece_position=[0, 1])
-    to_region, _ = mapping().among_group(hidden, 2, plan)
+    to_region, _ = mapping().among_micro_batch(hidden, 2, plan)
     assert_close(to_region.logits, [[1.0]])
 
 
 def test_lengths_do_not_count_and_the_temperature_divides():
     hidden = torch.tensor([[[30.0, 0.0], [0.1, 0.1]]])
     plan = toy_plan(1, 1, example=[0], region=[0], piece_anchor=[0], piece_position=[0])
-    assert_close(mapping(0.5).among_group(hidden, 1, plan)[0].logits, [[0.5**0.5 / 0.5]])
+    assert_close(mapping(0.5).among_micro_batch(hidden, 1, plan)[0].logits, [[0.5**0.5 / 0.5]])
 
 
 def test_text_and_regions_have_a_projection_each():
@@ -69,7 +69,7 @@ def test_text_and_regions_have_a_projection_each():
     head.region.weight.data = torch.tensor([[0.0, -1.0], [1.0, 0.0]])  # a quarter turn
     hidden = torch.tensor([[EAST, EAST]])
     plan = toy_plan(1, 1, example=[0], region=[0], piece_anchor=[0], piece_position=[0])
-    assert_close(head.among_group(hidden, 1, plan)[0].logits, [[0.0]])
+    assert_close(head.among_micro_batch(hidden, 1, plan)[0].logits, [[0.0]])
     assert_close(head.within_example(hidden, *masks(1, 1), plan)[0].logits, [[0.0]])
 
 
@@ -134,7 +134,7 @@ def test_among_both_the_own_example_whole_and_of_others_their_chosen_anchors():
 def test_no_anchor_gives_no_question():
     hidden = torch.randn(2, 5, 2)
     plan, real = empty_plan(3, 2, 2), (torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool))
-    assert [a.logits.shape for a in mapping().among_group(hidden, 3, plan)] == [(0, 0), (0, 0)]
+    assert [a.logits.shape for a in mapping().among_micro_batch(hidden, 3, plan)] == [(0, 0), (0, 0)]
     assert [a.logits.shape for a in mapping().within_example(hidden, *real, plan)] == [(0, 2), (0, 3)]
     assert [a.logits.shape for a in mapping().among_both(hidden, *real, plan)] == [(0, 2), (0, 3)]
 

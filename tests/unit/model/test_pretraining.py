@@ -22,14 +22,14 @@ from toys import (
     toy_cmal,
 )
 
-from cmal.model import losses as objectives
 from cmal.data.batch import Batch, make_pretraining_batch
-from cmal.data.masking import DrawRates, draw, draw_matching
-from cmal.model.transformer import rows_at, trainable_parameters
+from cmal.data.masking import MaskingConfig, draw, sample_matching
+from cmal.model import losses as objectives
 from cmal.model.pretraining import CmalForPretraining, ContrastiveHead
+from cmal.model.transformer import rows_at, trainable_parameters
 
 ALL = {"mlm": 1.0, "mrm_class": 1.0, "mrm_feature": 1.0, "itm": 1.0, "amc": 1.0, "itc": 1.0}
-RATES = DrawRates(anchor=1.0, word=0.4, region=0.5)
+RATES = MaskingConfig(anchor=1.0, word=0.4, region=0.5)
 RATES_OF_SWAPS = dataclasses.replace(RATES, swap=1.0, mask=0.0, keep=0.0)
 
 
@@ -43,12 +43,12 @@ def build(
     return model.eval()
 
 
-def group(rates: DrawRates = RATES, texts=TEXTS_OF_A_GROUP, seed: int = 0, images=IMAGES_OF_A_GROUP) -> Batch:
+def group(rates: MaskingConfig = RATES, texts=TEXTS_OF_A_GROUP, seed: int = 0, images=IMAGES_OF_A_GROUP) -> Batch:
     builder = toy_builder(images)
     examples = [builder.build(*text) for text in texts]
     generator = np.random.default_rng(seed)
     draws = [draw(e, rates, PIECES.mask_id, len(PIECES), generator) for e in examples]
-    return make_pretraining_batch(examples, draws, *draw_matching([e.image_id for e in examples], generator))
+    return make_pretraining_batch(examples, draws, *sample_matching([e.image_id for e in examples], generator))
 
 
 @pytest.fixture
@@ -107,13 +107,13 @@ def test_partners_out_of_sight_are_so_in_the_masked_forward_alone(calls):
     """One unified layer: without its partner a swapped slot is what it is in an example that lacks the partner."""
     model, batch = build({"amc": 1.0, "itm": 1.0}), group(RATES_OF_SWAPS)
     in_sight = model(batch).parts
-    model.partners_in_sight = False
+    model.attend_across_swap = False
     seen = calls(model)
     out_of_sight = model(batch).parts
     assert out_of_sight["amc"] != in_sight["amc"] and out_of_sight["itm"] == in_sight["itm"]
     states, plan = seen["unify"][0][:2]
     hidden = model.cmal.unify(states, plan, None, False)
-    example, piece, region = plan.swapped_partners(states.tokens)
+    example, piece, region = plan.swapped_slot_pairs(states.tokens)
     for place in range(len(example)):
         one = example[place : place + 1]
         lacking = states.region_mask.index_put((one, region[place : place + 1] - states.tokens), torch.tensor(False))
@@ -260,7 +260,7 @@ def test_association_is_the_mean_of_its_two_directions(candidates):
     hidden = model.cmal.unify(model.cmal.encode(masked.token_ids, *batch_zeroed(batch).inputs[1:]), masked.plan)
     head, tokens = model.heads["amc"], batch.token_ids.shape[1]
     if candidates == "batch":
-        both = head.among_group(hidden, tokens, masked.plan)
+        both = head.among_micro_batch(hidden, tokens, masked.plan)
     else:
         ask = head.within_example if candidates == "example" else head.among_both
         both = ask(hidden, batch.token_mask, batch.region_mask, masked.plan)
@@ -277,7 +277,9 @@ def test_association_asked_in_both_places_is_the_sum():
     masked = batch.masked
     states = model.cmal.encode(masked.token_ids, *batch_zeroed(batch).inputs[1:])
     early = model.heads["amc_unimodal"](states.text, states.visual, masked.plan)
-    late = model.heads["amc"].among_group(model.cmal.unify(states, masked.plan), batch.token_ids.shape[1], masked.plan)
+    late = model.heads["amc"].among_micro_batch(
+        model.cmal.unify(states, masked.plan), batch.token_ids.shape[1], masked.plan
+    )
     wanted = [sum(objectives.association_loss(a.logits, a.is_positive) for a in asked) / 2 for asked in (early, late)]
     losses = model(batch)
     torch.testing.assert_close(losses.parts["amc_unimodal"], wanted[0].detach())

@@ -12,8 +12,8 @@ import pytest
 import torch
 from toys import empty_plan, on_sphere, toy_cmal, toy_plan
 
-from cmal.model.transformer import to_sphere
 from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP, AssociativePrompt, swap_at_anchors
+from cmal.model.transformer import to_sphere
 
 T, R, D = 6, 3, 4
 TEXT_MASK, REGION_MASK = torch.full((D,), 7.0), torch.full((D,), -7.0)
@@ -52,9 +52,9 @@ def test_every_piece_gets_the_regions_vector_and_the_region_the_spans_mean_on_th
 def test_partners_are_the_pieces_and_the_region_of_a_swapped_anchor():
     """Two anchors, of three pieces with region 0 and of one with region 1; kept, the second has no guest."""
     plan = toy_plan(T, R, **BOTH)
-    assert plan.swapped_partners(T).tolist() == [[0] * 4, [1, 2, 3, 4], [T, T, T, T + 1]]
+    assert plan.swapped_slot_pairs(T).tolist() == [[0] * 4, [1, 2, 3, 4], [T, T, T, T + 1]]
     plan = toy_plan(T, R, **BOTH | {"fill": [FILL_SWAP, FILL_KEEP]})
-    assert plan.swapped_partners(T).tolist() == [[0] * 3, [1, 2, 3], [T] * 3]
+    assert plan.swapped_slot_pairs(T).tolist() == [[0] * 3, [1, 2, 3], [T] * 3]
 
 
 def test_swap_leaves_other_positions_untouched():
@@ -104,7 +104,7 @@ def test_anchors_of_one_batch_are_filled_each_in_its_own_way_and_example():
 
 def test_twins_are_masked():
     text, visual = states()
-    plan = toy_plan(T, R, **BOTH, twin_token_mask=[(0, 5)], twin_region_mask=[(0, 2)])
+    plan = toy_plan(T, R, **BOTH, duplicate_token_mask=[(0, 5)], duplicate_region_mask=[(0, 2)])
     text_out, visual_out = filled(text, visual, plan)
     assert torch.equal(text_out[0, 5], TEXT_MASK) and torch.equal(visual_out[0, 2], REGION_MASK)
     assert torch.equal(text_out[0, 0], text[0, 0])

@@ -80,7 +80,7 @@ def test_everything_that_does_not_fit_is_named_and_nothing_is_loaded():
     assert caught.value.what == "cannot start the text encoder from runs/toy"
     assert "missing encoder.layer.1.attention.self.query.weight" in caught.value.found
     assert caught.value.found.endswith("; and 11 more"), "16 tensors of a layer and the words' shape; six are shown"
-    assert "model.text_layers" in caught.value.remedy
+    assert "model.text_layers" in caught.value.hint
     assert all(torch.equal(before[name], tensor) for name, tensor in cmal.state_dict().items())
 
 

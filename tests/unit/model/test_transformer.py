@@ -94,7 +94,7 @@ def test_tiles_of_similar_length_change_no_number(monkeypatch, asks):
     wanted = wanted if wanted is None else wanted.index_fill(0, torch.tensor([5]), False)  # of one nobody reads a row
     found = []
     for least, tiles in ((10**9, 1), (0, TILES)):
-        monkeypatch.setattr(layers, "LEAST_SAVED", least)
+        monkeypatch.setattr(layers, "MIN_SAVED", least)
         assert len(Packing.of_mask(mask, 2).tiles) == tiles
         out = model(rows, mask, wanted)
         assert out.ne(0).any(dim=-1).equal(mask if wanted is None else mask & wanted)
@@ -109,7 +109,7 @@ def test_tiles_of_similar_length_change_no_number(monkeypatch, asks):
 @pytest.mark.parametrize("least", [10**9, 0])
 def test_pairs_that_are_apart_do_not_see_each_other_and_everybody_else_does(monkeypatch, least, asks):
     """One layer; of the longest and the fullest but one sequence, the first real row and the last are apart."""
-    monkeypatch.setattr(layers, "LEAST_SAVED", least)
+    monkeypatch.setattr(layers, "MIN_SAVED", least)
     model, (rows, mask) = stack(layers=1), uneven()
     example = mask.sum(dim=1).argsort()[[-1, -2]]
     one, other = torch.zeros(2, dtype=torch.int64), torch.stack([mask[e].nonzero()[-1, 0] for e in example])

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cmal.regions.coco_instances import InstanceBox, read_instances
 from cmal.errors import DataError
+from cmal.regions.coco_instances import InstanceBox, read_instances
 
 IMAGE = {"id": 139, "file_name": "000000000139.jpg", "width": 640, "height": 426}
 DOG = {"id": 18, "name": "dog", "supercategory": "animal"}

@@ -23,8 +23,8 @@ from cmal.regions.extract import ExtractionReport, extract_regions, read_failure
 from cmal.regions.store.layout import COLUMNS, read_index
 from cmal.regions.store.shards import write_shard
 from cmal.regions.store.store import RegionStore
-from cmal.regions.types import Regions
 from cmal.regions.store.verify import merge_store, verify_store
+from cmal.regions.types import Regions
 
 
 class MeanColour:
@@ -179,10 +179,10 @@ def test_a_store_that_the_disk_cannot_hold_is_refused_before_the_first_image(pic
 
 
 def test_the_size_is_foretold(pictures, tmp_path):
-    told: list[ExtractionReport] = []
-    extract_regions(pictures, MeanColour(), tmp_path / "s", report=told.append, batch_size=5)
-    assert told[0].note.startswith("10 images, 0.0 MB at up to 1 regions an image")
-    assert (told[-1].done, told[-1].total, told[-1].failed) == (10, 10, 0)
+    reported: list[ExtractionReport] = []
+    extract_regions(pictures, MeanColour(), tmp_path / "s", report=reported.append, batch_size=5)
+    assert reported[0].note.startswith("10 images, 0.0 MB at up to 1 regions an image")
+    assert (reported[-1].done, reported[-1].total, reported[-1].failed) == (10, 10, 0)
 
 
 def test_two_writers_do_not_meet_and_the_second_is_told_of_the_first(pictures, tmp_path):

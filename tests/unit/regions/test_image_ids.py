@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cmal.errors import DataError
 from cmal.regions.image_ids import (
     coco_image_id,
     flickr30k_image_id,
@@ -12,7 +13,6 @@ from cmal.regions.image_ids import (
     nlvr2_image_id,
     vg_image_id,
 )
-from cmal.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_weights_without_names_for_their_classes_are_refused(tmp_path, small_mod
     torch.save(network(RCNN).state_dict(), tmp_path / "mine.pth")
     with pytest.raises(DataError, match="the weights have 5 classes; there are 90 names") as caught:
         torchvision_models.build(RCNN, weights=tmp_path / "mine.pth", device="cpu")
-    assert "class_names.txt" in caught.value.remedy
+    assert "class_names.txt" in caught.value.hint
 
 
 def test_weights_of_another_model_are_refused_tensor_by_tensor(tmp_path, small_models):

@@ -13,18 +13,24 @@ from pathlib import Path
 import pytest
 
 from cmal.errors import DataError
-from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
 from cmal.runs.evaluate import EvaluationRequest, run_evaluation
 from cmal.runs.finetune import run_finetuning
+from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
 from cmal.training.checkpoint import keep_best
 
 ROOT = Path(__file__).resolve().parents[3]
-QUICK = ("train.steps=1", "train.save_every=1", "train.batch_size=8", "train.group_size=8", "train.report_every=1")
+QUICK = (
+    "train.steps=1",
+    "train.save_every=1",
+    "train.batch_size=8",
+    "train.micro_batch_size=8",
+    "train.report_every=1",
+)
 
 
-def fine_tune(world: Path, task: str, out: Path, *changed: str) -> Path:
-    places = (f"init_from={world}/runs/tiny/last", f"data.regions={world}/data/scenes/regions", f"out={out}")
-    root = f"data.root={world}/data/{'scenes' if task == 'retrieval' else f'scenes-{task}'}"
+def fine_tune(world_size: Path, task: str, out: Path, *changed: str) -> Path:
+    places = (f"init_from={world_size}/runs/tiny/last", f"data.regions={world_size}/data/scenes/regions", f"out={out}")
+    root = f"data.root={world_size}/data/{'scenes' if task == 'retrieval' else f'scenes-{task}'}"
     path = ROOT / f"recipes/finetune/scenes_{task}.yaml"
     run_finetuning(
         load_recipe(FinetuneRecipe, path, (*QUICK, *places, root, *changed)), lambda step: None, "fresh", "cpu"
@@ -45,12 +51,14 @@ def cmal(command_in, tiny_world):
 VQA, RETRIEVAL = ("scenes-vqa", "val"), ("scenes-retrieval", "test")
 
 
-def evaluate_both(vqa_run: Path, world: Path) -> dict[str, dict]:
+def evaluate_both(vqa_run: Path, world_size: Path) -> dict[str, dict]:
     """Questions, and retrieval without fine-tuning: answers and result of each, as plain values."""
-    data = world / "data"
+    data = world_size / "data"
     stores = {"regions": data / "scenes/regions"}
     vqa = EvaluationRequest(*VQA, vqa_run, records=data / "scenes-vqa", **stores)
-    retrieval = EvaluationRequest(*RETRIEVAL, world / "runs/tiny", records=data / "scenes", zero_shot=True, **stores)
+    retrieval = EvaluationRequest(
+        *RETRIEVAL, world_size / "runs/tiny", records=data / "scenes", zero_shot=True, **stores
+    )
     found = {}
     for request in (vqa, retrieval):
         (one,) = run_evaluation(request, device="cpu")
@@ -79,12 +87,12 @@ def by_two(tiny_world, vqa_run, tmp_path_factory) -> list[dict]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     paths = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}:{ROOT}"
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
+    micro_batch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
     files = [folder / f"{rank}.json" for rank in range(2)]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(vqa_run), str(tiny_world), str(file)],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | micro_batch | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank, file in enumerate(files)
     ]
@@ -173,7 +181,7 @@ def test_retrieval_rankings_put_every_item_in_the_order_of_its_score(cmal, tmp_p
     )
     (found,) = run_evaluation(request, device="cpu")
     scores, images = found.answers["scores"], list(dict.fromkeys(r.image_id for r in found.records))
-    column = {r.id: place for place, r in enumerate(found.records)}
+    column = {r.id: context for context, r in enumerate(found.records)}
     for caption, ranked in rankings["images_of_caption"].items():
         values = [scores[images.index(image), column[caption]] for image in ranked]
         assert sorted(ranked) == sorted(images) and values == sorted(values, reverse=True)
@@ -189,8 +197,8 @@ def test_a_shortlist_is_said_in_the_result_and_holds_all_where_it_is_long(cmal, 
     found = {}
     for keep in (0, 2, 64):
         file = tmp_path / f"{keep}.json"
-        told = cmal("eval", "scenes-retrieval", "--split", "test", *places, "--shortlist", keep, "--json", file)
-        assert told.exit_code == 0, told.output
+        reported = cmal("eval", "scenes-retrieval", "--split", "test", *places, "--shortlist", keep, "--json", file)
+        assert reported.exit_code == 0, reported.output
         found[keep] = json.loads(file.read_text())
     assert "all 4 x" in found[0]["protocol"] and "shortlist of 2" in found[2]["protocol"]
     assert found[64]["metrics"]["image_shortlist_recall"]["value"] == 1.0, "four images"

@@ -12,9 +12,9 @@ from transformers import BertConfig, BertModel
 from cmal.data.text import SPECIAL_PIECES
 from cmal.errors import CheckpointError
 from cmal.hub.model import CmalModel
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
-from cmal.runs.assembly import build_pretraining_model, read_pretraining_facts
+from cmal.runs.assembly import build_pretraining_model, read_pretraining_config
 from cmal.runs.pretrain import run_pretraining
+from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
 from cmal.runs.train import loader_workers
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "scenes.yaml"
@@ -40,7 +40,7 @@ def pretrain(tiny_world, tmp_path, bert):
             *("model.width=32", "model.heads=2", "model.inner=64", "model.text_layers=1", "model.unified_layers=1"),
             *(f"model.text_checkpoint={bert}", f"out={tmp_path}/run", f"data.records=[{scenes}/val.jsonl]"),
             *(f"data.regions={scenes}/regions", "data.validation=", "train.steps=1", "train.batch_size=8"),
-            *("train.group_size=8", "optimizer.warmup_steps=0", "optimizer.lr=0.0", *more),
+            *("train.micro_batch_size=8", "optimizer.warmup_steps=0", "optimizer.lr=0.0", *more),
         ]
         run_pretraining(load_recipe(PretrainRecipe, RECIPE, overrides), report=lambda step: None, device="cpu")
         return tmp_path / "run"
@@ -67,15 +67,15 @@ def test_a_bert_that_is_too_small_is_told(pretrain):
     ("changed", "heads"),
     [
         ((), (True, "both", True)),
-        (("prompt.partners_in_sight=false",), (False, "both", True)),
+        (("prompt.attend_across_swap=false",), (False, "both", True)),
         (("objectives.candidates=batch", "objectives.amc_at=unified"), (True, "batch", False)),
     ],
 )
 def test_what_the_recipe_says_of_association_reaches_the_model_and_its_checkpoint(pretrain, changed, heads):
     run = pretrain(*changed)
-    facts = read_pretraining_facts(run / "last", "look at")
-    model = build_pretraining_model(facts)
-    assert (model.partners_in_sight, model.candidates, "amc_unimodal" in model.heads) == heads
+    config = read_pretraining_config(run / "last", "look at")
+    model = build_pretraining_model(config)
+    assert (model.attend_across_swap, model.candidates, "amc_unimodal" in model.heads) == heads
 
 
 @pytest.mark.parametrize(

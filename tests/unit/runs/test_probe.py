@@ -34,8 +34,8 @@ def copied(tiny_world, tmp_path) -> Path:
 
 
 def test_json_has_the_headline_numbers_and_everything_behind_them(request_of, tiny_world):
-    told: list[tuple[str, int, int]] = []
-    probe = run_probe(request_of(tiny_world / "runs" / "tiny"), lambda *step: told.append(step), "cpu")
+    reported: list[tuple[str, int, int]] = []
+    probe = run_probe(request_of(tiny_world / "runs" / "tiny"), lambda *step: reported.append(step), "cpu")
     found = json.loads(json.dumps(probe.as_json()))
     assert found["coverage"] == found["statistics"]["coverage"] > 0.5
     assert found["precision"] == found["statistics"]["gold"]["all"]["precision"] > 0.5
@@ -43,13 +43,17 @@ def test_json_has_the_headline_numbers_and_everything_behind_them(request_of, ti
     whole = found["association"]["all"]
     for direction in ("t2v", "v2t"):
         assert 0 <= found[f"association_{direction}"] == whole[f"association_{direction}"] <= 1
-        assert set(whole["controls"]) == {"chance", "context_hidden", "guests_shuffled"}
-        assert set(whole["partner_in_sight"]) == {"swapped", "context_hidden", "guests_shuffled"}
+        assert set(whole["controls"]) == {"chance", "context_hidden", "vectors_shuffled"}
+        assert set(whole["partner_in_sight"]) == {"swapped", "context_hidden", "vectors_shuffled"}
     assert whole["anchors"] == found["statistics"]["anchors"]
     assert sum(row["anchors"] for row in found["association"]["concepts"].values()) == whole["anchors"]
     assert found["association"]["object"]["anchors"] + found["association"]["attribute"]["anchors"] == whole["anchors"]
     assert found["checkpoint"]["path"].endswith("runs/tiny/best") and len(found["checkpoint"]["sha256"]) == 64
-    assert told[19] == ("anchors", 20, 20) and told[-1] == ("associations", whole["anchors"], whole["anchors"])
+    assert reported[19] == ("anchors", 20, 20) and reported[-1] == (
+        "associations",
+        whole["anchors"],
+        whole["anchors"],
+    )
 
 
 def test_without_gold_or_model_their_numbers_are_absent(request_of, copied):
@@ -113,7 +117,7 @@ def test_a_run_means_its_best_checkpoint_then_its_last(tmp_path):
 
 def test_a_task_checkpoint_is_refused(request_of, tiny_world, tmp_path):
     shutil.copytree(tiny_world / "runs" / "tiny" / "last", tmp_path / "task")
-    facts = json.loads((tmp_path / "task" / "model.json").read_text())
-    (tmp_path / "task" / "model.json").write_text(json.dumps(facts | {"kind": "task", "task": "scenes-ve"}))
+    config = json.loads((tmp_path / "task" / "model.json").read_text())
+    (tmp_path / "task" / "model.json").write_text(json.dumps(config | {"kind": "task", "task": "scenes-ve"}))
     with pytest.raises(CheckpointError, match='checkpoint of the task "scenes-ve"'):
         run_probe(request_of(tmp_path / "task"))

@@ -57,7 +57,7 @@ class ToyRecipe:
     title: str = ""
     toy: ToySection = field(default_factory=ToySection)
 
-    def faults(self):
+    def errors(self):
         if self.toy.steps == 13:
             yield "toy.steps: 13 is unlucky"
 
@@ -180,7 +180,7 @@ def test_what_no_single_field_can_tell_is_told_once_the_fields_are_sound(write):
         ("data.records=[]", "data.records: at least one records file is needed"),
         ("data.regions=", "data.regions: a region store is needed"),
         ("out=", "out: the run folder is missing"),
-        ("train.group_size=48", "train.group_size: 48 does not divide train.batch_size 64"),
+        ("train.micro_batch_size=48", "train.micro_batch_size: 48 does not divide train.batch_size 64"),
         ("model.heads=7", "model.heads: 7 does not divide model.width 768"),
     ],
 )
@@ -244,7 +244,7 @@ def test_differences_name_the_key_and_both_values(write):
 def test_files_that_are_no_recipe(write, text, found):
     with pytest.raises(RecipeError) as caught:
         load_recipe(ToyRecipe, write(text))
-    assert found in caught.value.found and "see recipes/" in caught.value.remedy
+    assert found in caught.value.found and "see recipes/" in caught.value.hint
 
 
 def test_a_recipe_that_is_not_there(tmp_path):

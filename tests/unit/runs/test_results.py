@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cmal.errors import DataError
-from cmal.tasks.metrics import hits_of_ranks
 from cmal.runs.results import EvaluationResult, Metric, hash_of_recipe, package_versions, read_result, result_of_scores
+from cmal.tasks.metrics import hits_of_ranks
 
 ABOUT = {
     "task": "refcoco",

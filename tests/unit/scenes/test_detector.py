@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cmal.scenes.world import COLOURS, KINDS
 from cmal.errors import CheckpointError
-from cmal.runs.recipe.reader import load_recipe
 from cmal.regions.detection_map import match_boxes
 from cmal.regions.detectors import build_detector
+from cmal.runs.recipe.reader import load_recipe
 from cmal.scenes.detector import WEIGHTS
 from cmal.scenes.detector_network import SceneDetectorNet
 from cmal.scenes.detector_training import (
@@ -20,6 +19,7 @@ from cmal.scenes.detector_training import (
     score_detector,
     train,
 )
+from cmal.scenes.world import COLOURS, KINDS
 
 UNSEEN_SEED = 90210
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cmal.scenes import drawing
-from cmal.scenes.drawing import LEAST_VISIBLE_SHARE, encode_jpeg, make_scene
+from cmal.scenes.drawing import MIN_VISIBLE_SHARE, encode_jpeg, make_scene
 from cmal.scenes.grounds import light_up, paint_ground
 from cmal.scenes.sampling import Wish
 from cmal.scenes.things import LOOKS, SIZE_FACTORS, draw_thing
@@ -58,7 +58,7 @@ def test_a_scene_has_two_to_six_things_inside_a_192_by_160_picture(scenes):
 
 def test_visible_shares_stay_within_bounds_and_some_things_overlap(scenes):
     shares = [thing.visible_share for _, scene in scenes for thing in scene.things]
-    assert min(shares) >= LEAST_VISIBLE_SHARE
+    assert min(shares) >= MIN_VISIBLE_SHARE
     assert max(shares) == 1.0 and any(share < 0.8 for share in shares)
 
 

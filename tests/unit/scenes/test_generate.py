@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cmal.errors import DataError
 from cmal.scenes import generate
 from cmal.scenes.generate import is_complete, write_scenes
 from cmal.scenes.language.nouns import NAMES
 from cmal.scenes.world import KINDS, PEOPLE
-from cmal.errors import DataError
 
 IMAGES = {"train": 18, "val": 2, "test": 3}
 
@@ -191,8 +191,8 @@ def test_bad_arguments_are_told_together(tmp_path):
 
 
 def test_progress_is_reported_block_by_block(tmp_path):
-    told = []
+    reported = []
     write_scenes(
-        tmp_path, {"train": 17, "val": 1, "test": 1}, seed=2, workers=1, report=lambda *step: told.append(step)
+        tmp_path, {"train": 17, "val": 1, "test": 1}, seed=2, workers=1, report=lambda *step: reported.append(step)
     )
-    assert told == [("train", 16, 17), ("train", 17, 17), ("val", 1, 1), ("test", 1, 1)]
+    assert reported == [("train", 16, 17), ("train", 17, 17), ("val", 1, 1), ("test", 1, 1)]

@@ -1,4 +1,4 @@
-"""What scenes hold: compositions kept for the test split, twins, variety."""
+"""What scenes hold: compositions kept for the test split, duplicates, variety."""
 
 from collections import Counter
 
@@ -43,9 +43,9 @@ def test_every_kind_colour_and_ground_comes_up_and_stays_plausible():
 
 def test_two_of_a_kind_and_two_of_a_colour_are_common():
     plans = _plans("train")
-    twins = sum(max(Counter(wish.kind for wish in plan.wishes).values()) > 1 for plan in plans)
+    duplicates = sum(max(Counter(wish.kind for wish in plan.wishes).values()) > 1 for plan in plans)
     same_colour = sum(max(Counter(wish.colour for wish in plan.wishes).values()) > 1 for plan in plans)
-    assert twins / len(plans) > 0.4 and same_colour / len(plans) > 0.4
+    assert duplicates / len(plans) > 0.4 and same_colour / len(plans) > 0.4
 
 
 def test_every_ground_offers_many_kinds_and_every_kind_has_a_ground():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cmal.anchors.finder import AnchorFinder
-from cmal.data.text import split_words, word_spans
-from cmal.tasks.anchor_probe import ProbeItem, anchor_statistics, gold_boxes_by_span
-from cmal.regions.types import Regions
 from cmal.anchors.thesaurus import Thesaurus
+from cmal.data.text import split_words, word_spans
+from cmal.regions.types import Regions
+from cmal.tasks.anchor_probe import ProbeItem, anchor_statistics, gold_boxes_by_span
 
 CLASSES, ATTRIBUTES = ("dog", "tree", "cat"), ("red", "green")
 DOG, TREE, FAR = [0, 0, 10, 10], [20, 0, 40, 30], [60, 60, 70, 70]

@@ -14,6 +14,10 @@ import pytest
 import torch
 from toys import CLASSES, IMAGES_OF_A_GROUP, TEXTS_OF_A_GROUP, on_sphere, toy_builder, toy_cmal, toy_plan
 
+from cmal.data.records import ImageTextRecord
+from cmal.model.association import Association
+from cmal.model.cmal import UniModal
+from cmal.model.pretraining import CmalForPretraining
 from cmal.tasks.association_probe import (
     COLUMNS,
     CONDITIONS,
@@ -21,16 +25,12 @@ from cmal.tasks.association_probe import (
     AssociationProbe,
     Question,
     accuracies_and_controls,
-    disagreeing_guests,
+    disagreeing_sources,
     hide_context,
     probe_association,
-    shuffle_guests,
+    shuffle_swapped_in,
     unify_without_partners,
 )
-from cmal.data.records import ImageTextRecord
-from cmal.model.association import Association
-from cmal.model.cmal import UniModal
-from cmal.model.pretraining import CmalForPretraining
 
 T, R, D, WORD, REGION = 5, 2, 8, 2, 1
 PLAN = toy_plan(T, R, 2, example=[0, 1], region=[REGION] * 2, piece_anchor=[0, 1], piece_position=[WORD] * 2)
@@ -111,7 +111,7 @@ def test_a_slot_without_its_partner_is_what_a_model_without_that_slot_gives():
 def test_shuffled_guests_visit_and_the_other_slots_stay():
     """Anchor 0 gets the region of anchor 1 and keeps its word; so the word's slot of example 0 holds example 1's region."""
     given = states()
-    shuffled = shuffle_guests(given, PLAN, torch.tensor([1, 0]), torch.tensor([0, 1]))
+    shuffled = shuffle_swapped_in(given, PLAN, torch.tensor([1, 0]), torch.tensor([0, 1]))
     assert torch.equal(shuffled.visual[:, REGION], given.visual[[1, 0], REGION])
     assert torch.equal(shuffled.visual[:, 0], given.visual[:, 0])
     torch.testing.assert_close(shuffled.text, given.text)
@@ -120,7 +120,7 @@ def test_shuffled_guests_visit_and_the_other_slots_stay():
 def test_guests_disagree_with_their_place_and_with_each_other():
     """Four anchors each of three concepts: no place has a guest of its own concept, nor two guests of one."""
     concepts = np.repeat([7, 3, 5], 4)
-    regions, words = (concepts[guests.numpy()] for guests in disagreeing_guests(concepts, np.random.default_rng(0)))
+    regions, words = (concepts[guests.numpy()] for guests in disagreeing_sources(concepts, np.random.default_rng(0)))
     assert (regions != concepts).all() and (words != concepts).all() and (regions != words).all()
     assert sorted(regions) == sorted(words) == sorted(concepts), "everyone visits once"
 
@@ -130,10 +130,12 @@ def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypat
     """What the head is given, condition after condition, beside what they are by name."""
     model = CmalForPretraining(toy_cmal(), {"amc": 1.0}, "batch", "unified", len(CLASSES), 3).eval()
     encoded, asked = [], []
-    encode, among_group = model.cmal.encode, model.heads["amc"].among_group
+    encode, among_micro_batch = model.cmal.encode, model.heads["amc"].among_micro_batch
     monkeypatch.setattr(model.cmal, "encode", lambda *inputs: encoded.append(encode(*inputs)) or encoded[-1])
     monkeypatch.setattr(
-        model.heads["amc"], "among_group", lambda *given: asked.append((given[0], given[2])) or among_group(*given)
+        model.heads["amc"],
+        "among_micro_batch",
+        lambda *given: asked.append((given[0], given[2])) or among_micro_batch(*given),
     )
     records = [ImageTextRecord(*text) for text in TEXTS_OF_A_GROUP]
     probe_association(model, records, toy_builder(IMAGES_OF_A_GROUP), seed=0)
@@ -147,7 +149,7 @@ def test_each_condition_of_the_probe_is_asked_of_its_own_hidden_states(monkeypat
     assert torch.equal(in_sight["context_hidden"], model.cmal.unify(alone, plan))
     others = [*apart.values(), *in_sight.values()]
     for half in (apart, in_sight):
-        shuffled = half["guests_shuffled"]
+        shuffled = half["vectors_shuffled"]
         assert sum(torch.equal(shuffled, rows) for rows in others) == 1, "it is none of the others"
 
 
@@ -158,28 +160,28 @@ def test_an_answer_is_right_where_the_likeliest_candidate_shares_the_concept(mon
     Twelve tables: out of sight and in sight, three conditions each, two directions each.
     """
     model = CmalForPretraining(toy_cmal(), {"amc": 1.0}, "batch", "unified", len(CLASSES), 3).eval()
-    told, asked = [], []
+    reported, asked = [], []
 
-    def among_group(hidden, tokens, plan):
+    def among_micro_batch(hidden, tokens, plan):
         same = plan.concept[:, None] == plan.concept[None, :]
         asked.append(same)
         both = []
         for _ in range(2):
-            told.append((3 * len(told) + 1 >> torch.arange(len(same)) & 1).bool())
-            both.append(Association(torch.where(same == told[-1][:, None], 2.0, 1.0), same))
+            reported.append((3 * len(reported) + 1 >> torch.arange(len(same)) & 1).bool())
+            both.append(Association(torch.where(same == reported[-1][:, None], 2.0, 1.0), same))
         return tuple(both)
 
-    monkeypatch.setattr(model.heads["amc"], "among_group", among_group)
+    monkeypatch.setattr(model.heads["amc"], "among_micro_batch", among_micro_batch)
     records = [ImageTextRecord(*text) for text in TEXTS_OF_A_GROUP]
     probe = probe_association(model, records, toy_builder(IMAGES_OF_A_GROUP), seed=0)
     tables = [half[name][way] for half in (probe.right, probe.in_sight) for name in CONDITIONS for way in DIRECTIONS]
-    assert len(told) == len(tables) == 12 and len({tuple(table.tolist()) for table in told}) == 12
-    for table, wanted in zip(tables, told):
+    assert len(reported) == len(tables) == 12 and len({tuple(table.tolist()) for table in reported}) == 12
+    for table, wanted in zip(tables, reported):
         assert table.tolist() == wanted.tolist()
     same = asked[0].tolist()
     assert probe.chance.tolist() == pytest.approx([sum(row) / len(row) for row in same])
     assert len({sum(row) for row in same}) > 1, "chance is not the same everywhere"
-    assert [answer.is_right for answer in probe.answers["v2t"]] == told[1].tolist()
+    assert [answer.is_right for answer in probe.answers["v2t"]] == reported[1].tolist()
 
 
 def test_accuracies_are_told_under_their_names_and_in_the_order_of_the_columns():
@@ -196,13 +198,13 @@ def test_accuracies_are_told_under_their_names_and_in_the_order_of_the_columns()
     assert found["controls"] == {
         "chance": {"t2v": pytest.approx(0.05), "v2t": pytest.approx(0.05)},
         "context_hidden": {"t2v": 0.7, "v2t": 0.6},
-        "guests_shuffled": {"t2v": 0.5, "v2t": 0.4},
+        "vectors_shuffled": {"t2v": 0.5, "v2t": 0.4},
     }
     assert found["partner_in_sight"] == {
         "swapped": {"t2v": 0.3, "v2t": 0.2},
         "context_hidden": {"t2v": 0.1, "v2t": 0.0},
-        "guests_shuffled": {"t2v": 1.0, "v2t": 0.9},
+        "vectors_shuffled": {"t2v": 1.0, "v2t": 0.9},
     }
-    assert COLUMNS == ("right", "chance", "context hidden", "guests shuffled", "partner in sight")
+    assert COLUMNS == ("right", "chance", "context hidden", "vectors shuffled", "partner in sight")
     assert accuracies_and_controls(found, "v2t") == (0.8, pytest.approx(0.05), 0.6, 0.4, 0.2)
     assert probe.accuracies(kinds)["association_t2v"] == 0.5, "of the last two the first is right"

@@ -43,7 +43,7 @@ def head_of(task: Retrieval) -> torch.nn.Module:
 @pytest.mark.parametrize("tile", [2, 256])
 def test_the_score_matrix_is_what_full_forwards_pair_by_pair_give(monkeypatch, tile):
     """Cached states, tiles of like lengths, and an image without regions: all to 1e-5, in the records' order."""
-    monkeypatch.setattr("cmal.tasks.pair_scores.MOST_PAIRS", tile)
+    monkeypatch.setattr("cmal.tasks.pair_scores.MAX_PAIRS", tile)
     monkeypatch.setattr("cmal.tasks.pair_scores.ENCODE_BATCH", 3)
     task, cmal, builder = Retrieval("flickr30k"), toy_cmal(), toy_builder(IMAGES, anchors=False)
     head, done = head_of(task), []

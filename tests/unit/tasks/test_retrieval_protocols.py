@@ -9,8 +9,8 @@ from toys import IMAGES_OF_A_GROUP, enlarge, toy_builder, toy_cmal
 
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
-from cmal.tasks.metrics import retrieval_recalls
 from cmal.runs.results import result_of_scores
+from cmal.tasks.metrics import retrieval_recalls
 from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval, draw_mismatches, hardest, score_pairs
 

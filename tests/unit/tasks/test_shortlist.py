@@ -11,9 +11,10 @@ import torch
 from toys import IMAGES_OF_A_GROUP, enlarge, toy_builder, toy_cmal
 
 from cmal.data.records import ImageTextRecord
-from cmal.tasks.metrics import retrieval_recalls
 from cmal.model.pretraining import ContrastiveHead
+from cmal.tasks.metrics import retrieval_recalls
 from cmal.tasks.pair_scores import CachedStates, VisualState, cache_states
+from cmal.tasks.retrieval import Retrieval
 from cmal.tasks.shortlist import (
     CAPTION_FOR_IMAGE,
     IMAGE_FOR_CAPTION,
@@ -24,7 +25,6 @@ from cmal.tasks.shortlist import (
     fit_late_interaction,
     shortlist_recalls,
 )
-from cmal.tasks.retrieval import Retrieval
 
 CPU = torch.device("cpu")
 IMAGE, CAPTION, BOTH = IMAGE_FOR_CAPTION, CAPTION_FOR_IMAGE, IMAGE_FOR_CAPTION | CAPTION_FOR_IMAGE

@@ -21,8 +21,8 @@ from cmal.training.checkpoint import (
     load_weights,
     make_links_again,
     newest_checkpoint,
+    recover_run_folder,
     save_checkpoint,
-    tidy,
     validation_at,
 )
 
@@ -63,10 +63,10 @@ def test_a_full_disk_is_a_message_and_the_checkpoint_before_stays(tmp_path, monk
 
 
 def test_a_checkpoint_half_written_is_none(tmp_path):
-    whole = save(tmp_path, 1)
+    full_state_dict = save(tmp_path, 1)
     (tmp_path / "checkpoints" / ".step-00000002.tmp").mkdir()
     (tmp_path / "checkpoints" / "step-00000003").mkdir()
-    assert newest_checkpoint(tmp_path) == whole
+    assert newest_checkpoint(tmp_path) == full_state_dict
 
 
 def test_what_a_kill_cut_short_is_settled(tmp_path):
@@ -79,9 +79,9 @@ def test_what_a_kill_cut_short_is_settled(tmp_path):
     (tmp_path / "checkpoints" / ".step-00000004.tmp").mkdir()
     (newest / ".validation.json.01234567.tmp").touch()
     (tmp_path / ".last.tmp").symlink_to("nowhere")
-    assert tidy(tmp_path, keep=1) == newest and (tmp_path / "last").resolve() == newest
+    assert recover_run_folder(tmp_path, keep=1) == newest and (tmp_path / "last").resolve() == newest
     assert steps_in(tmp_path) == [2] and not list(tmp_path.rglob(".*.tmp"))
-    assert tidy(tmp_path / "nothing", keep=1) is None
+    assert recover_run_folder(tmp_path / "nothing", keep=1) is None
 
 
 def test_killed_between_the_link_to_the_best_and_its_note_it_is_decided_anew(tmp_path, monkeypatch):

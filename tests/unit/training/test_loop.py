@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cmal.data.micro_batches import Group
+from cmal.data.micro_batches import MicroBatch
 from cmal.errors import CmalError
 from cmal.io.signals import Stopped
 from cmal.training.checkpoint import Progress
-from cmal.training.distributed import Place
-from cmal.training.loop import Fit, fit, group_seed
+from cmal.training.distributed import DistributedContext
+from cmal.training.loop import Fit, fit, micro_batch_seed
 
 
 @dataclass
@@ -48,15 +48,23 @@ class Line(nn.Module):
 def run_of(batches: list[list[float]], steps: int, **more: object) -> tuple[Fit, Line]:
     model = Line()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.0, 0.0), weight_decay=0.0, fused=True)
-    groups = [(Group(1, 0, 0, number, (0,)), Numbers(batch)) for number, batch in enumerate(batches)]
-    settings = {"groups_per_step": 1, "seed": 0, "clip_norm": 0.0, "place": Place(), "report_every": 1} | more
+    micro_batches = [(MicroBatch(1, 0, 0, number, (0,)), Numbers(batch)) for number, batch in enumerate(batches)]
+    settings = {
+        "micro_batches_per_step": 1,
+        "seed": 0,
+        "clip_norm": 0.0,
+        "context": DistributedContext(),
+        "report_every": 1,
+    } | more
     fixed = LambdaLR(optimizer, lambda step: 1.0)
-    return Fit(model=model, optimizer=optimizer, scheduler=fixed, groups=groups, steps=steps, **settings), model
+    return Fit(
+        model=model, optimizer=optimizer, scheduler=fixed, micro_batches=micro_batches, steps=steps, **settings
+    ), model
 
 
 def test_a_steps_groups_are_averaged_and_reported():
     reports = []
-    run, model = run_of([[1.0, 3.0], [4.0], [1.0], [1.0]], 2, groups_per_step=2, report=reports.append)
+    run, model = run_of([[1.0, 3.0], [4.0], [1.0], [1.0]], 2, micro_batches_per_step=2, report=reports.append)
     assert fit(run) == Progress(2, 0)
     assert [r.step for r in reports] == [1, 2] and reports[0].grad_norm == pytest.approx((2 + 4) / 2)
     assert reports[0].losses["seen"] == pytest.approx(1.5)
@@ -82,21 +90,21 @@ def test_twenty_skipped_in_a_row_stop_the_run_and_nineteen_do_not():
 
 
 def test_checkpoints_come_every_so_often_before_each_validation_and_at_the_end():
-    told = []
+    reported = []
     hooks = {
-        "save": lambda at: told.append(f"save {at.step}"),
-        "validate": lambda step: told.append(f"validate {step}"),
+        "save": lambda at: reported.append(f"save {at.step}"),
+        "validate": lambda step: reported.append(f"validate {step}"),
     }
     run, _ = run_of([[1.0]] * 5, 5, save_every=2, validate_every=4, **hooks)
     fit(run)
-    assert told == ["save 2", "save 4", "validate 4", "save 5", "validate 5"]
+    assert reported == ["save 2", "save 4", "validate 4", "save 5", "validate 5"]
 
 
 def test_a_run_killed_before_its_validation_validates_when_it_goes_on():
-    told = []
-    run, _ = run_of([[1.0]], 5, validate_every=4, validate=told.append, progress=Progress(4, 0))
+    reported = []
+    run, _ = run_of([[1.0]], 5, validate_every=4, validate=reported.append, progress=Progress(4, 0))
     fit(run)
-    assert told == [4, 5]
+    assert reported == [4, 5]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -124,5 +132,5 @@ def test_asked_to_stop_while_it_validates_it_stops_at_once():
 
 
 def test_a_groups_dropout_depends_on_the_seed_and_its_number():
-    seeds = {group_seed(seed, number) for seed in (0, 1) for number in range(50)}
-    assert len(seeds) == 100 and group_seed(3, 4) == group_seed(3, 4)
+    seeds = {micro_batch_seed(seed, number) for seed in (0, 1) for number in range(50)}
+    assert len(seeds) == 100 and micro_batch_seed(3, 4) == micro_batch_seed(3, 4)

@@ -26,8 +26,8 @@ def with_gradients(model: nn.Module, scale: float) -> nn.Module:
 
 
 def test_vectors_are_not_decayed_and_the_head_learns_faster():
-    groups = build_optimizer(Toy(), **SETTINGS, head_names=("head.",), head_lr_factor=3.0).param_groups
-    found = {tuple(g["params"][0].shape): (g["lr"], g["weight_decay"]) for g in groups}
+    micro_batches = build_optimizer(Toy(), **SETTINGS, head_names=("head.",), head_lr_factor=3.0).param_groups
+    found = {tuple(g["params"][0].shape): (g["lr"], g["weight_decay"]) for g in micro_batches}
     assert {shape: decay for shape, (_, decay) in found.items()} == {(2, 2): 0.5, (2,): 0.0, (1, 2): 0.5, (1,): 0.0}
     assert [found[shape][0] for shape in ((2, 2), (2,), (1, 2), (1,))] == pytest.approx([0.1, 0.1, 0.3, 0.3])
 
@@ -86,6 +86,6 @@ def test_the_rate_rises_from_nothing_and_falls_to_nothing():
             schedule.step()
         return found
 
-    whole = rates(0)
-    assert whole == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0])
-    assert rates(4) == pytest.approx(whole[4:])  # a run that goes on at step 4
+    full_state_dict = rates(0)
+    assert full_state_dict == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0])
+    assert rates(4) == pytest.approx(full_state_dict[4:])  # a run that goes on at step 4

@@ -13,9 +13,9 @@ from cmal.model.cpu import kernels
 from cmal.model.cpu.kernels import (
     NARROWEST,
     ONEDNN_LINEAR,
-    add_dropped,
     attention,
     draw_bits,
+    dropout_add,
     dropped,
     kept,
     linear,
@@ -51,12 +51,12 @@ def test_bits_are_drawn_for_every_shape_from_torchs_generator(count):
 
 def test_the_residual_stays_and_the_gradient_is_dropped_where_the_value_was():
     residual, rows = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
-    out = add_dropped(residual, rows, 0.3)
+    out = dropout_add(residual, rows, 0.3)
     keep = (out - residual).detach() / rows.detach()
     out.backward(torch.full((50, 8), 2.0))
     assert residual.grad.equal(torch.full((50, 8), 2.0))
     torch.testing.assert_close(rows.grad, 2 * keep, rtol=1e-3, atol=1e-5)
-    assert add_dropped(residual, rows, 0.0).equal(residual + rows)
+    assert dropout_add(residual, rows, 0.0).equal(residual + rows)
 
 
 def made(queries: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:

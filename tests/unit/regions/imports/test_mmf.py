@@ -109,14 +109,14 @@ def test_damaged_files_are_listed(tmp_path):
     np.save(folder / "vg_4_info.npy", np.array([{}, {}], dtype=object))
     summary = import_features(folder, tmp_path / "store")
     assert (summary.images, summary.failed) == (1, 4)
-    told = (tmp_path / "store" / "failed.jsonl").read_text()
+    reported = (tmp_path / "store" / "failed.jsonl").read_text()
     for reason in (
         "vg_1_info.npy is missing",
         "vg_2.npy is not a .npy file",
         "the pickle is damaged",
         "an array of objects",
     ):
-        assert reason in told
+        assert reason in reported
 
 
 def test_an_empty_folder_is_told(tmp_path):

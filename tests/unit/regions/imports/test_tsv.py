@@ -92,7 +92,7 @@ def test_numbers_alone_do_not_tell_the_data_set(tmp_path):
     path = write_rows(tmp_path / "f.tsv", BUTD_FIELDS, [butd_row(150367)])
     with pytest.raises(DataError, match='which data set the image "150367" belongs to') as caught:
         import_features(path, tmp_path / "store")
-    assert "--dataset" in caught.value.remedy
+    assert "--dataset" in caught.value.hint
 
 
 def test_text_that_python_3_wrapped_in_b_and_quotes_is_read(tmp_path):

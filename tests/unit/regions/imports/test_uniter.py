@@ -116,14 +116,14 @@ def test_damaged_values_are_listed_and_object_arrays_are_refused(tmp_path):
     path = write_database(tmp_path / "db", {f"vg_{name}": value for name, value in zip("123456", values.values())})
     summary = import_features(path, tmp_path / "store")
     assert (summary.images, summary.failed) == (1, 5)
-    told = (tmp_path / "store" / "failed.jsonl").read_text()
+    reported = (tmp_path / "store" / "failed.jsonl").read_text()
     for reason in (
         "Object arrays cannot be loaded",
         "its shape (2, 4) asks for others",
         "it has no norm_bb",
         "holds a list",
     ):
-        assert reason in told
+        assert reason in reported
 
 
 def test_an_npz_that_unpacks_without_bounds_is_refused(tmp_path, monkeypatch):

@@ -117,18 +117,20 @@ def test_an_open_store_survives_a_fork_and_pickling(tmp_path):
 
 
 def test_reading_on_with_few_files_and_little_memory_gives_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("cmal.regions.store.store.MOST_OPEN_FILES", 1)
-    monkeypatch.setattr("cmal.regions.store.store.MOST_MAPPED_BYTES", 1)
-    monkeypatch.setattr("cmal.regions.store.store.MOST_MAPPED_BYTES_ALONE", 1)
+    monkeypatch.setattr("cmal.regions.store.store.MAX_OPEN_FILES", 1)
+    monkeypatch.setattr("cmal.regions.store.store.MAX_MAPPED_BYTES", 1)
+    monkeypatch.setattr("cmal.regions.store.store.MAX_MAPPED_BYTES_ALONE", 1)
     store = small_store(tmp_path)
     values = [store[name].features[0, 0] for name in ("coco:1", "coco:3", "coco:1", "coco:3")]
     assert values == [0, 10, 0, 10]
 
 
 def test_a_worker_lets_go_of_pages_that_a_process_alone_keeps(tmp_path, monkeypatch):
-    monkeypatch.setattr("cmal.regions.store.store.MOST_MAPPED_BYTES", 1)
+    monkeypatch.setattr("cmal.regions.store.store.MAX_MAPPED_BYTES", 1)
     released = []
-    monkeypatch.setattr("cmal.regions.store.shard_file.ShardFile.release", lambda file, everything: released.append(file))
+    monkeypatch.setattr(
+        "cmal.regions.store.shard_file.ShardFile.release", lambda file, everything: released.append(file)
+    )
     store = small_store(tmp_path)
 
     def read_three_times() -> int:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cmal.errors import DataError, RecipeError, ShapeError
-from cmal.tasks.metrics import BOX_PROTOCOLS, generalised_iou, iou_matrix, is_hit, oracle_recall, rec_accuracy, xywh_to_xyxy
+from cmal.regions.boxes import generalised_iou, iou_matrix, xywh_to_xyxy
+from cmal.tasks.metrics import BOX_PROTOCOLS, is_hit, oracle_recall, rec_accuracy
 
 UNIT = [[0, 0, 1, 1]]
 
