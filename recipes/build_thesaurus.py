@@ -21,7 +21,7 @@ from cmal.io.files import write_text
 from cmal.scenes.world import COLOURS, KINDS
 
 HEADER = """\
-# The thesaurus of CMAL: names of things and attributes that mean the same. How to read and extend it: cmal/anchors/thesaurus.py
+# The thesaurus of CMAL: names of things and attributes that mean the same. How to extend it: cmal/anchors/thesaurus.py
 # Made by recipes/build_thesaurus.py; change recipes/thesaurus_curation.txt and run that again, or give your own file.
 # Sources: object and attribute names of Visual Genome (1,600 and 400 classes, CC BY 4.0), the 80 category names of COCO
 # (CC BY 4.0), our own lines, and names from WordNet 3.0:

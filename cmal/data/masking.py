@@ -196,8 +196,8 @@ def find_duplicates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(T,) and (R,) True where a slot would give a chosen anchor away and is no chosen anchor itself.
 
-    Duplicates of an anchor are the other regions of its concept, the regions that overlap its own by more than `duplicate_iou`, and
-    the other mentions of its concept in the text [ours].
+    Duplicates of an anchor are the other regions of its concept, the regions that overlap its own by more than
+    `duplicate_iou`, and the other mentions of its concept in the text [ours].
     """
     is_duplicate_piece, is_duplicate_region = (
         np.zeros(len(example.token_ids), bool),

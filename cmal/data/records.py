@@ -78,11 +78,34 @@ class PairRecord:
     label: str = ""
 
 
+@dataclass(frozen=True)
+class PhraseRecord:
+    """A phrase of a sentence and the boxes of what it names (Flickr30k Entities).
+
+    `span` is the phrase's first character in the sentence and one past its last. `boxes_xywh_px` are in pixels of the
+    original photograph, whose width and height are `image_wh_px`; the file at hand may be a resized copy.
+    """
+
+    id: str
+    image_id: str
+    sentence: str
+    span: tuple[int, int]
+    phrase_types: tuple[str, ...]
+    boxes_xywh_px: tuple[tuple[float, float, float, float], ...]
+    image_wh_px: tuple[int, int]
+
+    @property
+    def phrase(self) -> str:
+        """The words of the phrase."""
+        return self.sentence[self.span[0] : self.span[1]]
+
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
-Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord
+Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord | PhraseRecord
 
 _TEXT, _TEXTS, _BOX, _BOXES = "text", "list of texts", "box [x, y, w, h]", "list of boxes"
+_NUMBERS = "pair of whole numbers"
 
 
 def _kind_of(annotation: object) -> str:
@@ -91,6 +114,8 @@ def _kind_of(annotation: object) -> str:
     arguments = typing.get_args(annotation)
     if arguments[0] is str:
         return _TEXTS
+    if arguments == (int, int):
+        return _NUMBERS
     return _BOX if arguments[0] is float else _BOXES
 
 
@@ -119,17 +144,23 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not has_half(value)
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(x) is int and 0 <= x < 1 << 31 for x in value)
+
+
 _CHECKS = {
     _TEXT: _is_text,
     _TEXTS: lambda v: isinstance(v, list) and all(map(_is_text, v)),
     _BOX: _is_box,
     _BOXES: lambda v: isinstance(v, list) and all(_is_box(x) for x in v),
+    _NUMBERS: _is_pair,
 }
 _CASTS = {
     _TEXT: lambda v: v,
     _TEXTS: tuple,
     _BOX: lambda v: tuple(float(x) for x in v),
     _BOXES: lambda v: tuple(tuple(float(x) for x in box) for box in v),
+    _NUMBERS: tuple,
 }
 
 

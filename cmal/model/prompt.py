@@ -1,8 +1,8 @@
 """CMAP, the cross-modal associative prompt: anchor masking and swap feature filling.
 
 A chosen anchor's word-piece slots and its region slot are masked, then filled: swapped (each gets the other's vector),
-left masked, or given their own vector back. Duplicates, which would give the answer away, are masked. What was chosen and how
-it is filled is drawn beforehand, per example and seeded (`cmal/data/masking.py`); this module carries it out.
+left masked, or given their own vector back. Duplicates, which would give the answer away, are masked. What was chosen and
+how it is filled is drawn beforehand, per example and seeded (`cmal/data/masking.py`); this module carries it out.
 
 Worked example, one caption [CLS] a dog runs [SEP], regions dog and tree, one chosen anchor (region 0, piece 2), swap:
     text slots    [CLS]   a      VISUAL(dog)      runs  [SEP]
@@ -111,7 +111,7 @@ def swap_at_anchors(
     region_mask: Tensor,
     hypersphere: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Text (B, T, D) and visual (B, R, D) with the chosen anchors' slots filled and duplicates masked; other slots untouched."""
+    """Text (B, T, D) and visual (B, R, D) with the chosen anchors' slots filled and duplicates masked."""
     text_of_anchor = to_sphere(plan.span_mean(text), hypersphere)  # (K, D)
     region_of_anchor = rows_at(visual, plan.example, plan.region)  # (K, D)
 

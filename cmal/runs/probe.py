@@ -1,6 +1,7 @@
 """`cmal probe-anchors`: records and a store become statistics of their anchors, and a checkpoint is asked about them.
 
-Gold anchors are found by convention: beside `FOLDER/test.jsonl` lies `FOLDER/gold_anchors/test.jsonl` (see `cmal/tasks/anchor_probe.py`).
+Gold anchors are found by convention: beside `FOLDER/test.jsonl` lies `FOLDER/gold_anchors/test.jsonl`; their form is in
+`cmal/tasks/anchor_probe.py`.
 """
 
 from __future__ import annotations

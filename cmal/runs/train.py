@@ -208,7 +208,7 @@ def check_even(micro_batches_per_step: int, world_size: int, section: TrainSecti
     if micro_batches_per_step % world_size:
         raise RecipeError(
             f"cannot share a step among {world_size} processes",
-            f"train.batch_size {section.batch_size} makes {micro_batches_per_step} groups of {section.micro_batch_size} a step",
+            f"batch_size {section.batch_size} makes {micro_batches_per_step} micro-batches of {section.micro_batch_size}",
             f"choose a batch_size and micro_batch_size whose quotient is a multiple of {world_size}",
         )
 

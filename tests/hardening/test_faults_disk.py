@@ -67,6 +67,6 @@ def test_a_full_disk_is_told_and_loses_nothing(stage, inputs, tmp_path, request,
             assert status == 0 or MAY_BE_DONE in said, said
             assert differences(result_of(job, place), wanted) == [], f"full at write {write}"
     print(
-        f"{name}: full at {len(places)} of {act.writes()} writes, reported {reported} times, did without {len(places) - reported}"
+        f"{name}: full at {len(places)} of {act.writes()} writes, reported {reported}, not needed {len(places) - reported}"
     )
     assert reported > len(places) // 2

@@ -54,8 +54,10 @@ def test_a_gradient_that_is_infinite_where_the_loss_is_not_is_skipped_and_counte
     groups = [(MicroBatch(1, 0, 0, number, (0,)), Floats([bad])) for number, bad in enumerate((1.0, 0.0, 1.0))]
     reports = []
     run = Fit(
-        model=model, optimizer=optimizer, scheduler=LambdaLR(optimizer, lambda step: 1.0), micro_batches=groups[:1] + groups[1:2],
-        steps=2, micro_batches_per_step=1, seed=0, clip_norm=1.0, context=DistributedContext(), report=reports.append, report_every=1,
+        model=model, optimizer=optimizer, scheduler=LambdaLR(optimizer, lambda step: 1.0),
+        micro_batches=groups[:1] + groups[1:2], steps=2, micro_batches_per_step=1, seed=0,
+        clip_norm=1.0, context=DistributedContext(), report=reports.append,
+        report_every=1,
     )  # fmt: skip
     assert fit(run) == Progress(2, 1)
     assert reports[0].losses["loss"] == 0 and not np.isfinite(reports[0].grad_norm) and reports[0].skipped == 1

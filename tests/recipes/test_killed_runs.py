@@ -37,8 +37,8 @@ def noted(self, group):
     group, batch = plain(self, group)
     drawn = hashlib.sha256()
     masked, plan = batch.masked, batch.masked.plan
-    for part in (masked.token_ids, masked.zeroed_region_mask, plan.example, plan.region, plan.fill, plan.duplicate_region_mask,
-                 batch.text_of, batch.is_match):
+    for part in (masked.token_ids, masked.zeroed_region_mask, plan.example, plan.region, plan.fill,
+                 plan.duplicate_region_mask, batch.text_of, batch.is_match):
         drawn.update(part.numpy().tobytes())
     line = json.dumps([group.number, group.step, list(batch.ids), drawn.hexdigest()]) + "\\n"
     file = os.open(os.environ["GROUPS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
