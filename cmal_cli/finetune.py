@@ -21,6 +21,7 @@ Examples:
 @training_options
 def finetune(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """Fine-tune a pre-trained model on a downstream task as RECIPE describes."""
-    from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
+    from cmal.runs.recipe import FinetuneRecipe, load_recipe
+    from cmal_cli.display import echo
 
-    run_training_command("finetune", load_recipe(FinetuneRecipe, recipe, overrides), options)
+    run_training_command("finetune", load_recipe(FinetuneRecipe, recipe, overrides, note=echo), options)

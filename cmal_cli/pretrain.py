@@ -48,9 +48,10 @@ def pretrain(recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
     A run that was stopped goes on from its last checkpoint when the same command is run again.
     """
-    from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+    from cmal.runs.recipe import PretrainRecipe, load_recipe
+    from cmal_cli.display import echo
 
-    run_training_command("pretrain", load_recipe(PretrainRecipe, recipe, overrides), options)
+    run_training_command("pretrain", load_recipe(PretrainRecipe, recipe, overrides, note=echo), options)
 
 
 def run_training_command(command: str, recipe: Any, options: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cmal.regions.extract import extract_regions
     from cmal.regions.image_lists import images_of_folder
     from cmal.runs.pretrain import run_pretraining
-    from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+    from cmal.runs.recipe import PretrainRecipe, load_recipe
 
     folder = tmp_path_factory.mktemp("world")
     scenes = folder / "data" / "scenes"
@@ -84,7 +84,7 @@ def bert_folder() -> Path:
 def tiny_tasks(tiny_world: Path) -> dict[str, Path]:
     """Run folders of one-step fine-tunings on the tiny world: rec, vqa, ve, retrieval."""
     from cmal.runs.finetune import run_finetuning
-    from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
+    from cmal.runs.recipe import FinetuneRecipe, load_recipe
 
     regions = tiny_world / "data" / "scenes" / "regions"
     folders = {"rec": "scenes-rec", "vqa": "scenes-vqa", "ve": "scenes-ve", "retrieval": "scenes"}

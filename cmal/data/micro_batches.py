@@ -11,8 +11,9 @@ import atexit
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -127,8 +128,8 @@ class MicroBatchSequence:
 
 
 def load_micro_batches(
-    dataset: Dataset, micro_batches: MicroBatchSequence, workers: int
-) -> Iterator[tuple[MicroBatch, object]]:
+    dataset: Dataset, micro_batches: Iterable[MicroBatch], workers: int
+) -> Iterator[tuple[MicroBatch, Any]]:
     """Gives `dataset[group]` for every group, made in `workers` processes (0: here), at most one a core.
 
     Raises:

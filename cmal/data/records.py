@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cmal.errors import DataError, list_errors, shown
 from cmal.io.characters import has_half
@@ -103,6 +104,7 @@ class PhraseRecord:
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 Record = ImageTextRecord | VqaRecord | EntailmentRecord | ReferringRecord | PairRecord | PhraseRecord
+RecordType = TypeVar("RecordType", bound=Record)
 
 _TEXT, _TEXTS, _BOX, _BOXES = "text", "list of texts", "box [x, y, w, h]", "list of boxes"
 _NUMBERS = "pair of whole numbers"
@@ -120,7 +122,7 @@ def _kind_of(annotation: object) -> str:
 
 
 @functools.cache
-def _fields_of(kind: type[Record]) -> tuple[tuple[str, str, bool], ...]:
+def _fields_of(kind: type) -> tuple[tuple[str, str, bool], ...]:
     """Name, kind of value and whether it is required, of every field. Hints are text: evaluating them takes long."""
     hints = typing.get_type_hints(kind)
     return tuple(
@@ -164,7 +166,7 @@ _CASTS = {
 }
 
 
-def parse_record(line: str | bytes, kind: type[Record]) -> Record:
+def parse_record(line: str | bytes, kind: type[RecordType]) -> RecordType:
     """One jsonl line as a record of `kind`.
 
     Raises:
@@ -177,7 +179,7 @@ def parse_record(line: str | bytes, kind: type[Record]) -> Record:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     values = {}
-    for name, expected, is_required in _fields_of(kind):
+    for name, expected, is_required in _fields_of(typing.cast(type, kind)):
         if name not in row:
             if is_required:
                 raise ValueError(f'key "{name}" is missing')
@@ -198,7 +200,7 @@ def record_line(record: Record) -> str:
     return _ENCODER.encode(vars(record)) + "\n"
 
 
-def iterate_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+def iterate_records(path: Path, kind: type[RecordType]) -> Iterator[RecordType]:
     """Every record of a jsonl file in order, in bounded memory; blank lines are passed over.
 
     Raises:
@@ -233,7 +235,7 @@ def _open_lines(path: Path) -> Iterator[bytes]:
         yield from file
 
 
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
+def read_records(path: Path, kind: type[RecordType]) -> list[RecordType]:
     """All records of a jsonl file. Raises DataError as `iterate_records`, and when two records share an id."""
     records = list(iterate_records(Path(path), kind))
     seen: set[str] = set()

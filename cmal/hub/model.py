@@ -7,8 +7,8 @@
     model.score(photo, "a red dog beside a tree")           # the probability that they belong together
     model.find(photo, "the red dog")                        # every region with its probability, likeliest first
 
-`save_pretrained(FOLDER)` writes what `from_pretrained` reads: model.safetensors, model.json, vocab.txt, config.json (with
-id2label), and README.md, a model card filled from the run. `push_to_hub("you/name")` sends these.
+`save_pretrained(FOLDER)` writes what `from_pretrained` reads: model.safetensors, config.json (with id2label),
+vocab.txt, and README.md, a model card filled from the run. `push_to_hub("you/name")` sends these.
 
 Legend: B batch, T word pieces, R regions, D width.
 """
@@ -35,14 +35,15 @@ from cmal.data.example import ExampleBuilder
 from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError
 from cmal.hub.model_card import model_card
-from cmal.io.files import atomic_path, write_json
+from cmal.io.files import atomic_path
 from cmal.model.cmal import build_cmal
 from cmal.regions.detectors import build_detector
 from cmal.regions.images import read_image
 from cmal.regions.types import Regions
-from cmal.runs.assembly import CONFIG, VOCABULARY, ModelConfig, build_pretraining_model, load_word_pieces
-from cmal.runs.finetune import TaskModel
+from cmal.runs.answers import TaskModel
+from cmal.runs.building import VOCABULARY, build_pretraining_model, load_word_pieces, write_beside_weights
 from cmal.runs.folder import find_checkpoint, run_of
+from cmal.runs.model_config import CONFIG, OLD_CONFIG, ModelConfig
 from cmal.tasks import TaskOptions, build_task
 from cmal.tasks.base import cls_states, region_states
 from cmal.tasks.rec import ReferringExpressions
@@ -50,7 +51,7 @@ from cmal.tasks.retrieval import Retrieval
 from cmal.tasks.vqa import Vqa
 from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
 
-FILES = (WEIGHTS, CONFIG, VOCABULARY, "config.json", "README.md", "recipe.yaml")
+FILES = (WEIGHTS, CONFIG, OLD_CONFIG, VOCABULARY, "README.md", "recipe.yaml")
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,7 @@ class CmalModel(nn.Module, ModelHubMixin):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         with atomic_path(save_directory / WEIGHTS) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
-        self.config.write(save_directory)
-        self.word_pieces.save(save_directory / VOCABULARY)
-        labels = dict(enumerate(self.config.labels))
-        config = {"model_type": "cmal", "architectures": [type(self).__name__], "task": self.config.task}
-        config |= {"id2label": labels, "label2id": {label: number for number, label in labels.items()}}
-        write_json(save_directory / "config.json", config)
+        write_beside_weights(save_directory, self.config, self.word_pieces)
         recipe = self.source / "recipe.yaml" if self.source else None
         if recipe and recipe.is_file() and not recipe.samefile(save_directory):
             shutil.copyfile(recipe, save_directory / "recipe.yaml")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.errors import DataError
-from cmal.runs.assembly import ModelConfig
 from cmal.runs.folder import METRICS, read_metrics
+from cmal.runs.model_config import ModelConfig
 from cmal.runs.results import read_result
 
 PAPER = "https://arxiv.org/abs/2410.12595"

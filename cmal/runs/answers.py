@@ -1,4 +1,4 @@
-"""A task with its model, and its answers to records: alone, or each process its share, gathered by id."""
+"""A task's model, and its answers to records: computed in one process, or divided over all and gathered by record id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal
 from cmal.model.pretraining import ContrastiveHead, Losses
-from cmal.runs.assembly import ModelConfig
+from cmal.runs.model_config import ModelConfig
 from cmal.tasks.base import Answers, Task
 from cmal.tasks.pair_scores import CachedStates, cache_states
 from cmal.tasks.retrieval import Retrieval
@@ -28,23 +28,23 @@ EVALUATION_BATCH = 64
 
 
 class TaskModel(nn.Module):
-    """Cmal with a task's head; a batch in, the task's loss out."""
+    """Cmal with a task's head: maps a batch to the task's loss."""
 
     def __init__(self, cmal: Cmal, head: nn.Module, task: Task):
         super().__init__()
         self.cmal, self.head, self.task = cmal, head, task
 
     def forward(self, batch: Batch) -> Losses:
-        """The loss of one group."""
-        loss = self.task.loss(self.task.forward(self.cmal, self.head, batch), batch)
-        return Losses(loss, {})
+        """The loss of one micro-batch."""
+        return Losses(self.task.loss(self.task.forward(self.cmal, self.head, batch), batch), {})
 
 
 @dataclass(frozen=True)
-class TaskRun:
-    """A task, its model and vocabulary, and what the checkpoint says of itself.
+class LoadedTask:
+    """A task with its model, configuration and vocabulary.
 
-    contrastive: of a pre-trained checkpoint that has this head.
+    Attributes:
+        contrastive: the contrastive head of a pre-trained checkpoint that has one.
     """
 
     task: Task
@@ -55,54 +55,62 @@ class TaskRun:
 
 
 def has_right_answer(record: Record) -> bool:
-    """False for a question without answers and a sentence without label, as in test splits that a server scores."""
+    """False for a question without answers or a sentence without label, as in test splits that a server scores."""
     return bool(getattr(record, "answers", True)) and bool(getattr(record, "label", True))
 
 
 @torch.no_grad()
-def shared_answers(
-    made: TaskRun,
+def distributed_answers(
+    loaded: LoadedTask,
     records: Sequence[Record],
     builder: ExampleBuilder,
     context: DistributedContext,
     report: Callable[[int, int], None] = lambda done, of: None,
     choose: Callable[[CachedStates], Shortlist] | None = None,
 ) -> Answers:
-    """All answers on every process, each record answered by one: those at rank, rank + world, ...
+    """All answers, the same on every process; each process computes those at rank, rank + world_size, ...
 
-    choose: for retrieval by a shortlist; the first process chooses for all.
+    Args:
+        choose: retrieval only; chooses the shortlist, in the first process, for all.
     """
-    if not isinstance(made.task, Retrieval):
-        return gather_by_id(
-            answer_all(made, records[context.rank :: context.world_size], builder, context.device, report)
-        )
-    turn, cmal = (context.rank, context.world_size), made.model.cmal
+    if not isinstance(loaded.task, Retrieval):
+        own_records = records[context.rank :: context.world_size]
+        return gather_by_id(answer_all(loaded, own_records, builder, context.device, report))
+    cmal, head = loaded.model.cmal, loaded.model.head
     states = cache_states(cmal, records, builder, context.device)
-    shortlist = choose(states) if choose and context.is_first else None
+    shortlist = None
     if choose:
-        shortlist = gather_by_id({"": shortlist} if context.is_first else {})[""]  # the same everywhere
-    mine = made.task.score_matrix(cmal, made.model.head, states, report, turn, shortlist)
-    rows = gather_by_id({context.rank + turn * context.world_size: row for turn, row in enumerate(mine)})
+        shortlist = gather_by_id({"": choose(states)} if context.is_first else {})[""]
+    ranks = (context.rank, context.world_size)
+    own_rows = loaded.task.score_matrix(cmal, head, states, report, ranks, shortlist)
+    rows = gather_by_id({context.rank + turn * context.world_size: row for turn, row in enumerate(own_rows)})
     scores = {"scores": np.stack([rows[row] for row in range(len(rows))])}
     return scores | ({"shortlist": shortlist} if shortlist else {})
 
 
 @torch.no_grad()
 def answer_all(
-    made: TaskRun,
+    loaded: LoadedTask,
     records: Sequence[Record],
     builder: ExampleBuilder,
     device: torch.device,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> Answers:
-    """Every record's answer; records of like length go together. An error in a record is told with its id."""
-    data = TaskData(records, builder, made.task.make_batch, seed=0)
+    """Record id -> answer, computed in batches of records of similar length.
+
+    Args:
+        report: called with (answers so far, records) after every batch.
+
+    Raises:
+        CmalError: a record cannot be used; the message has its id.
+    """
+    data = TaskData(records, builder, loaded.task.make_batch, seed=0)
     order = data.lengths().argsort(kind="stable").tolist()
     answers: Answers = {}
     for start in range(0, len(order), EVALUATION_BATCH):
         indices = tuple(order[start : start + EVALUATION_BATCH])
         _, batch = data[MicroBatch(0, 0, 0, start, indices)]
         batch = batch.to(device)
-        answers |= made.task.answers(made.task.forward(made.model.cmal, made.model.head, batch), batch)
+        answers |= loaded.task.answers(loaded.task.forward(loaded.model.cmal, loaded.model.head, batch), batch)
         report(len(answers), len(records))
     return answers

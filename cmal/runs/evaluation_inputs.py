@@ -1,7 +1,7 @@
-"""Where an evaluation finds its pieces when nobody says so, and which command makes a piece that is not there.
+"""Finds the inputs of an evaluation that the user did not name, and names the command that makes a missing one.
 
-By convention TASK's run is runs/TASK, its records are data/TASK (captions: data/coco-captions, data/scenes), and its regions
-are those that the run's recipe names.
+By convention the run of TASK is runs/TASK, its records are in data/TASK (captions: data/coco-captions, data/scenes), and
+its regions are those in the run's recipe.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmal.errors import CheckpointError, DataError, RecipeError
-from cmal.runs.recipe.reader import FinetuneDataSection, FinetuneRecipe, load_recipe
+from cmal.runs.folder import find_checkpoint, run_of
+from cmal.runs.recipe import FinetuneRecipe, load_recipe
+from cmal.runs.recipe.schema import FinetuneDataSection
 
 RECORD_FOLDERS = {"scenes-retrieval": "scenes", "coco-retrieval": "coco-captions"}  # others are named like the task
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate; empty fields are found by convention (see `resolve_inputs`).
+    """What to evaluate. `resolve_inputs` fills in the paths that are None.
 
     Attributes:
-        checkpoint: a run folder or a checkpoint folder; regions: a store; records: the folder of the split files.
+        checkpoint: a run folder or a checkpoint folder.
+        regions: a region store; records: the folder of the split files.
+        protocol: "" = the task's main protocol.
         zero_shot: score retrieval with the pre-trained matching head.
-        shortlist: retrieval scores so many candidates a query, 0 = all pairs; None: what the run's recipe says.
-        answers_suffice: a split whose right answers are not published is answered and not scored; else it is an error.
+        shortlist: candidates per query that retrieval scores; 0 = all pairs, None = as the run's recipe says.
+        answers_suffice: answer a split without published right answers and do not score it; otherwise it is an error.
     """
 
     task: str
@@ -41,7 +45,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Where everything an evaluation needs lies. `stores`: name of the box protocol ("" where there is one) -> store."""
+    """The paths and settings of an evaluation. `stores`: box protocol ("gt", "det", or "" if there is one) -> store."""
 
     checkpoint: Path
     records: Path
@@ -53,36 +57,28 @@ class EvaluationInputs:
 
 
 def resolve_inputs(request: EvaluationRequest) -> EvaluationInputs:
-    """Everything by convention: runs/TASK/best or last, and what that run's saved recipe names.
+    """The inputs by convention: the checkpoint runs/TASK/best or last, and the paths in that run's recipe.
 
     Raises:
-        CmalError: a piece is missing; the message says which command makes it. Of several, the first one to make.
+        CmalError: an input is missing; the message names the command that makes it. Of several, the first to make.
     """
     run = request.checkpoint or request.runs / request.task
     recipe = _saved_recipe(run)
     folder = RECORD_FOLDERS.get(request.task, request.task)
     records = request.records or (Path(recipe.data.root) if recipe else request.data / folder)
     stores = _stores(request, recipe)
+    what = f"cannot evaluate {request.task}"
     if not records.is_dir():
-        raise DataError(
-            f"cannot evaluate {request.task}",
-            f"there is no folder of records {records}",
-            f"make it: {how_to_prepare(request.task)}",
-        )
-    boxes, store = next(iter(stores.items()))  # detected boxes may be absent, the others may not
+        hint = f"make it: {how_to_prepare(request.task)}"
+        raise DataError(what, f"there is no folder of records {records}", hint)
+    boxes, store = next(iter(stores.items()))  # the store of detected boxes may be absent, the first one may not
     if not store.exists():
-        raise DataError(
-            f"cannot evaluate {request.task}",
-            f"there is no region store {store}",
-            f"make it: {how_to_extract(request.task, boxes, store)}",
-        )
-    checkpoint = next((run / name for name in ("best", "last") if (run / name).exists()), run)
+        hint = f"make it: {how_to_extract(request.task, boxes, store)}"
+        raise DataError(what, f"there is no region store {store}", hint)
+    checkpoint = find_checkpoint(run)
     if not checkpoint.is_dir() or (checkpoint == run and (run / "recipe.yaml").is_file()):
-        raise CheckpointError(
-            f"cannot evaluate {request.task}",
-            f"there is no run folder {run}" if not run.is_dir() else f"{run} holds no checkpoint yet",
-            f"make it: {how_to_train(request)}",
-        )
+        found = f"{run} holds no checkpoint yet" if run.is_dir() else f"there is no run folder {run}"
+        raise CheckpointError(what, found, f"make it: {how_to_train(request)}")
     present = {boxes: store for boxes, store in stores.items() if store.exists()}
     data = recipe.data if recipe else FinetuneDataSection()
     shortlist = data.shortlist if request.shortlist is None else request.shortlist
@@ -90,18 +86,16 @@ def resolve_inputs(request: EvaluationRequest) -> EvaluationInputs:
     return EvaluationInputs(checkpoint, records, present, *limits, data.train_split)
 
 
-def _saved_recipe(run: Path) -> FinetuneRecipe | None:
-    for folder in (run, run.resolve().parent.parent):  # a run folder, or one of its checkpoints
-        if (folder / "recipe.yaml").is_file():
-            try:
-                return load_recipe(FinetuneRecipe, folder / "recipe.yaml")
-            except RecipeError:
-                return None  # a pre-training run: zero-shot
-    return None
+def _saved_recipe(folder: Path) -> FinetuneRecipe | None:
+    run = run_of(folder)
+    try:
+        return load_recipe(FinetuneRecipe, run / "recipe.yaml") if run else None
+    except RecipeError:
+        return None  # the recipe of a pre-training run: zero-shot
 
 
 def _stores(request: EvaluationRequest, recipe: FinetuneRecipe | None) -> dict[str, Path]:
-    """Box protocol -> store: what was given, else what the recipe names, else the usual place."""
+    """Box protocol -> store: the requested one, or else those in the recipe, or else those at the usual path."""
     if request.regions:
         return {"": request.regions}
     if recipe and recipe.data.detected_regions:
@@ -139,7 +133,7 @@ def how_to_extract(task: str, boxes: str, store: Path) -> str:
 
 
 def how_to_train(request: EvaluationRequest) -> str:
-    """The command that makes the run."""
+    """The command that makes the run of a request."""
     if request.zero_shot:
         return "cmal pretrain recipes/scenes.yaml, or another recipe, and give its run with --checkpoint"
     return f"cmal finetune recipes/finetune/{request.task.replace('+', '_plus').replace('-', '_')}.yaml"

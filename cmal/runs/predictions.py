@@ -1,4 +1,4 @@
-"""`cmal eval --predictions`: every answer in the format the task's evaluator or server takes."""
+"""`cmal eval --predictions`: all answers in the format of the task's official evaluator or server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmal.data.records import ImageTextRecord
 from cmal.io.files import write_json
 from cmal.runs.evaluate import Evaluation
 from cmal.tasks.shortlist import seen_from
@@ -15,11 +16,11 @@ RANKED_CAPTIONS = 10
 
 
 def write_predictions(task: str, evaluation: Evaluation, path: Path) -> None:
-    """Writes the answers.
+    """Writes the answers of an evaluation as JSON.
 
-    VQA: [{"question_id", "answer"}] for all questions, as the evaluation server takes it. REC: one row a sentence with its
-    boxes in the order of their scores (x, y, width, height in pixels). Retrieval: the ten best captions of each image and
-    images of each caption. Others: [{"id", "answer"}].
+    VQA: [{"question_id", "answer"}] for all questions, the evaluation server's format. Referring expressions: one row per
+    sentence with its boxes (x, y, width, height in pixels), highest score first. Retrieval: the ten best captions of each
+    image and the ten best images of each caption. Others: [{"id", "answer"}].
     """
     answers = evaluation.answers
     if task.endswith("vqa"):
@@ -45,7 +46,7 @@ def _xywh(box: list[float]) -> list[float]:
 
 def _rankings(evaluation: Evaluation) -> dict[str, object]:
     captions = [r.id for r in evaluation.records]
-    images = list(dict.fromkeys(r.image_id for r in evaluation.records))
+    images = list(dict.fromkeys(r.image_id for r in evaluation.records if isinstance(r, ImageTextRecord)))
     for_captions, for_images = seen_from(evaluation.answers)
     return {
         "captions_of_image": {image: _best(row, captions) for image, row in zip(images, for_images)},
@@ -54,5 +55,5 @@ def _rankings(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _best(scores: np.ndarray, names: Sequence[str]) -> list[str]:
-    """The names of the ten best, those outside a shortlist left out."""
+    """The names of the ten best, without those outside a shortlist (-inf)."""
     return [names[i] for i in np.argsort(-scores, kind="stable")[:RANKED_CAPTIONS].tolist() if scores[i] > -np.inf]

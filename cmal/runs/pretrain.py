@@ -1,4 +1,4 @@
-"""`cmal pretrain`: a recipe becomes a model, pairs with anchors, and a run of the loop."""
+"""`cmal pretrain`: from a recipe to a model, pairs with anchors, and a training."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ from cmal.io.files import write_json
 from cmal.model.pretraining import OBJECTIVES, CmalForPretraining
 from cmal.model.text_weights import LoadingReport, load_bert, read_bert
 from cmal.regions.store.store import RegionStore
-from cmal.runs.assembly import (
-    ModelConfig,
+from cmal.runs.building import (
     anchor_finder,
     build_pretraining_model,
-    check_images,
     load_word_pieces,
     model_sizes,
     write_beside_weights,
 )
+from cmal.runs.compatibility import check_images
 from cmal.runs.folder import TEXT_ENCODER
-from cmal.runs.recipe.reader import PretrainRecipe
-from cmal.runs.train import Report, Tick, TrainingSetup, TrainingSummary, mean_parts, run_training
+from cmal.runs.model_config import ModelConfig
+from cmal.runs.recipe import PretrainRecipe
+from cmal.runs.train import Report, Tick, TrainingSetup, TrainingSummary, mean_losses_of, run_training
 from cmal.training.distributed import DistributedContext
 
-VALIDATION_GROUPS = 8
-LOSS_NAMES = OBJECTIVES
+VALIDATION_MICRO_BATCHES = 8
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Everything a pre-training is made of, before the first step."""
+    """The objects of a pre-training before its first step. `loading`: the report of the text checkpoint, if one was read."""
 
     recipe: PretrainRecipe
     config: ModelConfig
@@ -49,7 +48,21 @@ class Pretraining:
     model: CmalForPretraining
     data: PretrainingData
     validation: PretrainingData | None
-    loading: LoadingReport | None = None  # of the text checkpoint, where one was read
+    loading: LoadingReport | None = None
+
+    def setup(self, context: DistributedContext) -> TrainingSetup:
+        """This process's part of the training."""
+        recipe = self.recipe
+        return TrainingSetup(
+            run=Path(recipe.out),
+            model=self.model,
+            data=self.data,
+            train=recipe.train,
+            optimizer=recipe.optimizer,
+            workers=recipe.data.workers,
+            add_files=lambda folder: write_beside_weights(folder, self.config, self.word_pieces),
+            validate=lambda step: validation_losses(self, context.device),
+        )
 
 
 def run_pretraining(
@@ -59,60 +72,61 @@ def run_pretraining(
     device: str | None = None,
     tick: Tick | None = None,
 ) -> TrainingSummary:
-    """Pre-trains as the recipe says, in this process or in the group of processes it was started in.
+    """Pre-trains as the recipe says, in this process or in the process group it belongs to.
 
     Args:
-        report: called with every StepReport, in the first process only.
+        report: called with a StepReport every `train.report_every` steps, in the first process only.
         start: "auto", "resume" or "fresh" (see `folder.open_run`).
-        tick: called with the steps done and wanted after every step, in the first process only.
+        device: "cpu" or "cuda"; None takes CUDA if it is available.
+        tick: called with (steps done, steps in total) after every step, in the first process only.
 
     Raises:
-        CmalError: whatever the user can put right.
+        CmalError: every error that the user can fix.
     """
 
     def make_setup(checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
-        made = assemble(recipe, checkpoint)
-        if made.loading and context.is_first:
-            write_json(Path(recipe.out) / TEXT_ENCODER, made.loading.as_json())
-        return setup_of(made, context)
+        pretraining = assemble(recipe, checkpoint)
+        if pretraining.loading and context.is_first:
+            write_json(Path(recipe.out) / TEXT_ENCODER, pretraining.loading.as_json())
+        return pretraining.setup(context)
 
     return run_training(recipe, make_setup, report, start, device, tick)
 
 
-def pretraining_setup(recipe: PretrainRecipe, checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
-    """What this process trains, on what, going on from a checkpoint where there is one."""
-    return setup_of(assemble(recipe, checkpoint), context)
-
-
-def setup_of(made: Pretraining, context: DistributedContext) -> TrainingSetup:
-    """This process's part of an assembled pre-training."""
-    recipe = made.recipe
-
-    return TrainingSetup(
-        run=Path(recipe.out),
-        model=made.model,
-        data=made.data,
-        train=recipe.train,
-        optimizer=recipe.optimizer,
-        workers=recipe.data.workers,
-        add_files=lambda folder: write_beside_weights(folder, made.config, made.word_pieces),
-        validate=lambda step: validation_losses(made, context.device),
-    )
-
-
 def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretraining:
-    """Reads records and store, makes vocabulary and model; from a checkpoint its vocabulary and sizes are taken."""
+    """Reads records and region store, and builds vocabulary and model.
+
+    Args:
+        checkpoint: to resume from; its vocabulary is used. Its weights are loaded later.
+    """
     store = RegionStore.open(recipe.data.regions)
-    records = read_pairs(recipe.data.records, store)
-    records = take_share(records, recipe.data.pairs_share, recipe.train.seed)
+    records = take_share(read_pairs(recipe.data.records, store), recipe.data.pairs_share, recipe.train.seed)
     if checkpoint is not None:
         word_pieces = load_word_pieces(checkpoint)
     elif recipe.model.text_checkpoint:
         word_pieces = WordPieces.from_pretrained(recipe.model.text_checkpoint)
     else:
         word_pieces = WordPieces.train((r.caption for r in records), recipe.model.vocabulary_size)
-    weights = {name: getattr(recipe.objectives, name) for name in LOSS_NAMES}
-    config = ModelConfig(
+    config = pretraining_config(recipe, word_pieces, store)
+    torch.manual_seed(recipe.train.seed)
+    model, loading = build_pretraining_model(config), None
+    if recipe.model.text_checkpoint and checkpoint is None:
+        loading = load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
+    finder = anchor_finder(store, recipe.anchors.thesaurus)
+    noise = TagNoise(recipe.anchors.tag_noise, len(store.class_names), recipe.train.seed)
+    builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder, noise)
+    rates, validation = masking_config(recipe), None
+    if recipe.data.validation:
+        pairs = read_pairs([recipe.data.validation], store)
+        validation = PretrainingData(pairs, builder, rates, recipe.train.seed)
+    data = PretrainingData(records, builder, rates, recipe.train.seed)
+    return Pretraining(recipe, config, word_pieces, model, data, validation, loading)
+
+
+def pretraining_config(recipe: PretrainRecipe, word_pieces: WordPieces, store: RegionStore) -> ModelConfig:
+    """The configuration of the model that a recipe describes, for this vocabulary and this store's features and classes."""
+    weights = {name: getattr(recipe.objectives, name) for name in OBJECTIVES}
+    return ModelConfig(
         kind="pretraining",
         sizes=model_sizes(recipe.model, len(word_pieces), store.feature_size),
         weights={name: weight for name, weight in weights.items() if weight > 0},
@@ -123,24 +137,10 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
         detector=store.detector,
         leakage=" | ".join(dict.fromkeys(leakage_statement(Path(path).parent) for path in recipe.data.records)),
     )
-    torch.manual_seed(recipe.train.seed)
-    model, loading = build_pretraining_model(config), None
-    if recipe.model.text_checkpoint and checkpoint is None:
-        loading = load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
-    finder = anchor_finder(store, recipe.anchors.thesaurus)
-    noise = TagNoise(recipe.anchors.tag_noise, len(store.class_names), recipe.train.seed)
-    builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder, noise)
-    rates = masking_config(recipe)
-    validation = None
-    if recipe.data.validation:
-        pairs = read_pairs([recipe.data.validation], store)
-        validation = PretrainingData(pairs, builder, rates, recipe.train.seed)
-    data = PretrainingData(records, builder, rates, recipe.train.seed)
-    return Pretraining(recipe, config, word_pieces, model, data, validation, loading)
 
 
 def read_pairs(paths: Sequence[str], store: RegionStore) -> list[ImageTextRecord]:
-    """All pairs of some records files, every image of which the store holds."""
+    """The pairs of all records files. Raises DataError when the store lacks one of their images."""
     pairs: list[ImageTextRecord] = []
     for path in paths:
         records = read_records(Path(path), ImageTextRecord)
@@ -150,10 +150,10 @@ def read_pairs(paths: Sequence[str], store: RegionStore) -> list[ImageTextRecord
 
 
 def take_share(records: list[ImageTextRecord], share: float, seed: int) -> list[ImageTextRecord]:
-    """The pairs of a share of the images: a smaller share's images are among a larger one's.
+    """The pairs of a random share of the images. With the same seed, a larger share contains every smaller one.
 
     Raises:
-        CmalError: nothing is left.
+        CmalError: no image is left.
     """
     images = sorted({r.image_id for r in records})
     count = round(share * len(images))
@@ -167,11 +167,10 @@ def take_share(records: list[ImageTextRecord], share: float, seed: int) -> list[
 
 
 def masking_config(recipe: PretrainRecipe) -> MaskingConfig:
-    """The recipe's probabilities; what no objective asks for is not drawn."""
-    asked = recipe.objectives
-    asks_regions = asked.mrm_class or asked.mrm_feature
+    """The recipe's masking rates; 0 for what no objective uses."""
+    objectives = recipe.objectives
     return MaskingConfig(
-        anchor=recipe.prompt.anchor_rate if asked.amc else 0.0,
+        anchor=recipe.prompt.anchor_rate if objectives.amc else 0.0,
         objects=recipe.anchors.objects,
         attributes=recipe.anchors.attributes,
         swap=recipe.fill.swap,
@@ -179,17 +178,18 @@ def masking_config(recipe: PretrainRecipe) -> MaskingConfig:
         keep=recipe.fill.keep,
         duplicates=recipe.prompt.mask_duplicates,
         duplicate_iou=recipe.prompt.duplicate_iou,
-        word=asked.word_rate if asked.mlm else 0.0,
-        region=asked.region_rate if asks_regions else 0.0,
-        region_iou=asked.region_iou,
+        word=objectives.word_rate if objectives.mlm else 0.0,
+        region=objectives.region_rate if objectives.mrm_class or objectives.mrm_feature else 0.0,
+        region_iou=objectives.region_iou,
     )
 
 
-def validation_losses(made: Pretraining, device: torch.device) -> dict[str, float]:
-    """Losses on a fixed part of the validation records, the same draws every time."""
-    if made.validation is None:
+def validation_losses(pretraining: Pretraining, device: torch.device) -> dict[str, float]:
+    """Losses on a fixed part of the validation records, with the same masking every time. "main" is minus the total."""
+    data, section = pretraining.validation, pretraining.recipe.train
+    if data is None:
         return {}
-    plan = MicroBatchPlan(made.validation.lengths(), made.recipe.train.micro_batch_size, 1, made.recipe.train.seed)
-    micro_batches = MicroBatchSequence(plan, 1, min(VALIDATION_GROUPS, plan.micro_batches_per_epoch))
-    measures = mean_parts(made.model, load_micro_batches(made.validation, micro_batches, 0), device)
+    plan = MicroBatchPlan(data.lengths(), section.micro_batch_size, 1, section.seed)
+    micro_batches = MicroBatchSequence(plan, 1, min(VALIDATION_MICRO_BATCHES, plan.micro_batches_per_epoch))
+    measures = mean_losses_of(pretraining.model, load_micro_batches(data, micro_batches, 0), device)
     return measures | {"main": -measures["loss"]}

@@ -1,7 +1,7 @@
-"""`cmal probe-anchors`: records and a store become statistics of their anchors, and a checkpoint is asked about them.
+"""`cmal probe-anchors`: statistics of the anchors in some records, and what a checkpoint associates at them.
 
-Gold anchors are found by convention: beside `FOLDER/test.jsonl` lies `FOLDER/gold_anchors/test.jsonl`; their form is in
-`cmal/tasks/anchor_probe.py`.
+Gold anchors are found by convention: for `FOLDER/test.jsonl` in `FOLDER/gold_anchors/test.jsonl` (see
+`cmal/tasks/anchor_probe.py`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,23 @@ from cmal.data.text import split_words, word_spans
 from cmal.errors import DataError, RecipeError, short
 from cmal.io.files import sha256_of
 from cmal.regions.store.store import RegionStore
-from cmal.runs.assembly import (
-    anchor_finder,
-    build_pretraining_model,
-    check_images,
-    check_store,
-    load_word_pieces,
-    read_pretraining_config,
-)
-from cmal.runs.folder import find_checkpoint
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
-from cmal.runs.results import package_versions
+from cmal.runs.building import anchor_finder, load_pretrained, load_word_pieces
+from cmal.runs.compatibility import check_images, check_store
+from cmal.runs.environment import package_versions
+from cmal.runs.folder import find_checkpoint, run_of
+from cmal.runs.model_config import read_pretraining_config
+from cmal.runs.recipe import PretrainRecipe, load_recipe
 from cmal.tasks.anchor_probe import ROLES, ProbeItem, anchor_statistics
 from cmal.tasks.association_probe import AssociationProbe, probe_association
-from cmal.training.checkpoint import WEIGHTS, fit_weights, load_weights
-from cmal.training.distributed import join_processes
+from cmal.training.checkpoint import WEIGHTS
+from cmal.training.distributed import distributed_context
 
 FORMAT, VERSION = "cmal-probe", 2
 GOLD_FOLDER = "gold_anchors"
-LARGEST_COORDINATE = 1e9
+MAX_COORDINATE = 1e9
 SEED = 0
 
-Progress = Callable[[str, int, int], None]
+StageReport = Callable[[str, int, int], None]  # stage, done, total
 GoldRows = Mapping[str, Sequence[dict[str, Any]]]
 
 
@@ -51,9 +46,9 @@ class ProbeRequest:
     """What to probe.
 
     Attributes:
-        records: image-text pairs (.jsonl); regions: a store.
-        checkpoint: a run folder or a checkpoint folder; None looks at the anchors alone.
-        thesaurus: files beside the package's own; () takes those of the checkpoint's recipe.
+        records: image-text pairs (.jsonl); regions: a region store.
+        checkpoint: a run folder or a checkpoint folder; None probes the anchors alone.
+        thesaurus: files to add to the packaged thesaurus; () takes those of the checkpoint's recipe.
     """
 
     records: Path
@@ -64,14 +59,14 @@ class ProbeRequest:
 
 @dataclass(frozen=True)
 class Probe:
-    """What came out, and what it was worked out from.
+    """The measurements, with the inputs they were computed from.
 
     Attributes:
-        request: what was asked; checkpoint: the folder whose weights were read.
-        records, store, finder: the pairs, their regions, and what finds anchors between them.
-        gold: record id -> gold anchors; empty where none are known.
+        checkpoint: the folder whose weights were loaded.
+        records, store, finder: the pairs, their regions, and the anchor finder.
+        gold: record id -> gold anchors; empty if there are none.
         statistics: see `anchor_statistics`.
-        association: None without a checkpoint.
+        association: None without a checkpoint; association_by: see `summarise_association`.
     """
 
     request: ProbeRequest
@@ -85,7 +80,7 @@ class Probe:
     association_by: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything measured as JSON values; the five headline numbers at the top, None where they were not asked for."""
+        """All measurements as JSON values, the five most important ones on top; None for those that were not requested."""
         gold = self.statistics.get("gold", {}).get("all", {})
         overall = self.association_by.get("all", {})
         checkpoint = None
@@ -109,13 +104,13 @@ class Probe:
 
 
 def run_probe(
-    request: ProbeRequest, report: Progress = lambda what, done, of: None, device: str | None = None
+    request: ProbeRequest, report: StageReport = lambda stage, done, total: None, device: str | None = None
 ) -> Probe:
     """Measures the anchors of some records, and with a checkpoint what the model associates at them.
 
     Args:
-        report: called with what is being done, how much of it is done, and how much there is.
-        device: "cpu" or "cuda"; None takes CUDA where there is one.
+        report: called with the stage ("anchors", "associations"), and how much of it is done in total.
+        device: "cpu" or "cuda"; None takes CUDA if it is available.
 
     Raises:
         CmalError: records, regions, gold anchors or checkpoint are missing or do not belong together.
@@ -129,15 +124,15 @@ def run_probe(
     statistics = anchor_statistics(finder, probe_items(records, store, gold, report))
     association, by = None, {}
     if checkpoint is not None:
-        association = ask(checkpoint, records, store, finder, report, device)
+        association = associations(checkpoint, records, store, finder, report, device)
         by = summarise_association(association, finder)
     return Probe(request, checkpoint, records, store, finder, gold, statistics, association, by)
 
 
 def probe_items(
-    records: Sequence[ImageTextRecord], store: RegionStore, gold: GoldRows, report: Progress
+    records: Sequence[ImageTextRecord], store: RegionStore, gold: GoldRows, report: StageReport
 ) -> Iterator[ProbeItem]:
-    """One item a record, in order; regions are read one image at a time."""
+    """One item per record, in order; one image's regions are in memory at a time."""
     for number, record in enumerate(records, start=1):
         spans = np.array(word_spans(record.caption), np.int64).reshape(-1, 2)
         yield ProbeItem(split_words(record.caption), spans, store[record.image_id], gold.get(record.id))
@@ -145,10 +140,10 @@ def probe_items(
 
 
 def read_gold(records_file: Path, records: Sequence[ImageTextRecord]) -> dict[str, list[dict[str, Any]]]:
-    """The gold anchors that lie beside a records file, by record id; empty where there are none.
+    """Record id -> gold anchors, from the file beside a records file; empty without such a file.
 
     Raises:
-        DataError: a line cannot be used, or is of another caption than the record's.
+        DataError: a line is damaged, or its caption is not the record's.
     """
     path = records_file.parent / GOLD_FOLDER / records_file.name
     if not path.is_file():
@@ -168,7 +163,7 @@ def read_gold(records_file: Path, records: Sequence[ImageTextRecord]) -> dict[st
                 raise DataError(
                     f"cannot read gold anchors from {path} (line {number})",
                     found,
-                    f"make records and gold anchors anew, or move {path.parent} away to go without",
+                    f"prepare records and gold anchors again, or move {path.parent} away to probe without them",
                 ) from error
             if identity in captions:
                 gold[identity] = anchors
@@ -179,51 +174,48 @@ def _check_anchors(anchors: list[dict[str, Any]]) -> None:
     for anchor in anchors:
         start, end = anchor["span"]
         numbers = [start, end, *anchor["box_xyxy_px"]]
-        is_box = len(numbers) == 6 and all(type(n) in (int, float) and abs(n) < LARGEST_COORDINATE for n in numbers)
+        is_box = len(numbers) == 6 and all(type(n) in (int, float) and abs(n) < MAX_COORDINATE for n in numbers)
         is_span = type(start) is int and type(end) is int and 0 <= start <= end
         if anchor["role"] not in ROLES or not is_box or not is_span:
             raise ValueError(f"not an anchor: {short(json.dumps(anchor), 80)}")
 
 
 def thesaurus_of(checkpoint: Path | None) -> tuple[str, ...]:
-    """The thesaurus files that the checkpoint's run was pre-trained with; none where its recipe is not beside it."""
-    recipe = checkpoint.resolve().parent.parent / "recipe.yaml" if checkpoint else None
-    if recipe is None or not recipe.is_file():
-        return ()
+    """The thesaurus files in the pre-training recipe of a checkpoint's run; () without such a recipe."""
+    run = run_of(checkpoint) if checkpoint else None
     try:
-        return load_recipe(PretrainRecipe, recipe).anchors.thesaurus
+        return load_recipe(PretrainRecipe, run / "recipe.yaml").anchors.thesaurus if run else ()
     except RecipeError:
-        return ()  # a fine-tuning's recipe: `ask` says what is wrong with that
+        return ()  # the recipe of a fine-tuning; `associations` refuses its checkpoint
 
 
-def ask(
+def associations(
     checkpoint: Path,
     records: Sequence[ImageTextRecord],
     store: RegionStore,
     finder: AnchorFinder,
-    report: Progress,
+    report: StageReport,
     device: str | None,
 ) -> AssociationProbe:
     """The pre-trained model's associations at every anchor of the records.
 
     Raises:
-        CheckpointError: not a pre-trained checkpoint, or one without the head that associates.
-        DataError: the store's features are not of the model's size, or there are too few anchors.
+        CheckpointError: the checkpoint is not pre-trained, or was pre-trained without associative learning.
+        DataError: the store's feature size is not the model's, or there are too few anchors.
     """
     config = read_pretraining_config(checkpoint, "probe the associations of")
     check_store(store, config.sizes["region_features"], str(checkpoint))
-    model = build_pretraining_model(config)
-    fit_weights(model, load_weights(checkpoint), checkpoint)
+    model = load_pretrained(checkpoint, config)
     builder = ExampleBuilder(load_word_pieces(checkpoint), store, config.sizes["max_tokens"], finder)
-    with join_processes(device) as context:
+    with distributed_context(device) as context:
         model = model.to(context.device)
         return probe_association(
-            model, records, builder, SEED, report=lambda done, of: report("associations", done, of)
+            model, records, builder, SEED, report=lambda done, total: report("associations", done, total)
         )
 
 
 def summarise_association(association: AssociationProbe, finder: AnchorFinder) -> dict[str, Any]:
-    """Accuracies and controls over all anchors, by role and by concept (most anchors first), and how many candidates."""
+    """Accuracies and controls: overall, per role, per concept (most frequent first); and the mean number of candidates."""
     is_attribute, concepts = association.is_attribute, association.concepts
     ids, counts = np.unique(concepts, return_counts=True)
     names = finder.thesaurus.concept_names

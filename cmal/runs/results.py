@@ -1,45 +1,55 @@
-"""What an evaluation reports, whole: a number never travels without its split, protocol, proposals, checkpoint and interval.
+"""The result of an evaluation: every number with its split, protocol, proposals, checkpoint and interval.
 
-`EvaluationResult` is written as one JSON file (`cmal eval --json FILE`) and read back by whoever compares runs:
+`EvaluationResult` is written as one JSON file (`cmal eval --json FILE`) and read back for reports and comparisons:
 
     {"format": "cmal-result", "version": 1, "task", "split", "main", "metrics": {name: {"value", "low", "high"}},
      "interval", "chance", "counts", "protocol", "proposal_set", "checkpoint": {"path", "sha256"}, "recipe_sha256",
      "leakage", "versions", "tables"}
 
-Metrics are fractions in [0, 1] (ranks apart); `low` and `high` bound the 95% bootstrap interval and are null where a metric
-has none.
+Metrics are fractions in [0, 1], except ranks; `low` and `high` bound the 95% bootstrap interval and are null for a metric
+without one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import math
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from cmal.errors import DataError, list_errors, shown
 from cmal.io.files import read_json, write_json
+from cmal.runs.environment import package_versions
+from cmal.tasks.base import Scores
 from cmal.tasks.metrics import bootstrap_interval
 
 FORMAT, VERSION = "cmal-result", 1
 INTERVAL = "95% percentile bootstrap, 1,000 resamples of images"
-PACKAGES = ("cmal", "torch", "torchvision", "transformers", "timm", "numpy", "h5py")
+NEVER_EMPTY = ("task", "split", "protocol", "proposal_set", "leakage", "metrics", "counts", "versions")
+TYPES: dict[str, type | tuple[type, ...]] = {  # of the fields that the file holds as they are
+    **dict.fromkeys(("task", "split", "main", "protocol", "proposal_set", "recipe_sha256", "leakage"), str),
+    **dict.fromkeys(("counts", "tables", "versions"), dict),
+    "chance": (int, float, type(None)),
+}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A value and the bounds of its interval; no bounds where none can be had (a table's entry, a median rank)."""
+    """A value and its interval; `low` and `high` are None for a metric without one (a table entry, a median rank)."""
 
     value: float
     low: float | None = None
     high: float | None = None
+
+    def is_sound(self) -> bool:
+        """True for a finite value, and an interval that is finite and ordered or absent."""
+        if self.low is None or self.high is None:
+            return self.low is self.high and math.isfinite(self.value)
+        return all(map(math.isfinite, (self.value, self.low, self.high))) and self.low <= self.high
 
 
 @dataclass(frozen=True)
@@ -47,18 +57,18 @@ class EvaluationResult:
     """One evaluation of one checkpoint on one split.
 
     Attributes:
-        task, split: as given to `cmal eval`.
-        main: the metric that stands for the task.
+        task, split: the arguments of `cmal eval`.
+        main: name of the metric that stands for the task.
         metrics: name -> value with interval.
-        counts: name -> number of examples, images, sentences, ...; says over what the metrics are means.
+        counts: name -> number of examples, images, sentences, ... over which the metrics are means.
         protocol: the convention, in words ("accuracy per sentence, hit rule official").
-        proposal_set: whose regions the model chose among (store and detector), "none" where it saw no regions.
-        checkpoint: folder. checkpoint_sha256: of its weights, see `sha256_of` in `files.py`; "" for no training.
-        recipe_sha256: see `hash_of_recipe`; "" for no training.
-        leakage: what is known of evaluation images among the pre-training images; never empty.
-        chance: what guessing scores on the main metric.
-        tables: per type, per label, ...; any JSON value.
-        versions: package -> version, `package_versions()` by default.
+        proposal_set: the regions that the model chose among (store and detector); "none" for a model without regions.
+        checkpoint: its folder. checkpoint_sha256: SHA-256 of its weights; "" without training.
+        recipe_sha256: SHA-256 of the run's recipe.yaml; "" without training.
+        leakage: what is known about evaluation images among the pre-training images; never empty.
+        chance: the main metric's value for random guesses.
+        tables: per type, per label, ...; JSON values.
+        versions: package -> version.
     """
 
     task: str
@@ -74,19 +84,19 @@ class EvaluationResult:
     leakage: str
     chance: float | None = None
     tables: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: package_versions())
+    versions: Mapping[str, str] = field(default_factory=package_versions)
 
     def as_json(self) -> dict[str, Any]:
-        """The result as the JSON object of the module's docstring.
+        """The JSON object that the module's docstring shows.
 
         Raises:
-            DataError: something that a reader needs is missing or is not a number; all such faults together.
+            DataError: a required part is missing, or a metric is not a finite number; all errors together.
         """
-        errors = [f'"{name}" is empty' for name in _NEVER_EMPTY if not getattr(self, name)]
+        errors = [f'"{name}" is empty' for name in NEVER_EMPTY if not getattr(self, name)]
         errors += [
-            f'metric "{name}" is not a finite number within its interval: {_told(metric)}'
-            for name, metric in self.metrics.items()
-            if not _is_sound(metric)
+            f'metric "{name}" is not a finite number within its interval: {m.value} [{m.low}, {m.high}]'
+            for name, m in self.metrics.items()
+            if not m.is_sound()
         ]
         if self.main not in self.metrics:
             errors.append(f'the main metric "{self.main}" is not among {", ".join(self.metrics)}')
@@ -114,99 +124,59 @@ class EvaluationResult:
         }
 
     def write_result(self, path: Path) -> None:
-        """Writes the JSON file, whole or not at all. Raises as `as_json`, and CmalError where it cannot be written."""
+        """Writes the JSON file atomically. Raises DataError as `as_json`, and CmalError when it cannot be written."""
         write_json(path, self.as_json())
 
 
-_NEVER_EMPTY = ("task", "split", "protocol", "proposal_set", "leakage", "metrics", "counts", "versions")
-
-
-class ScoresLike(Protocol):
-    """What a task hands over (`Scores` in `tasks/base.py`); `values` and `clusters` are of the main metric."""
-
-    @property
-    def main(self) -> str: ...
-    @property
-    def metrics(self) -> Mapping[str, float]: ...
-    @property
-    def chance(self) -> float: ...
-    @property
-    def values(self) -> np.ndarray: ...
-    @property
-    def clusters(self) -> Sequence[str]: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def tables(self) -> Mapping[str, Any]: ...
-    @property
-    def counts(self) -> Mapping[str, int]: ...
-
-
-def result_of_scores(
-    scores: ScoresLike,
-    *,
-    more_values: Mapping[str, tuple[np.ndarray, Sequence[str] | None]] | None = None,
-    seed: int = 0,
-    **about: Any,
-) -> EvaluationResult:
-    """A task's scores as a result, with bootstrap intervals by image.
+def result_of_scores(scores: Scores, *, seed: int = 0, **about: Any) -> EvaluationResult:
+    """A task's scores as a result, with bootstrap intervals that resample images.
 
     Args:
-        scores: what the task found.
-        more_values: for metrics beside the main one, name -> ((N,) values whose mean the metric is, (N,) image ids, or
-            None where every value has an image of its own).
+        scores: the main metric and those in `scores.more_values` get an interval from their per-example values.
         seed: of the resampling.
         about: the other fields of `EvaluationResult`: task, split, proposal_set, checkpoint, ..., leakage.
 
     Raises:
-        DataError: a metric is not the mean of the values given for it, so that its interval would be another number's.
+        DataError: a metric is not the mean of its per-example values.
     """
-    values = {scores.main: (scores.values, scores.clusters), **(more_values or {})}
     metrics = {name: Metric(float(value)) for name, value in scores.metrics.items()}
-    for name, (per_example, clusters) in values.items():
-        mean = float(np.mean(per_example))
+    for name, (values, clusters) in {scores.main: (scores.values, scores.clusters), **scores.more_values}.items():
+        mean = float(np.mean(values))
         if name not in metrics or not math.isclose(mean, metrics[name].value, abs_tol=1e-9):
             raise DataError(
                 f'cannot give metric "{name}" an interval',
                 f"it is {metrics.get(name)}, the values given for it have mean {mean:.9g}",
                 "give the per-example values whose mean the metric is",
             )
-        low, high = bootstrap_interval(per_example, None if clusters is None else np.asarray(clusters), seed=seed)
-        metrics[name] = Metric(metrics[name].value, low, high)
-    return EvaluationResult(
-        main=scores.main,
-        metrics=metrics,
-        counts=scores.counts,
-        protocol=scores.protocol,
-        chance=scores.chance,
-        tables=scores.tables,
-        **about,
-    )
+        bounds = bootstrap_interval(values, None if clusters is None else np.asarray(clusters), seed=seed)
+        metrics[name] = Metric(metrics[name].value, *bounds)
+    same = {name: getattr(scores, name) for name in ("main", "counts", "protocol", "chance", "tables")}
+    return EvaluationResult(metrics=metrics, **same, **about)
 
 
 def read_result(path: Path) -> EvaluationResult:
-    """A result file as it was written.
+    """The result in a file.
 
     Raises:
-        DataError: the file is missing, not JSON, or not a result of a version this program knows.
+        DataError: the file is missing, not JSON, or not a result of a version that this program knows.
     """
-    row = read_json(path)
-    if not isinstance(row, dict) or (row.get("format"), row.get("version")) != (FORMAT, VERSION):
-        found = "no JSON object"
-        if isinstance(row, dict):
-            found = f"format {row.get('format')!r}, version {row.get('version')!r}"
-        raise DataError(f"cannot read the result {path}", found, f"give a file of format {FORMAT}, version {VERSION}")
+    row, hint = read_json(path), f"give a file of format {FORMAT}, version {VERSION}"
+    if not isinstance(row, dict):
+        raise DataError(f"cannot read the result {path}", "no JSON object", hint)
+    if (row.get("format"), row.get("version")) != (FORMAT, VERSION):
+        found = f"format {row.get('format')!r}, version {row.get('version')!r}"
+        raise DataError(f"cannot read the result {path}", found, hint)
     try:
         result = EvaluationResult(
             metrics={name: Metric(**metric) for name, metric in row["metrics"].items()},
             checkpoint=row["checkpoint"]["path"],
             checkpoint_sha256=row["checkpoint"]["sha256"],
-            **{name: row[name] for name in _PLAIN_FIELDS},
+            **{name: row[name] for name in TYPES},
         )
-        _check_kinds(result)
+        _check_types(result)
         result.as_json()
         return result
-    except DataError as error:  # it would not have been written so
+    except DataError as error:  # `as_json` would not have written such a file
         raise DataError(f"cannot read the result {path}", error.found, "evaluate again") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DataError(
@@ -214,61 +184,15 @@ def read_result(path: Path) -> EvaluationResult:
         ) from error
 
 
-_PLAIN_FIELDS = (
-    "task",
-    "split",
-    "main",
-    "counts",
-    "protocol",
-    "proposal_set",
-    "recipe_sha256",
-    "leakage",
-    "chance",
-    "tables",
-    "versions",
-)
-
-
-def hash_of_recipe(recipe: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of a resolved recipe; the order of its keys does not matter."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Installed versions, Python's own first; packages that are not installed are left out. Imports none of them."""
-    versions = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _check_kinds(result: EvaluationResult) -> None:
-    """Raises TypeError where a field of a result that was read is of another kind than those that are written."""
-    kinds: dict[str, type | tuple[type, ...]] = dict.fromkeys(_PLAIN_FIELDS, str)
-    kinds |= {"checkpoint": str, "checkpoint_sha256": str, "counts": dict, "tables": dict, "versions": dict}
-    kinds["chance"] = (int, float, type(None))
-    for name, kind in kinds.items():
-        if not isinstance(getattr(result, name), kind) or isinstance(result.chance, bool):
-            raise TypeError(f'"{name}" is {shown(getattr(result, name))}')
+def _check_types(result: EvaluationResult) -> None:
+    """Raises TypeError or ValueError when a field that was read from a file cannot have been written by `as_json`."""
+    for name, kind in (TYPES | {"checkpoint": str, "checkpoint_sha256": str}).items():
+        value = getattr(result, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f'"{name}" is {shown(value)}')
     numbers = [value for metric in result.metrics.values() for value in (metric.value, metric.low, metric.high)]
     if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in numbers):
         raise TypeError("a metric is no number")
     if any(type(count) is not int for count in result.counts.values()):
         raise TypeError("a count is no whole number")
-    if result.chance is not None and not math.isfinite(result.chance):
-        raise ValueError("the chance is not a finite number")
-    json.dumps([result.tables, result.versions], allow_nan=False)
-
-
-def _is_sound(metric: Metric) -> bool:
-    bounds = (metric.low, metric.high)
-    if bounds == (None, None):
-        return math.isfinite(metric.value)
-    return None not in bounds and all(map(math.isfinite, (metric.value, *bounds))) and metric.low <= metric.high
-
-
-def _told(metric: Metric) -> str:
-    return f"{metric.value} [{metric.low}, {metric.high}]"
+    json.dumps([result.chance, result.tables, result.versions], allow_nan=False)  # raises on NaN and infinity

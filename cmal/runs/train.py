@@ -1,56 +1,47 @@
-"""What pre-training and fine-tuning share around the loop: distribution, resuming, saving, metrics."""
+"""What pre-training and fine-tuning share around the training loop: processes, resuming, checkpoints, metrics."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from cmal.data.batch import Batch
 from cmal.data.loaders import PretrainingData, TaskData
-from cmal.data.micro_batches import MicroBatchPlan, MicroBatchSequence, load_micro_batches
+from cmal.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchSequence, load_micro_batches
 from cmal.errors import RecipeError
 from cmal.io.locks import hold_folder
 from cmal.runs.folder import METRICS, MetricsFile, open_run
-from cmal.runs.recipe.reader import FinetuneRecipe, OptimizerSection, PretrainRecipe, TrainSection
-from cmal.training.checkpoint import (
-    Progress,
-    checkpoint_folder,
-    fit_weights,
-    keep_best,
-    load_optimizer,
-    load_progress,
-    load_weights,
-    newest_checkpoint,
-    recover_run_folder,
-    save_checkpoint,
-    validation_at,
-)
-from cmal.training.distributed import DistributedContext, all_reduce_any, barrier, join_processes
-from cmal.training.loop import Fit, StepReport, fit
+from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe
+from cmal.runs.recipe.schema import OptimizerSection, TrainSection
+from cmal.training.checkpoint import fit_weights, load_optimizer, load_weights, save_checkpoint
+from cmal.training.distributed import DistributedContext, all_reduce_any, barrier, distributed_context
+from cmal.training.loop import StepReport, TrainingLoop, fit
 from cmal.training.memory import keep_freed_memory
 from cmal.training.optimizer import build_optimizer, build_schedule
+from cmal.training.retention import checkpoint_folder, keep_best, newest_checkpoint, recover_run_folder
 from cmal.training.sharding import configure_layers, full_state_dict, shard, wrap_ddp
+from cmal.training.state import Progress, load_progress, validation_at
 
 Report = Callable[[StepReport], None]
-Tick = Callable[[int, int], None]  # steps done, steps wanted
-WORKERS_OF_A_GPU = 4
+Tick = Callable[[int, int], None]  # steps done, steps in total
+GPU_LOADER_WORKERS = 4
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """One training: what to train, on what, and where it goes.
+    """One process's part of a training: the model, its data, and the run folder.
 
     Attributes:
-        add_files: puts into a checkpoint folder what it needs beside the weights.
-        validate: called with the step in every process, gives measures to write down, the same in each; the checkpoint
-            with the highest "main" becomes `best`.
-        head_names: prefixes of parameters that learn at `head_lr_factor`.
+        add_files: writes what a checkpoint folder needs beside the weights.
+        validate: called with the step in every process; returns the same measures in each. The checkpoint with the
+            highest "main" measure becomes `best`.
+        head_names: prefixes of the parameter names that learn at `head_lr_factor`.
     """
 
     run: Path
@@ -63,10 +54,15 @@ class TrainingSetup:
     validate: Callable[[int], Mapping[str, float]]
     head_names: tuple[str, ...] = ()
 
+    def micro_batch_plan(self) -> MicroBatchPlan:
+        """The micro-batches of all steps, over all processes."""
+        micro_batches_per_step = self.train.batch_size // self.train.micro_batch_size
+        return MicroBatchPlan(self.data.lengths(), self.train.micro_batch_size, micro_batches_per_step, self.train.seed)
+
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a training ended with, and the step it went on from."""
+    """How a training ended: its run folder, steps done and skipped, and the step it was resumed from (0: none)."""
 
     run: Path
     steps: int
@@ -85,76 +81,66 @@ def run_training(
     """Opens the run folder, joins the other processes, and trains from the newest checkpoint or from the start.
 
     Args:
-        make_setup: called with the checkpoint to go on from (or None) and this process's place.
+        make_setup: called with the checkpoint to resume from (or None) and this process's context.
+        report: called every `report_every` steps, in the first process only.
         start: "auto", "resume" or "fresh" (see `folder.open_run`).
-        tick: called with the steps done and wanted, after every step; `report` only every `report_every`.
+        tick: called with (steps done, steps in total) after every step, in the first process only.
     """
     run = Path(recipe.out)
-    with join_processes(device) as context, contextlib.ExitStack() as held:
+    with distributed_context(device) as context, contextlib.ExitStack() as held:
         if context.is_first:
             held.enter_context(hold_folder(run))
             open_run(run, recipe, start)
             recover_run_folder(run, recipe.train.keep_checkpoints)
         barrier()
         checkpoint = newest_checkpoint(run)
-        resumed = load_progress(checkpoint).step if checkpoint else 0
+        resumed_from = load_progress(checkpoint).step if checkpoint else 0
         progress = train(make_setup(checkpoint, context), context, checkpoint, report, tick)
-        return TrainingSummary(run, progress.step, progress.skipped, resumed)
+        return TrainingSummary(run, progress.step, progress.skipped, resumed_from)
 
 
 def train(
     setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None, report: Report, tick: Tick | None = None
 ) -> Progress:
-    """Runs the loop from a checkpoint or from the start, writing checkpoints and metrics into the run folder."""
-    run = make_fit(setup, context, checkpoint)
-    is_validated = validation_at(checkpoint_folder(setup.run, run.progress.step)) is not None
-    metrics = MetricsFile(setup.run / METRICS, run.progress.step, is_validated) if context.is_first else None
+    """Runs the loop from a checkpoint or from the start, and writes checkpoints and metrics into the run folder."""
+    loop = build_loop(setup, context, checkpoint)
+    is_validated = validation_at(checkpoint_folder(setup.run, loop.progress.step)) is not None
+    metrics = MetricsFile(setup.run / METRICS, loop.progress.step, is_validated) if context.is_first else None
 
     def write_report(step: StepReport) -> None:
         if metrics:
             metrics.write(asdict(step) | {"time": time.time()})
             report(step)
 
-    def save(at: Progress) -> None:
-        states = full_state_dict(setup.model.state_dict()), full_state_dict(run.optimizer.state_dict())
+    def save(progress: Progress) -> None:
+        states = full_state_dict(setup.model.state_dict()), full_state_dict(loop.optimizer.state_dict())
         if context.is_first:
-            save_checkpoint(setup.run, at, *states, setup.add_files, setup.train.keep_checkpoints)
+            save_checkpoint(setup.run, progress, *states, setup.add_files, setup.train.keep_checkpoints)
 
     def validate(step: int) -> None:
-        if not all_reduce_any(
-            context.is_first and validation_at(checkpoint_folder(setup.run, step)) is None, context.device
-        ):
+        is_missing = context.is_first and validation_at(checkpoint_folder(setup.run, step)) is None
+        if not all_reduce_any(is_missing, context.device):
             return
         measures = setup.validate(step)
         if metrics and measures:
             metrics.write({"step": step, "validation": dict(measures)})
             keep_best(setup.run, step, measures, setup.train.keep_checkpoints)
 
-    watched = {"tick": tick} if tick and context.is_first else {}
-    return fit(replace(run, report=write_report, save=save, validate=validate, **watched))
+    tick = tick if tick and context.is_first else loop.tick
+    return fit(replace(loop, report=write_report, save=save, validate=validate, tick=tick))
 
 
-def loader_workers(asked: int, device: torch.device) -> int:
-    """How many loader processes a device has; asked: -1 = whatever is best there.
-
-    A CPU computes with all its cores, which loader processes would take from it: a step of `small` on two cores lasts 3%
-    longer than with its batch in memory when the process loads by itself, 6% with two loader processes.
-    """
-    if asked >= 0:
-        return asked
-    return 0 if device.type == "cpu" else WORKERS_OF_A_GPU
-
-
-def make_fit(setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None) -> Fit:
-    """What the loop needs to go on from a checkpoint or to start; it reports, saves and validates nothing yet.
+def build_loop(setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None) -> TrainingLoop:
+    """The loop, ready to resume from a checkpoint or to start. Its callbacks (report, save, ...) are not set yet.
 
     Raises:
-        RecipeError: the groups of a step cannot be dealt evenly to the processes.
+        RecipeError: a step's micro-batches cannot be divided evenly among the processes.
+        CheckpointError: the checkpoint is damaged or of another model.
     """
     keep_freed_memory()
     section, settings = setup.train, setup.optimizer
-    micro_batches_per_step = section.batch_size // section.micro_batch_size
-    check_even(micro_batches_per_step, context.world_size, section)
+    plan = setup.micro_batch_plan()
+    _check_even(section, context.world_size)
     model = setup.model.to(context.device)
     if checkpoint is not None:
         fit_weights(model, load_weights(checkpoint), checkpoint)
@@ -166,7 +152,7 @@ def make_fit(setup: TrainingSetup, context: DistributedContext, checkpoint: Path
         model,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        betas=tuple(settings.betas),
+        betas=(settings.betas[0], settings.betas[1]),
         head_names=setup.head_names,
         head_lr_factor=settings.head_lr_factor,
     )
@@ -174,15 +160,13 @@ def make_fit(setup: TrainingSetup, context: DistributedContext, checkpoint: Path
     if checkpoint is not None:
         load_optimizer(checkpoint, optimizer)
         progress = load_progress(checkpoint)
-    sequence = MicroBatchSequence(
-        micro_batch_plan(setup), progress.step + 1, section.steps, context.rank, context.world_size
-    )
-    return Fit(
+    sequence = MicroBatchSequence(plan, progress.step + 1, section.steps, context.rank, context.world_size)
+    return TrainingLoop(
         model=model if is_sharded else wrap_ddp(model, context),
         optimizer=optimizer,
         scheduler=build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step),
         micro_batches=load_micro_batches(setup.data, sequence, loader_workers(setup.workers, context.device)),
-        micro_batches_per_step=micro_batches_per_step // context.world_size,
+        micro_batches_per_step=plan.micro_batches_per_step // context.world_size,
         steps=section.steps,
         seed=section.seed,
         clip_norm=settings.clip_norm,
@@ -195,27 +179,32 @@ def make_fit(setup: TrainingSetup, context: DistributedContext, checkpoint: Path
     )
 
 
-def micro_batch_plan(setup: TrainingSetup) -> MicroBatchPlan:
-    """All groups of the run."""
-    section = setup.train
-    return MicroBatchPlan(
-        setup.data.lengths(), section.micro_batch_size, section.batch_size // section.micro_batch_size, section.seed
-    )
+def loader_workers(setting: int, device: torch.device) -> int:
+    """The number of loader processes per device: the recipe's `data.workers`, where -1 = 0 on a CPU and 4 on a GPU.
+
+    On a CPU, loader processes compete with the training for the cores. Measured for `small` on two cores, relative to a
+    batch in memory: 3% longer steps when the training process loads, 6% with two loader processes.
+    """
+    if setting >= 0:
+        return setting
+    return 0 if device.type == "cpu" else GPU_LOADER_WORKERS
 
 
-def check_even(micro_batches_per_step: int, world_size: int, section: TrainSection) -> None:
-    """Raises RecipeError when a step's groups cannot be dealt evenly."""
-    if micro_batches_per_step % world_size:
+def _check_even(section: TrainSection, world_size: int) -> None:
+    count = section.batch_size // section.micro_batch_size
+    if count % world_size:
         raise RecipeError(
-            f"cannot share a step among {world_size} processes",
-            f"batch_size {section.batch_size} makes {micro_batches_per_step} micro-batches of {section.micro_batch_size}",
+            f"cannot divide a step among {world_size} processes",
+            f"train.batch_size {section.batch_size} is {count} micro-batches of {section.micro_batch_size}",
             f"choose a batch_size and micro_batch_size whose quotient is a multiple of {world_size}",
         )
 
 
 @torch.no_grad()
-def mean_parts(model: nn.Module, batches: Any, device: torch.device) -> dict[str, float]:
-    """Mean of every loss part over some batches, in evaluation mode."""
+def mean_losses_of(
+    model: nn.Module, batches: Iterable[tuple[MicroBatch, Batch]], device: torch.device
+) -> dict[str, float]:
+    """The mean of "loss" and of every part of it over some batches, in evaluation mode."""
     model.eval()
     totals: dict[str, list[float]] = {}
     for _, batch in batches:

@@ -29,7 +29,8 @@ from cmal.errors import RecipeError
 from cmal.io.files import atomic_path
 from cmal.regions.detection_map import match_boxes, mean_average_precision
 from cmal.regions.detectors import Detector
-from cmal.runs.recipe.reader import load_recipe, number, recipe_text
+from cmal.runs.recipe import load_recipe, recipe_text
+from cmal.runs.recipe.schema import number
 from cmal.scenes.detector import WEIGHTS, ScenesDetector
 from cmal.scenes.detector_network import SceneDetectorNet
 from cmal.scenes.drawing import encode_jpeg, make_scene

@@ -1,4 +1,4 @@
-"""Ranks, devices and gathers: everything that knows there may be more than one process."""
+"""Ranks, devices and collectives: the only module that knows whether there is more than one process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import distributed as dist
@@ -16,12 +17,13 @@ from torch import distributed as dist
 from cmal.errors import CmalError, in_one_line
 
 TIMEOUT_S = 1800
-SIGN_IN_S = 3.0  # after a loss
+SIGN_IN_S = 3.0  # how long survivors of a lost process wait for each other's sign
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Where this process stands: rank of world, and the device it computes on."""
+    """This process's rank, the number of processes, and the device it computes on."""
 
     rank: int = 0
     world_size: int = 1
@@ -29,19 +31,22 @@ class DistributedContext:
 
     @property
     def is_first(self) -> bool:
+        """True for rank 0, which writes files and reports."""
         return self.rank == 0
 
 
 @contextlib.contextmanager
-def join_processes(device: str | None = None) -> Iterator[DistributedContext]:
-    """Joins the processes that torchrun (or SLURM through it) started, or stands alone; leaves at the end.
+def distributed_context(device: str | None = None) -> Iterator[DistributedContext]:
+    """Joins the process group that torchrun (or SLURM) started; rank 0 of 1 in a process that was started alone.
 
     Args:
-        device: "cpu" or "cuda"; None takes CUDA where there is one.
+        device: "cpu" or "cuda"; None takes CUDA if it is available.
+
+    Raises:
+        CmalError: another process was lost while the block ran.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    here = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
+    here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(here)
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
@@ -56,9 +61,9 @@ def join_processes(device: str | None = None) -> Iterator[DistributedContext]:
         if not _LOST.search(str(error)):
             raise
         raise CmalError(
-            f"process {context.rank} of {context.world_size} cannot go on: it has lost {_who_is_lost(context)}",
+            f"process {context.rank} of {context.world_size} cannot continue: it has lost {_lost_processes(context)}",
             in_one_line(error),
-            "see their messages; the last checkpoint is good, run the same command again to go on",
+            "see their messages; the last checkpoint is good, run the same command again to resume",
         ) from error
     finally:
         dist.destroy_process_group()
@@ -67,8 +72,8 @@ def join_processes(device: str | None = None) -> Iterator[DistributedContext]:
 _LOST = re.compile(r"closed by peer|Connection reset|Broken pipe|Timed out|timed out|timeout|gloo|NCCL", re.I)
 
 
-def _who_is_lost(context: DistributedContext) -> str:
-    """Every survivor signs in at the meeting place; who has not signed after a while is lost."""
+def _lost_processes(context: DistributedContext) -> str:
+    """Every survivor writes its rank to the rendezvous store; the ranks that are missing after SIGN_IN_S are lost."""
     others = [rank for rank in range(context.world_size) if rank != context.rank]
     try:
         store = dist.distributed_c10d._get_default_store()
@@ -76,38 +81,48 @@ def _who_is_lost(context: DistributedContext) -> str:
         time.sleep(SIGN_IN_S)
         lost = [rank for rank in others if not store.check([f"survivor/{rank}"])]
     except RuntimeError:
-        lost = [0]  # who keeps the meeting place
+        lost = [0]  # rank 0 hosts the store
     return "process " + " and ".join(map(str, lost or others))
 
 
 def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes, the same on each."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if is_distributed():
         values = values.clone()
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
 
 
+def all_reduce_max(value: float, device: torch.device) -> float:
+    """The largest value of all processes, the same on each."""
+    if not is_distributed():
+        return value
+    largest = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.item()
+
+
 def all_reduce_any(flag: bool, device: torch.device) -> bool:
-    """True everywhere if it is true anywhere."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    """True on every process if `flag` is true on any."""
+    return bool(all_reduce_max(float(flag), device))
+
+
+def is_distributed() -> bool:
+    """True in one of several processes."""
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def barrier() -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     if dist.is_initialized():
         dist.barrier()
 
 
-def gather_by_id(answers: dict[str, object]) -> dict[str, object]:
-    """The union of every process's answers, by id: an example that two processes computed counts once."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return answers
-    parts: list[dict[str, object]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, answers)
+def gather_by_id(values: dict[str, Value]) -> dict[str, Value]:
+    """The union of every process's dictionary, the same on each; a key that two processes hold appears once."""
+    if not is_distributed():
+        return values
+    parts: list[dict[str, Value]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, values)
     return {key: value for part in parts for key, value in part.items()}

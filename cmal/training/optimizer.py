@@ -23,10 +23,10 @@ def build_optimizer(
     head_names: Iterable[str] = (),
     head_lr_factor: float = 1.0,
 ) -> torch.optim.AdamW:
-    """Fused AdamW; vectors (biases, norms, masks, temperatures) are not decayed.
+    """Fused AdamW. Weight decay applies to matrices, not to vectors (biases, norms, mask embeddings, temperatures).
 
     Args:
-        head_names: prefixes of parameter names that train at `lr * head_lr_factor`.
+        head_names: prefixes of the parameter names that train at `lr * head_lr_factor`.
     """
     prefixes = tuple(head_names)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -46,7 +46,7 @@ def build_optimizer(
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """() the norm of all gradients together."""
+    """() the L2 norm of all gradients together."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if is_plain_cpu(*grads):
         return _root_of_sum([_square(grad) for grad in grads])
@@ -56,21 +56,22 @@ def gradient_norm(model: nn.Module) -> Tensor:
 
 @contextlib.contextmanager
 def gradient_norm_noted(model: nn.Module, is_alone: bool) -> Iterator[Callable[[], Tensor]]:
-    """Gives `gradient_norm` of the model, to be called once a step; the same bits, sooner.
+    """Yields a function that returns `gradient_norm(model)`, bitwise equal and faster; call it once per step.
 
-    On a CPU each gradient's part is computed when backward has just made it and it is still in the processor's cache.
+    On a CPU, each gradient's sum of squares is computed right after backward, while the gradient is in the cache.
 
     Args:
-        is_alone: False where gradients are still shared with other processes after backward has made them.
+        is_alone: False if gradients are averaged over several processes after backward.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not is_alone or not is_plain_cpu(*parameters):
         yield partial(gradient_norm, model)
         return
-    squares: dict[nn.Parameter, Tensor] = {}
+    squares: dict[Tensor, Tensor] = {}
 
-    def note(parameter: nn.Parameter) -> None:
-        squares[parameter] = _square(parameter.grad)
+    def note(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            squares[parameter] = _square(parameter.grad)
 
     def norm() -> Tensor:
         parts = [squares[p] for p in parameters if p in squares]
@@ -86,7 +87,7 @@ def gradient_norm_noted(model: nn.Module, is_alone: bool) -> Iterator[Callable[[
 
 
 def _square(tensor: Tensor) -> Tensor:
-    """() the sum of squares. torch's norm of a whole tensor runs on one thread of a CPU."""
+    """() the sum of squares; `torch.norm` of a tensor uses one CPU thread only."""
     flat = tensor.reshape(-1)
     return torch.dot(flat, flat)
 
@@ -96,25 +97,22 @@ def _root_of_sum(squares: Sequence[Tensor]) -> Tensor:
 
 
 def clipped_step(optimizer: torch.optim.Optimizer, grad_norm: Tensor, clip_norm: float) -> None:
-    """One optimizer step with gradients scaled down to `clip_norm` (0: never).
+    """One optimizer step with the gradients scaled down to a norm of `clip_norm` (0: no clipping).
 
-    Fused AdamW divides by `grad_scale` while it reads the gradients, which saves a pass over them.
+    Fused AdamW divides the gradients by `grad_scale` while it reads them, which saves one pass over them.
     """
     factor = float(grad_norm) / clip_norm if clip_norm else 1.0
-    if factor > 1.0:
-        optimizer.grad_scale = torch.tensor(factor, device=grad_norm.device)
-    try:
-        optimizer.step()
-    finally:
-        optimizer.grad_scale = None
+    scale = torch.tensor(factor, device=grad_norm.device) if factor > 1.0 else None
+    optimizer.grad_scale = scale  # type: ignore[attr-defined]  # fused AdamW reads it if it is there
+    optimizer.step()
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int, done: int = 0) -> LambdaLR:
-    """Learning rate: linear from 0 over `warmup_steps`, then linear to 0 at `steps`; `done` steps are behind."""
+    """Learning rate schedule: linear from 0 over `warmup_steps`, then linear to 0 at `steps`; resumes after `done` steps."""
 
-    def factor(done: int) -> float:
-        if done < warmup_steps:
-            return (done + 1) / (warmup_steps + 1)
-        return max(0.0, (steps - done) / max(1, steps - warmup_steps))
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return max(0.0, (steps - step) / max(1, steps - warmup_steps))
 
     return LambdaLR(optimizer, factor, last_epoch=done - 1)

@@ -1,6 +1,6 @@
-"""How a model is shared among processes: copied (DDP) or in shards (FSDP2), and whole state dictionaries of either.
+"""How a model is distributed over processes: replicated (DDP) or sharded (FSDP2), and its full state dictionary.
 
-Checkpoints always hold whole tensors, so a run may go on under the other strategy, or with another number of processes.
+Checkpoints hold unsharded tensors: a run can be resumed with the other strategy or another number of processes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def configure_layers(model: nn.Module, compile_layers: bool, checkpoint_activati
 
 
 def shard(model: nn.Module, context: DistributedContext) -> None:
-    """Shards every transformer layer, then the rest, in place over all processes."""
+    """Shards the model in place over all processes: every transformer layer as a unit, then the rest."""
     mesh = init_device_mesh(context.device.type, (context.world_size,))
     for part in [p for p in model.modules() if isinstance(p, TransformerLayer)]:
         fully_shard(part, mesh=mesh)
@@ -37,7 +37,7 @@ def shard(model: nn.Module, context: DistributedContext) -> None:
 
 
 def wrap_ddp(model: nn.Module, context: DistributedContext) -> nn.Module:
-    """The model with gradients averaged over all processes; the model itself where there is one."""
+    """The model wrapped so that gradients are averaged over all processes; unwrapped if there is only one."""
     if context.world_size == 1:
         return model
     devices = [context.device] if context.device.type == "cuda" else None
@@ -45,14 +45,14 @@ def wrap_ddp(model: nn.Module, context: DistributedContext) -> nn.Module:
 
 
 def without_sync(model: nn.Module, unless: bool) -> contextlib.AbstractContextManager:
-    """Leaves gradients unshared between processes until the last group of a step."""
+    """A context in which backward does not average gradients over processes, `unless` this is a step's last micro-batch."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(unless)
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else contextlib.nullcontext()
 
 
 def full_state_dict(value: Any) -> Any:
-    """A state dictionary with every sharded tensor gathered; all processes call it together."""
+    """A state dictionary with every sharded tensor gathered. All processes must call it together."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, dict):
@@ -61,12 +61,13 @@ def full_state_dict(value: Any) -> Any:
 
 
 def shard_like_parameters(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A whole optimizer state with each tensor sharded as its parameter is; as it was where nothing is sharded."""
-    parameters = [p for micro_batch in optimizer.param_groups for p in micro_batch["params"]]
+    """A full optimizer state with each tensor sharded like its parameter; unsharded parameters keep their state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def fit(value: Any, parameter: Tensor) -> Any:
-        is_shard = isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape
-        if not is_shard or value.ndim == 0:
+        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        if value.shape != parameter.shape:
             return value
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 

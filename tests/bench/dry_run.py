@@ -28,7 +28,7 @@ from cmal.regions.extract import extract_regions
 from cmal.regions.image_lists import images_of_folder
 from cmal.runs.dry_run import Estimate, estimate_training
 from cmal.runs.pretrain import run_pretraining
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.recipe import PretrainRecipe, load_recipe
 from tests.bench.loader import recipe_for, write_world
 from tests.bench.timing import machine, options_of, seconds_of, write_figures
 

@@ -29,11 +29,11 @@ from cmal.data.records import ImageTextRecord, record_line
 from cmal.regions.store.layout import StoreHeader
 from cmal.regions.store.shards import StoreWriter
 from cmal.regions.types import Regions
-from cmal.runs.pretrain import pretraining_setup
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
-from cmal.runs.train import loader_workers, make_fit, micro_batch_plan
-from cmal.training.distributed import DistributedContext, join_processes
-from cmal.training.loop import Fit, fit
+from cmal.runs.pretrain import assemble
+from cmal.runs.recipe import PretrainRecipe, load_recipe
+from cmal.runs.train import build_loop, loader_workers
+from cmal.training.distributed import DistributedContext, distributed_context
+from cmal.training.loop import StepReport, TrainingLoop, fit
 from tests.bench.timing import machine, options_of, write_figures
 
 IMAGES, REGIONS, FEATURES, CAPTIONS = 1000, 36, 2048, 5
@@ -87,36 +87,39 @@ def recipe_for(folder: Path) -> PretrainRecipe:
     return load_recipe(PretrainRecipe, ROOT / "recipes/small.yaml", changed)
 
 
-def step_seconds(made: Fit, groups: Iterable) -> list[float]:
+def step_seconds(loop: TrainingLoop, micro_batches: Iterable) -> list[float]:
     """Seconds of each timed step."""
     seconds: list[float] = []
-    last = made.progress.step + UNTIMED + TIMED
-    take = replace(made, micro_batches=groups, steps=last, report=lambda r: seconds.append(BATCH / r.examples_per_s))
-    fit(take)
+    last = loop.progress.step + UNTIMED + TIMED
+
+    def report(step: StepReport) -> None:
+        seconds.append(BATCH / step.examples_per_s)
+
+    fit(replace(loop, micro_batches=micro_batches, steps=last, report=report))
     return seconds[UNTIMED:]
 
 
-def compare(folder: Path, place: DistributedContext, repeats: int, workers: int) -> dict[str, object]:
+def compare(folder: Path, context: DistributedContext, repeats: int, workers: int) -> dict[str, object]:
     """All turns; the first one warms up."""
-    work = pretraining_setup(recipe_for(folder), None, place)
-    made = replace(make_fit(work, place, None), save_every=2**62)
-    plan = micro_batch_plan(work)
+    setup = assemble(recipe_for(folder)).setup(context)
+    loop = replace(build_loop(setup, context, None), save_every=2**62)
+    plan = setup.micro_batch_plan()
     kept = next(iter(MicroBatchSequence(plan, 1, 1)))
-    in_memory = work.data[kept]
+    in_memory = setup.data[kept]
     turns, step_work = [], []
     for turn in range(repeats + 1):
         first = 1 + turn * 4 * (UNTIMED + TIMED)
         loader = load_micro_batches(
-            work.data, MicroBatchSequence(plan, first, STEPS), loader_workers(workers, place.device)
+            setup.data, MicroBatchSequence(plan, first, STEPS), loader_workers(workers, context.device)
         )
-        with_loader, began = step_seconds(made, loader), time.process_time()
-        turns.append((with_loader, step_seconds(made, itertools.repeat((kept, in_memory[1])))))
+        with_loader, began = step_seconds(loop, loader), time.process_time()
+        turns.append((with_loader, step_seconds(loop, itertools.repeat((kept, in_memory[1])))))
         step_work.append((time.process_time() - began) / (UNTIMED + TIMED))
     loaded, held = (np.array(side) for side in zip(*turns[1:]))  # (repeats, TIMED) each
     ratios = loaded.mean(axis=1) / held.mean(axis=1)
     began = time.process_time()
-    made_here = [work.data[group] for group in MicroBatchSequence(plan, STEPS // 2, STEPS // 2 + 9)]  # not seen so far
-    batch_work = (time.process_time() - began) / len(made_here)
+    unseen = [setup.data[one] for one in MicroBatchSequence(plan, STEPS // 2, STEPS // 2 + 9)]
+    batch_work = (time.process_time() - began) / len(unseen)
     return {
         "ratio": round(float(np.median(ratios)), 3),
         "ratio_all": np.sort(ratios).round(3).tolist(),
@@ -132,9 +135,9 @@ def main() -> None:
     parser = options_of(__doc__, repeats=5)
     parser.add_argument("--workers", type=int, default=-1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, join_processes("cpu") as place:
+    with tempfile.TemporaryDirectory() as name, distributed_context("cpu") as context:
         write_world(Path(name))
-        figures = compare(Path(name), place, options.repeats, options.workers)
+        figures = compare(Path(name), context, options.repeats, options.workers)
     write_figures(machine() | figures, options.json)
 
 

@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from cmal.regions.store.store import RegionStore
-from cmal.training.checkpoint import load_progress, load_weights
+from cmal.training.checkpoint import load_weights
+from cmal.training.state import load_progress
 from cmal_cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT_FILES = {"model.json", "model.safetensors", "optimizer.pt", "state.json", "vocab.txt"}
+CHECKPOINT_FILES = {"config.json", "model.safetensors", "optimizer.pt", "state.json", "vocab.txt"}
 
 
 @pytest.fixture

@@ -79,9 +79,9 @@ class World:
 def _other_sizes(w: World) -> Path:
     """A checkpoint whose features are of another size than the store's."""
     folder = w.copy((w.tiny / "last").resolve())
-    facts = json.loads((folder / "model.json").read_text())
-    facts["sizes"]["region_features"] = 2048
-    (folder / "model.json").write_text(json.dumps(facts))
+    config = json.loads((folder / "config.json").read_text())
+    config["sizes"]["region_features"] = 2048
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -102,9 +102,9 @@ def _cut_shard(w: World) -> Path:
 def _no_head(w: World) -> Path:
     """A checkpoint whose facts speak of one head less than its weights."""
     folder = w.copy((w.tiny / "last").resolve())
-    facts = json.loads((folder / "model.json").read_text())
-    facts["weights"].pop("amc")
-    (folder / "model.json").write_text(json.dumps(facts))
+    config = json.loads((folder / "config.json").read_text())
+    config["weights"].pop("amc")
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -218,11 +218,11 @@ TOLD: tuple[Case, ...] = (
     ),
     # runs and checkpoints
     ("too many GPUs", lambda w: ["pretrain", ROOT / "recipes/scenes.yaml", "--gpus", 64], ("64",)),
-    ("nothing to go on from", lambda w: [*w.pretrain(), "--resume"], ("cannot go on with", "leave --resume away")),
+    ("nothing to resume from", lambda w: [*w.pretrain(), "--resume"], ("cannot resume", "leave --resume away")),
     (
-        "another recipe to go on with",
+        "another recipe to resume with",
         lambda w: w.pretrain(f"out={w.copy(w.tiny)}"),
-        ("its recipe was another", "train.steps: 4 -> 1", "--fresh"),
+        ("its recipe differs", "train.steps: 4 -> 1", "--fresh"),
     ),
     (
         "no pre-trained checkpoint",

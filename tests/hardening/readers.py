@@ -37,7 +37,7 @@ from cmal.regions.image_ids import guess_dataset
 from cmal.regions.image_lists import images_of_records
 from cmal.reports.run_report import write_run_report
 from cmal.runs.probe import read_gold
-from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
+from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
 from cmal.runs.results import read_result
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,16 +16,11 @@ from cmal.data.text import WordPieces
 from cmal.hub.model import CmalModel
 from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import read_state_file
-from cmal.runs.assembly import ModelConfig, build_pretraining_model, write_beside_weights
-from cmal.training.checkpoint import (
-    Progress,
-    keep_best,
-    load_optimizer,
-    load_progress,
-    load_weights,
-    save_checkpoint,
-    validation_at,
-)
+from cmal.runs.building import build_pretraining_model, write_beside_weights
+from cmal.runs.model_config import ModelConfig
+from cmal.training.checkpoint import load_optimizer, load_weights, save_checkpoint
+from cmal.training.retention import keep_best
+from cmal.training.state import Progress, load_progress, validation_at
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "runs", "##s"]
 SIZES = {
@@ -122,7 +117,7 @@ def model_readers() -> list[Reader]:
     return [
         Reader("checkpoint weights", saved, {"model.safetensors": SAFETENSORS}, _read_model, 2.0),
         Reader("checkpoint, hashed", files, {"model.safetensors": None, "optimizer.pt": None}, _read_hashed, 0.5),
-        Reader("checkpoint facts", saved, {"model.json": JSON, "vocab.txt": LINES}, _read_model, 2.0),
+        Reader("checkpoint facts", saved, {"config.json": JSON, "vocab.txt": LINES}, _read_model, 2.0),
         Reader("checkpoint optimizer", old, {"optimizer.pt": TORCH}, _read_optimizer, 2.0),
         Reader("checkpoint state", files, {"state.json": JSON, "validation.json": JSON}, _read_progress),
         Reader(

@@ -132,7 +132,7 @@ def test_one_of_two_processes_is_killed_and_the_other_names_it(stage, inputs, tm
     acts[lost].kill()
     other = acts[1 - lost]
     assert other.wait(SOON_S) == 1, other.said()
-    assert f"process {1 - lost} of 2 cannot go on: it has lost process {lost}" in message_of(other.said())
+    assert f"process {1 - lost} of 2 cannot continue: it has lost process {lost}" in message_of(other.said())
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_one_of_two_processes_stands_still_and_the_other_ends_within_the_time_ou
     acts[1].send(signal.SIGSTOP)
     try:
         assert acts[0].wait(SOON_S) == 1, acts[0].said()
-        assert "process 0 of 2 cannot go on: it has lost process 1" in message_of(acts[0].said())
+        assert "process 0 of 2 cannot continue: it has lost process 1" in message_of(acts[0].said())
     finally:
         acts[1].kill()
         acts[1].wait(SOON_S)

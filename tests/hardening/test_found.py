@@ -22,11 +22,12 @@ from cmal.io.lmdb_files import LmdbFile
 from cmal.io.safe_pickle import load_plain_pickle
 from cmal.regions.imports.foreign import BadRow, ForeignImage, Tally, to_regions
 from cmal.regions.store.store import RegionStore
-from cmal.runs.assembly import load_word_pieces
+from cmal.runs.building import load_word_pieces
 from cmal.runs.folder import read_metrics
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.recipe import PretrainRecipe, load_recipe
 from cmal.runs.results import read_result
-from cmal.training.checkpoint import load_progress, load_weights, validation_at
+from cmal.training.checkpoint import load_weights
+from cmal.training.state import load_progress, validation_at
 
 
 def reader(name: str) -> Reader:
@@ -254,10 +255,10 @@ def test_negative_counts_in_a_table_of_features(tmp_path):
     ("name", "value"), [("width", 7), ("width", 10**12), ("width", -8), ("heads", 3), ("id", 1), ("dropout", "x")]
 )
 def test_model_sizes_that_cannot_be_built(tmp_path, name, value):
-    config = json.loads(reader("checkpoint facts").files["model.json"])
+    config = json.loads(reader("checkpoint facts").files["config.json"])
     config["sizes"][name] = value
-    message = refuses("checkpoint facts", tmp_path, {"model.json": json.dumps(config).encode()})
-    assert "model.json" in message
+    message = refuses("checkpoint facts", tmp_path, {"config.json": json.dumps(config).encode()})
+    assert "config.json" in message
 
 
 @pytest.mark.parametrize(

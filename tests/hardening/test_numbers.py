@@ -24,10 +24,10 @@ from cmal.model.association import AssociativeMapping
 from cmal.model.pretraining import ContrastiveHead, Losses
 from cmal.regions.imports import import_features
 from cmal.regions.store.store import RegionStore
-from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe
-from cmal.training.checkpoint import Progress
+from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe, load_recipe
 from cmal.training.distributed import DistributedContext
-from cmal.training.loop import Fit, fit
+from cmal.training.loop import TrainingLoop, fit
+from cmal.training.state import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,15 +51,14 @@ class Floats(list):
 def test_a_gradient_that_is_infinite_where_the_loss_is_not_is_skipped_and_counted():
     model = Root()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
-    groups = [(MicroBatch(1, 0, 0, number, (0,)), Floats([bad])) for number, bad in enumerate((1.0, 0.0, 1.0))]
+    micro_batches = [(MicroBatch(1, 0, 0, number, (0,)), Floats([bad])) for number, bad in enumerate((1.0, 0.0, 1.0))]
     reports = []
-    run = Fit(
-        model=model, optimizer=optimizer, scheduler=LambdaLR(optimizer, lambda step: 1.0),
-        micro_batches=groups[:1] + groups[1:2], steps=2, micro_batches_per_step=1, seed=0,
-        clip_norm=1.0, context=DistributedContext(), report=reports.append,
-        report_every=1,
+    loop = TrainingLoop(
+        model=model, optimizer=optimizer, scheduler=LambdaLR(optimizer, lambda step: 1.0), micro_batches=micro_batches[:2],
+        micro_batches_per_step=1, steps=2, seed=0, clip_norm=1.0, context=DistributedContext(),
+        report=reports.append, report_every=1,
     )  # fmt: skip
-    assert fit(run) == Progress(2, 1)
+    assert fit(loop) == Progress(2, 1)
     assert reports[0].losses["loss"] == 0 and not np.isfinite(reports[0].grad_norm) and reports[0].skipped == 1
     assert model.w.item() == pytest.approx(0.9) and bool(torch.isfinite(model.w).all())
 

@@ -199,7 +199,7 @@ def test_allowed_leakage_shows_in_every_result_made_from_it(here, tmp_path):
     kept = json.loads(Path("data/coco-captions/manifest.json").read_text())["exclusions"]
     assert kept["excluded"] is False and kept["images"] == 4
     for run_folder in ("runs/base", "runs/refcoco"):
-        config = json.loads(Path(run_folder, "last/model.json").read_text())
+        config = json.loads(Path(run_folder, "last/config.json").read_text())
         assert "coco-captions: 4 evaluation images (4 records) KEPT (--allow-leakage)" in config["leakage"]
     output = succeed("eval", "refcoco", "--split", "testA", "--json", tmp_path / "s.json")
     said = json.loads((tmp_path / "s.json").read_text())["leakage"]

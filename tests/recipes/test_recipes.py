@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
+from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
 from cmal.scenes.detector_training import ScenesDetectorRecipe
 from cmal.tasks import TASKS, TaskOptions, build_task
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from cmal.model.pretraining import OBJECTIVES
 from cmal.runs.folder import read_metrics
-from cmal.runs.pretrain import LOSS_NAMES
 
 RECORDED = Path(__file__).resolve().parents[1] / "assets" / "recorded_losses.json"
 TOLERANCE = 2e-3  # relative; libraries round differently
@@ -22,7 +22,7 @@ TASKS = ("scenes-vqa", "scenes-ve", "scenes-rec", "scenes-retrieval", "nlvr2")
 def losses_of(run: Path) -> list[dict[str, float]]:
     """Losses by name of every reported step, accuracies left out: they jump where two candidates are as likely."""
     rows = [row["losses"] for row in read_metrics(run / "metrics.jsonl") if "losses" in row]
-    return [{name: row[name] for name in ("loss", *LOSS_NAMES) if name in row} for row in rows]
+    return [{name: row[name] for name in ("loss", *OBJECTIVES) if name in row} for row in rows]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def with_pretraining(cmal, pretrained):
 
 def test_pretraining_with_all_objectives(with_pretraining, toy_world, recorded):
     losses = losses_of(toy_world / "runs/toy")
-    assert len(losses) == 3 and all({"loss", *LOSS_NAMES} == row.keys() for row in losses)
+    assert len(losses) == 3 and all({"loss", *OBJECTIVES} == row.keys() for row in losses)
     recorded("pretrain", losses)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cmal.runs.recipe.reader import FinetuneRecipe, PretrainRecipe, load_recipe
+from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe, load_recipe
 from cmal.tasks import TASKS
 from cmal_cli.app import main
 

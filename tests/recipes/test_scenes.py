@@ -80,11 +80,12 @@ def test_retrieval_without_fine_tuning_uses_the_pre_trained_head(cmal, tmp_path)
 def test_the_labels_order_is_kept_in_the_checkpoint(cmal, tmp_path):
     """A head whose labels stand in another order answers in that order: eval reads them beside the weights."""
     run = fine_tuned(cmal, tmp_path, "ve")
-    config = json.loads((run / "last/model.json").read_text())
-    assert config["labels"] == ["contradiction", "entailment", "neutral"] and config["task"] == "scenes-ve"
+    config = json.loads((run / "last/config.json").read_text())
+    trained = [*config["id2label"].values()]
+    assert trained == ["contradiction", "entailment", "neutral"] and config["task"] == "scenes-ve"
     answers = {}
-    for turn, labels in (("as trained", config["labels"]), ("turned", ["neutral", "contradiction", "entailment"])):
-        (run / "last/model.json").write_text(json.dumps(config | {"labels": labels}))
+    for turn, labels in (("as trained", trained), ("turned", ["neutral", "contradiction", "entailment"])):
+        (run / "last/config.json").write_text(json.dumps(config | {"id2label": dict(enumerate(labels))}))
         out = tmp_path / "p.json"
         result = cmal("eval", "scenes-ve", "--split", "dev", "--checkpoint", run, "--predictions", out, "--quiet")
         assert result.exit_code == 0, result.output

@@ -26,7 +26,7 @@ from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
 from cmal.regions.store.store import RegionStore
 from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.recipe import PretrainRecipe, load_recipe
 from cmal.tasks.metrics import recalls_of_ranks, retrieval_ranks
 from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval
@@ -143,12 +143,12 @@ def recipe(prepared, weights) -> PretrainRecipe:
 
 @pytest.fixture(scope="module")
 def trained(recipe) -> tuple[list[dict], Pretraining]:
-    """The lines of metrics.jsonl, and everything the run was made of with its last weights."""
+    """The lines of metrics.jsonl, and everything the run was pretraining of with its last weights."""
     run_pretraining(recipe, report=lambda report: None, device="cpu")
-    made, last = assemble(recipe, Path(recipe.out) / "last"), Path(recipe.out) / "last"
-    fit_weights(made.model, load_weights(last), last)
-    made.model.eval()
-    return [json.loads(line) for line in (Path(recipe.out) / "metrics.jsonl").read_text().splitlines()], made
+    pretraining, last = assemble(recipe, Path(recipe.out) / "last"), Path(recipe.out) / "last"
+    fit_weights(pretraining.model, load_weights(last), last)
+    pretraining.model.eval()
+    return [json.loads(line) for line in (Path(recipe.out) / "metrics.jsonl").read_text().splitlines()], pretraining
 
 
 def test_one_store_holds_the_photographs_of_both_sets(prepared, real_data):
@@ -191,12 +191,14 @@ def test_the_losses_fall(trained):
 
 
 def test_captions_find_their_photographs_far_more_often_than_by_chance(trained):
-    _, made = trained
-    records = list({record.image_id: record for record in made.data.records}.values())  # one caption a photograph
+    _, pretraining = trained
+    records = list(
+        {record.image_id: record for record in pretraining.data.records}.values()
+    )  # one caption a photograph
     task = Retrieval("flickr30k", captions_per_image=1)
     with torch.no_grad():
-        states = cache_states(made.model.cmal, records, made.data.builder, torch.device("cpu"))
-        scores = task.score_matrix(made.model.cmal, made.model.heads["itm"], states)
+        states = cache_states(pretraining.model.cmal, records, pretraining.data.builder, torch.device("cpu"))
+        scores = task.score_matrix(pretraining.model.cmal, pretraining.model.heads["itm"], states)
     ranks = retrieval_ranks(scores, np.arange(len(records)))
     recalls, chance = recalls_of_ranks(*ranks), 1 / len(records)
     print(f"image R@1 {recalls['image_retrieval_r1']:.3f}, chance {chance:.3f}")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmal.runs.folder import read_metrics
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.recipe import PretrainRecipe, load_recipe
 
 DROPOUT = "model.dropout=0.2"  # so that random numbers matter
 
@@ -48,7 +48,7 @@ def test_a_run_folder_explains_itself(pretrain, toy_world):
     )
     assert [step for step, _ in losses(run)] == [1, 2, 3]
     assert (run / "last").resolve().name == "step-00000003"
-    for name in ("model.safetensors", "model.json", "vocab.txt"):
+    for name in ("model.safetensors", "config.json", "vocab.txt"):
         assert (run / "last" / name).is_file(), "a checkpoint can be used alone"
 
 
@@ -76,7 +76,7 @@ def test_a_changed_recipe_is_refused_with_the_difference(pretrain):
     _, run = pretrain()
     result, _ = pretrain(sets=("optimizer.lr=1e-3",))
     assert result.exit_code == 1
-    assert f"cannot go on with {run}: its recipe was another" in result.stderr
+    assert f"cannot resume {run}: its recipe differs" in result.stderr
     assert "optimizer.lr: 0.003 -> 0.001" in result.stderr and "--fresh" in result.stderr
 
 

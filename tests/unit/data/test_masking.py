@@ -30,7 +30,7 @@ from cmal.data.example import Example
 from cmal.data.masking import MaskingConfig, choose_anchors, draw, sample_matching
 from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
 from cmal.runs.pretrain import masking_config
-from cmal.runs.recipe.reader import PretrainRecipe
+from cmal.runs.recipe import PretrainRecipe
 
 CAPTION = "a red dog and two dogs is near the cat"
 PLAIN = MaskingConfig(word=0, region=0)

@@ -99,7 +99,7 @@ def test_a_saved_model_is_the_same_model(tiny_tasks, photo, tmp_path):
     model = CmalModel.from_pretrained(tiny_tasks["ve"])
     model.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
-    assert names == {"model.safetensors", "model.json", "vocab.txt", "config.json", "README.md", "recipe.yaml"}
+    assert names == {"model.safetensors", "vocab.txt", "config.json", "README.md", "recipe.yaml"}
     again = CmalModel.from_pretrained(tmp_path / "saved")
     assert again.answer(photo, "There is a dog.") == model.answer(photo, "There is a dog.")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
@@ -151,7 +151,7 @@ def test_push_to_hub_sends_the_saved_files(tiny_tasks, tmp_path, monkeypatch):
 
 
 def test_what_is_no_model_is_told(tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no model\.json in it"):
+    with pytest.raises(CheckpointError, match=r"there is no config\.json in it"):
         CmalModel.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="it is no folder here, and the hub says"):
         CmalModel.from_pretrained(tmp_path / "no" / "such" / "folder")

@@ -15,8 +15,8 @@ import pytest
 from cmal.errors import DataError
 from cmal.runs.evaluate import EvaluationRequest, run_evaluation
 from cmal.runs.finetune import run_finetuning
-from cmal.runs.recipe.reader import FinetuneRecipe, load_recipe
-from cmal.training.checkpoint import keep_best
+from cmal.runs.recipe import FinetuneRecipe, load_recipe
+from cmal.training.retention import keep_best
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = (
@@ -73,7 +73,7 @@ from pathlib import Path
 from cmal.runs import answers
 from test_evaluate import evaluate_both
 seen, plain = [], answers.answer_all
-answers.answer_all = lambda made, records, *rest: (seen.extend(r.id for r in records), plain(made, records, *rest))[1]
+answers.answer_all = lambda loaded, records, *rest: (seen.extend(r.id for r in records), plain(loaded, records, *rest))[1]
 found = evaluate_both(Path(sys.argv[1]), Path(sys.argv[2]))
 Path(sys.argv[3]).write_text(json.dumps(found | {"seen": seen}))
 """
@@ -143,7 +143,7 @@ def test_unpublished_answers_are_predicted_for_the_server_and_not_scored(cmal, v
     rows = json.loads((tmp_path / "p.json").read_text())
     asked = [json.loads(line)["id"] for line in (unanswered / "test.jsonl").read_text().splitlines()]
     assert sorted(row["question_id"] for row in rows) == sorted(int(id.rpartition(":")[2]) for id in asked)
-    answers = json.loads((vqa_run / "last/model.json").read_text())["labels"]
+    answers = [*json.loads((vqa_run / "last/config.json").read_text())["label2id"]]
     assert all(set(row) == {"question_id", "answer"} and row["answer"] in answers for row in rows)
 
 

@@ -12,9 +12,10 @@ from transformers import BertConfig, BertModel
 from cmal.data.text import SPECIAL_PIECES
 from cmal.errors import CheckpointError
 from cmal.hub.model import CmalModel
-from cmal.runs.assembly import build_pretraining_model, read_pretraining_config
+from cmal.runs.building import build_pretraining_model
+from cmal.runs.model_config import read_pretraining_config
 from cmal.runs.pretrain import run_pretraining
-from cmal.runs.recipe.reader import PretrainRecipe, load_recipe
+from cmal.runs.recipe import PretrainRecipe, load_recipe
 from cmal.runs.train import loader_workers
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "scenes.yaml"

@@ -117,7 +117,7 @@ def test_a_run_means_its_best_checkpoint_then_its_last(tmp_path):
 
 def test_a_task_checkpoint_is_refused(request_of, tiny_world, tmp_path):
     shutil.copytree(tiny_world / "runs" / "tiny" / "last", tmp_path / "task")
-    config = json.loads((tmp_path / "task" / "model.json").read_text())
-    (tmp_path / "task" / "model.json").write_text(json.dumps(config | {"kind": "task", "task": "scenes-ve"}))
+    config = json.loads((tmp_path / "task" / "config.json").read_text())
+    (tmp_path / "task" / "config.json").write_text(json.dumps(config | {"kind": "task", "task": "scenes-ve"}))
     with pytest.raises(CheckpointError, match='checkpoint of the task "scenes-ve"'):
         run_probe(request_of(tmp_path / "task"))

@@ -13,17 +13,15 @@ import yaml
 
 import cmal
 from cmal.errors import RecipeError
-from cmal.runs.recipe.reader import (
+from cmal.runs.recipe import (
     FinetuneRecipe,
     PretrainRecipe,
-    choice,
     load_recipe,
-    number,
     recipe_as_dict,
     recipe_differences,
     recipe_text,
-    share,
 )
+from cmal.runs.recipe.schema import OLD_KEYS, choice, number, share
 
 LEAST = """
 out: runs/a
@@ -62,7 +60,7 @@ class ToyRecipe:
             yield "toy.steps: 13 is unlucky"
 
 
-def faults_of(path, kind=ToyRecipe, overrides=()) -> list[str]:
+def errors_of(path, kind=ToyRecipe, overrides=()) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         load_recipe(kind, path, overrides)
     assert caught.value.what == f"cannot use the recipe {path}"
@@ -76,7 +74,7 @@ def test_what_is_not_given_has_its_default(write):
     assert recipe.objectives.candidates == "both" and recipe.objectives.itc == 0 and recipe.objectives.amc == 1
 
 
-def test_all_faults_are_reported_together_with_their_lines_and_the_nearest_key(write):
+def test_all_errors_are_reported_together_with_their_lines_and_the_nearest_key(write):
     """One each of: unknown key, wrong type, out of bounds, not among the options, unknown section, no section."""
     path = write(
         """title: 5
@@ -88,7 +86,7 @@ toy:
 toys: {}
 """
     )
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         'line 1: "title" should be text, found 5',
         'line 3: unknown key "toy.ratee" (known: rate, steps, kind, names, is_on); did you mean "rate"?',
         'line 4: "toy.rate" should be at most 1.0, found 1.5',
@@ -99,7 +97,7 @@ toys: {}
 
 
 def test_a_section_that_is_none_is_told(write):
-    assert faults_of(write("toy: 3\n")) == ['line 1: "toy" is a section of keys, found 3']
+    assert errors_of(write("toy: 3\n")) == ['line 1: "toy" is a section of keys, found 3']
 
 
 @pytest.mark.parametrize(
@@ -113,7 +111,7 @@ def test_numbers_are_read_as_people_write_them(write, text, value):
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "error"),
     [
         ("steps: 1.5", "should be a whole number, found 1.5"),
         ("steps: true", "should be a whole number, found True"),
@@ -126,8 +124,8 @@ def test_numbers_are_read_as_people_write_them(write, text, value):
         ("names: [1]", "should be text, found 1"),
     ],
 )
-def test_types_and_bounds(write, line, fault):
-    assert faults_of(write(f"toy:\n  {line}\n")) == [f'line 2: "toy.{line.split(":")[0]}" {fault}']
+def test_types_and_bounds(write, line, error):
+    assert errors_of(write(f"toy:\n  {line}\n")) == [f'line 2: "toy.{line.split(":")[0]}" {error}']
 
 
 def test_bounds_themselves_are_allowed(write):
@@ -145,7 +143,7 @@ def test_set_replaces_a_value_and_goes_through_the_same_checks(write):
     recipe = load_recipe(ToyRecipe, path, ["toy.steps=7", "toy.names=[a, b]", "title=x=y", "toy.is_on=false"])
     assert recipe == ToyRecipe("x=y", ToySection(steps=7, names=("a", "b"), is_on=False))
     assert (
-        faults_of(path, overrides=["toy.step=7", "toy.rate=2", "nothing", "title.a.b=1"])
+        errors_of(path, overrides=["toy.step=7", "toy.rate=2", "nothing", "title.a.b=1"])
         == [
             "--set nothing: should be KEY=VALUE, e.g. train.steps=100",
             '--set: unknown key "toy.step" (known: rate, steps, kind, names, is_on); did you mean "steps"?',
@@ -157,7 +155,7 @@ def test_set_replaces_a_value_and_goes_through_the_same_checks(write):
 
 
 def test_set_of_a_value_in_the_file_is_told_as_such(write):
-    assert faults_of(write("toy:\n  steps: 5\n"), overrides=["toy.steps=0"]) == [
+    assert errors_of(write("toy:\n  steps: 5\n"), overrides=["toy.steps=0"]) == [
         '--set: "toy.steps" should be at least 1, found 0'
     ]
 
@@ -167,14 +165,14 @@ def test_the_last_set_wins(write):
 
 
 def test_what_no_single_field_can_tell_is_told_once_the_fields_are_sound(write):
-    assert faults_of(write("toy:\n  steps: 13\n")) == ["toy.steps: 13 is unlucky"]
-    assert faults_of(write("toy:\n  steps: 13\n  is_on: 3\n")) == [
+    assert errors_of(write("toy:\n  steps: 13\n")) == ["toy.steps: 13 is unlucky"]
+    assert errors_of(write("toy:\n  steps: 13\n  is_on: 3\n")) == [
         'line 3: "toy.is_on" should be true or false, found 3'
     ]
 
 
 @pytest.mark.parametrize(
-    ("change", "fault"),
+    ("change", "error"),
     [
         ("fill.swap=0.7", "fill: swap + mask + keep is 0.9, not 1"),
         ("data.records=[]", "data.records: at least one records file is needed"),
@@ -184,22 +182,22 @@ def test_what_no_single_field_can_tell_is_told_once_the_fields_are_sound(write):
         ("model.heads=7", "model.heads: 7 does not divide model.width 768"),
     ],
 )
-def test_pretraining_recipes_hold_together(write, change, fault):
-    assert faults_of(write(LEAST), PretrainRecipe, [change]) == [fault]
+def test_pretraining_recipes_hold_together(write, change, error):
+    assert errors_of(write(LEAST), PretrainRecipe, [change]) == [error]
 
 
 def test_something_must_be_learned_and_association_needs_anchors(write):
     off = [f"objectives.{name}=0" for name in ("mlm", "mrm_class", "mrm_feature", "itm", "amc")]
-    assert faults_of(write(LEAST), PretrainRecipe, off) == ["objectives: every weight is 0, nothing would be learned"]
+    assert errors_of(write(LEAST), PretrainRecipe, off) == ["objectives: every weight is 0, nothing would be learned"]
     no_anchors = ["anchors.objects=false", "anchors.attributes=false"]
-    assert faults_of(write(LEAST), PretrainRecipe, no_anchors) == [
+    assert errors_of(write(LEAST), PretrainRecipe, no_anchors) == [
         "objectives.amc: needs anchors.objects or anchors.attributes"
     ]
     assert load_recipe(PretrainRecipe, write(LEAST), [*no_anchors, "objectives.amc=0"]).objectives.mlm == 1
 
 
 def test_finetuning_recipes_tell_all_that_is_missing(write):
-    assert faults_of(write(""), FinetuneRecipe) == [
+    assert errors_of(write(""), FinetuneRecipe) == [
         "task: which task to fine-tune on is missing",
         "data.root: is missing",
         "data.regions: is missing",
@@ -255,8 +253,41 @@ def test_a_recipe_that_is_not_there(tmp_path):
         load_recipe(ToyRecipe, tmp_path / "latin.yaml")
 
 
-def test_an_empty_recipe_is_all_defaults(write):
+def test_an_empty_recipe_is_all_deerrors(write):
     assert load_recipe(ToyRecipe, write("# nothing\n")) == ToyRecipe()
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_KEYS.items())
+def test_an_old_key_works_in_a_file_and_says_its_new_name(write, old, new):
+    section, key = new.split(".")
+    value = {"micro_batch_size": 32, "duplicate_iou": 0.25}.get(key, False)
+    path, notes = write(f"{LEAST}{section}:\n  {old.split('.')[1]}: {str(value).lower()}\n"), []
+    recipe = load_recipe(PretrainRecipe, path, note=notes.append)
+    assert getattr(getattr(recipe, section), key) == value
+    assert notes == [f'{path}, line 7: "{old}" is now "{new}"']
+
+
+@pytest.mark.parametrize(
+    ("in_file", "override"), [("group_size", "micro_batch_size"), ("micro_batch_size", "group_size")]
+)
+def test_set_wins_over_the_file_under_either_name(write, in_file, override):
+    path, notes = write(f"{LEAST}train:\n  {in_file}: 32\n"), []
+    recipe = load_recipe(PretrainRecipe, path, [f"train.{override}=16"], notes.append)
+    assert recipe.train.micro_batch_size == 16
+    assert len(notes) == 1 and notes[0].endswith('"train.group_size" is now "train.micro_batch_size"')
+
+
+def test_an_old_key_beside_its_new_name_is_an_error(write):
+    path = write(f"{LEAST}train:\n  micro_batch_size: 32\n  group_size: 16\n")
+    assert errors_of(path, PretrainRecipe) == [
+        'line 8: "train.group_size" is the old name of "train.micro_batch_size", which is set too'
+    ]
+
+
+def test_a_wrong_value_of_an_old_key_is_shown_with_its_line(write):
+    assert errors_of(write(f"{LEAST}train:\n  group_size: none\n"), PretrainRecipe) == [
+        "line 7: \"train.micro_batch_size\" should be a whole number, found 'none'"
+    ]
 
 
 def keys_of(kind: type) -> list[str]:
@@ -271,6 +302,6 @@ def keys_of(kind: type) -> list[str]:
 @pytest.mark.parametrize("kind", [PretrainRecipe, FinetuneRecipe])
 def test_no_key_is_taken_and_then_ignored(kind):
     """Each is read somewhere in the library: `recipe.train.steps`, or by its name."""
-    files = [path for path in Path(cmal.__file__).parent.rglob("*.py") if path.name != "recipe.py"]
+    files = [path for path in Path(cmal.__file__).parent.rglob("*.py") if path.name != "schema.py"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     assert [key for key in keys_of(kind) if not re.search(rf"\.{key}\b|\"{key}\"", source)] == []

@@ -9,7 +9,7 @@ import torch
 from cmal.errors import CheckpointError
 from cmal.regions.detection_map import match_boxes
 from cmal.regions.detectors import build_detector
-from cmal.runs.recipe.reader import load_recipe
+from cmal.runs.recipe import load_recipe
 from cmal.scenes.detector import WEIGHTS
 from cmal.scenes.detector_network import SceneDetectorNet
 from cmal.scenes.detector_training import (

@@ -1,4 +1,4 @@
-"""Checkpoint folders: whole or absent, the newest and the best kept, damage told, one process a run folder."""
+"""Checkpoint folders are complete or absent; the newest and the best are kept; damage is an error that names the folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,10 @@ from torch import nn
 
 from cmal.errors import CheckpointError, CmalError
 from cmal.training import checkpoint as module
-from cmal.training.checkpoint import (
-    Progress,
-    fit_weights,
-    keep_best,
-    load_optimizer,
-    load_progress,
-    load_weights,
-    make_links_again,
-    newest_checkpoint,
-    recover_run_folder,
-    save_checkpoint,
-    validation_at,
-)
+from cmal.training import retention
+from cmal.training.checkpoint import fit_weights, load_optimizer, load_weights, save_checkpoint
+from cmal.training.retention import keep_best, make_links_again, newest_checkpoint, recover_run_folder
+from cmal.training.state import STATE, Progress, load_progress, validation_at
 
 
 def save(run: Path, step: int, keep: int = 2, add=lambda folder: None, fill: float = 0.0) -> Path:
@@ -69,13 +60,13 @@ def test_a_checkpoint_half_written_is_none(tmp_path):
     assert newest_checkpoint(tmp_path) == full_state_dict
 
 
-def test_what_a_kill_cut_short_is_settled(tmp_path):
+def test_a_run_folder_is_repaired_after_a_kill(tmp_path):
     """Killed between the newest checkpoint and its link, with one half written and one half removed."""
     save(tmp_path, 1)
     before = (tmp_path / "last").readlink()
     newest = save(tmp_path, 2)
     save(tmp_path, 3).rename(tmp_path / "checkpoints" / ".step-00000003.old.tmp")
-    module.point_at(tmp_path / "last", tmp_path / before)
+    retention.point_at(tmp_path / "last", tmp_path / before)
     (tmp_path / "checkpoints" / ".step-00000004.tmp").mkdir()
     (newest / ".validation.json.01234567.tmp").touch()
     (tmp_path / ".last.tmp").symlink_to("nowhere")
@@ -84,14 +75,14 @@ def test_what_a_kill_cut_short_is_settled(tmp_path):
     assert recover_run_folder(tmp_path / "nothing", keep=1) is None
 
 
-def test_killed_between_the_link_to_the_best_and_its_note_it_is_decided_anew(tmp_path, monkeypatch):
+def test_best_is_decided_again_after_a_kill_between_its_link_and_validation_json(tmp_path, monkeypatch):
     save(tmp_path, 1)
     keep_best(tmp_path, 1, {"main": 0.5}, keep=9)
     newest = save(tmp_path, 2)
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
-        cut.setattr(module, "write_json", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        cut.setattr(retention, "write_json", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         keep_best(tmp_path, 2, {"main": 0.7}, keep=9)
-    assert validation_at(newest) is None, "so that a run that goes on validates again"
+    assert validation_at(newest) is None, "so that a resumed run validates again"
     keep_best(tmp_path, 2, {"main": 0.7}, keep=9)
     assert (tmp_path / "best").resolve() == newest and validation_at(newest) == {"main": 0.7}
 
@@ -122,8 +113,8 @@ def test_a_checkpoint_that_is_only_in_such_a_folder_is_not_lost(tmp_path):
     assert load_weights(newest_checkpoint(copy))["w"].tolist() == [[7.0] * 2] * 2 and (copy / "last").is_symlink()
 
 
-@pytest.mark.parametrize("name", [module.WEIGHTS, module.OPTIMIZER, module.STATE])
-def test_a_damaged_file_is_told_with_its_folder(tmp_path, name):
+@pytest.mark.parametrize("name", [module.WEIGHTS, module.OPTIMIZER, STATE])
+def test_the_error_of_a_damaged_file_names_its_folder(tmp_path, name):
     folder = save(tmp_path, 1)
     (folder / name).write_bytes((folder / name).read_bytes()[:-7])
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2, 2))])
@@ -137,3 +128,16 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="missing bias; unexpected other; weight:") as caught:
         fit_weights(model, weights, tmp_path)
     assert "(3, 2) in the file, (2, 2) in the model" in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "cmal."])
+def test_parameter_names_of_before_are_accepted_where_the_model_has_the_new_ones(tmp_path, prefix):
+    class Prompt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.text_mask_embedding = nn.Parameter(torch.zeros(2))
+
+    model = nn.ModuleDict({"prompt": Prompt()})
+    model = nn.ModuleDict({"cmal": model}) if prefix else model
+    fit_weights(model, {f"{prefix}prompt.text_mask": torch.ones(2)}, tmp_path)
+    assert model.state_dict()[f"{prefix}prompt.text_mask_embedding"].tolist() == [1.0, 1.0]
