@@ -17,6 +17,7 @@ from cmal.datasets.output import OutputFolder, Progress
 from cmal.datasets.sets import (
     coco_captions,
     flickr30k,
+    flickr30k_entities,
     nlvr2,
     pairs,
     referring,
@@ -41,6 +42,7 @@ _WRITERS: dict[str, Callable[[Job], None]] = {
     "cc3m": web_captions,
     "sbu": web_captions,
     "flickr30k": flickr30k,
+    "flickr30k-entities": flickr30k_entities,
     "vqa": vqa,
     "snli-ve": snli_ve,
     "refcoco": referring,

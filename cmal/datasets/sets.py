@@ -12,6 +12,7 @@ from pathlib import Path
 from cmal.datasets.coco_captions import ImageRow, read_captions, read_images
 from cmal.datasets.detections import read_detections
 from cmal.datasets.flickr30k import read_split_list, read_tokens
+from cmal.datasets.flickr30k_entities import read_entities
 from cmal.datasets.job import Job
 from cmal.datasets.karpathy import read_karpathy
 from cmal.datasets.nlvr2 import read_nlvr2
@@ -161,14 +162,7 @@ def flickr30k(job: Job) -> None:
         job.notes["splits"] = "Karpathy"
         return
     tokens = job.raw.need("results_20130124.token")
-    lists = {split: job.raw.need(f"{split}.txt") for split in ("train", "val", "test")}
-    split_of: dict[str, str] = {}
-    for split, path in lists.items():
-        for image_id in read_split_list(path, job.dropped):
-            if split_of.setdefault(image_id, split) != split:
-                raise job.raw.missing(
-                    f"list without {image_id}, which is in both {split_of[image_id]}.txt and {split}.txt,"
-                )
+    split_of = _listed_splits(job)
     job.begin_audit()
     captioned: set[str] = set()
     for record in read_tokens(tokens, job.dataset, job.dropped):
@@ -180,6 +174,28 @@ def flickr30k(job: Job) -> None:
             job.write(split, record, training=split == "train")
     job.notes["splits"] = "Flickr30k Entities"
     job.notes["listed images without a caption"] = len(split_of.keys() - captioned)
+
+
+def flickr30k_entities(job: Job) -> None:
+    """One record per boxed phrase of the photographs in the split lists; these lie beside Sentences and Annotations."""
+    split_of = _listed_splits(job)
+    folder = job.raw.need("train.txt").parent
+    for split in ("train", "val", "test"):
+        photos = [image_id for image_id, its in split_of.items() if its == split]
+        for record in read_entities(folder, photos, job.dataset, job.dropped):
+            job.write(split, record)
+
+
+def _listed_splits(job: Job) -> dict[str, str]:
+    """Image id -> split, from train.txt, val.txt and test.txt. Raises DataError where two lists hold one image."""
+    split_of: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        for image_id in read_split_list(job.raw.need(f"{split}.txt"), job.dropped):
+            if split_of.setdefault(image_id, split) != split:
+                raise job.raw.missing(
+                    f"list without {image_id}, which is in both {split_of[image_id]}.txt and {split}.txt,"
+                )
+    return split_of
 
 
 def vqa(job: Job) -> None:

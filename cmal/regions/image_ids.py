@@ -3,7 +3,7 @@
 | data set | file name or number | image id |
 |---|---|---|
 | COCO | `COCO_val2014_000000000139.jpg`, `val2017/000000000139.jpg`, 139 | `coco:139` |
-| Flickr30k | `36979.jpg`, `36979` | `flickr30k:36979` |
+| Flickr30k | `36979.jpg`, `36979`, `36979_e9f7d2b83a.jpg` (Flickr8k) | `flickr30k:36979` |
 | Visual Genome | `VG_100K_2/2407890.jpg`, 2407890 | `vg:2407890` |
 | NLVR2 | `dev-850-0-img0.png` (in any folder) | `nlvr2:dev-850-0-img0` |
 | scenes | `train/000012.jpg` | `scenes:train/000012` |
@@ -25,6 +25,7 @@ MANIFEST_FORMAT = "cmal-prepared"
 LEVELS_UP = 3  # how far above a folder its manifest or telling name may be
 
 _COCO_NUMBER = re.compile(r"(?:^|_)(\d{12})(?:_\d+)?$|^(\d{1,11})$")  # refs add "_16" after the twelve digits
+_FLICKR8K_NAME = re.compile(r"^(\d+)_[0-9a-f]{10}$")
 _NLVR2_NAME = re.compile(r"^(?:train|dev|test1|test2)-\d+-\d+-img[01]$")
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff"),
@@ -53,8 +54,14 @@ def coco_image_id(name_or_number: str | int) -> str:
 
 
 def flickr30k_image_id(name: str | int) -> str:
-    """`flickr30k:36979` from 36979, "36979" or "36979.jpg". Raises DataError where it is no number."""
-    stem = _stem(str(name))
+    """`flickr30k:36979` from 36979, "36979", "36979.jpg" or Flickr8k's "36979_e9f7d2b83a.jpg".
+
+    A Flickr8k photograph is named by the same Flickr number, with a hash behind it.
+
+    Raises:
+        DataError: the name is none of these.
+    """
+    stem = _FLICKR8K_NAME.sub(r"\1", _stem(str(name)))
     if not (stem.isascii() and stem.isdigit()):
         raise _no_id(name, "a Flickr30k file name, such as 36979.jpg")
     return f"flickr30k:{stem}"

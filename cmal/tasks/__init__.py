@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cmal.errors import RecipeError
 from cmal.tasks.base import Task
+from cmal.tasks.grounding import PhraseGrounding
 from cmal.tasks.nlvr2 import Nlvr2
 from cmal.tasks.rec import ReferringExpressions
 from cmal.tasks.retrieval import Retrieval
@@ -40,6 +41,10 @@ def _retrieval(name: str, options: TaskOptions) -> Task:
     return Retrieval(name, options.retrieval_images, options.captions_per_image, options.hard_negatives)
 
 
+def _grounding(name: str, options: TaskOptions) -> Task:
+    return PhraseGrounding(name)
+
+
 def _nlvr2(name: str, options: TaskOptions) -> Task:
     return Nlvr2(name)
 
@@ -50,6 +55,7 @@ TASKS: dict[str, Callable[[str, TaskOptions], Task]] = {
     "refcoco": _rec,
     "refcoco+": _rec,
     "refcocog": _rec,
+    "flickr30k-entities": _grounding,
     "flickr30k": _retrieval,
     "coco-retrieval": _retrieval,
     "nlvr2": _nlvr2,

@@ -104,3 +104,9 @@ def test_our_manifest_above_wins_over_names_and_a_foreign_one_is_passed_over(tmp
     assert guess_dataset(images) == "coco"
     manifest.write_text(json.dumps({"format": "cmal-prepared", "dataset": "scenes-rec", "image_ids": "scenes"}))
     assert guess_dataset(images) == "scenes"
+
+
+def test_a_flickr8k_photograph_has_the_id_of_its_flickr30k_copy():
+    assert flickr30k_image_id("667626_18933d713e.jpg") == flickr30k_image_id("667626.jpg") == "flickr30k:667626"
+    with pytest.raises(DataError):
+        flickr30k_image_id("667626_b.jpg")
