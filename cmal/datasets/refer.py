@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cmal.data.records import ReferringRecord
 from cmal.errors import DataError
+from cmal.io.pickles import read_pickle
 from cmal.io.rows import LeaveOut, UniqueIds, as_object, clean_text, get_id, get_list, get_text, parse_rows
-from cmal.io.safe_pickle import read_plain_pickle
 from cmal.regions.coco_instances import InstanceImage, Instances
 
 SPLITS_OF = {
@@ -43,7 +43,7 @@ def read_refs(
     Raises:
         DataError: the pickle is refused or is no list, or some refs are faulty (all reported together).
     """
-    refs = read_plain_pickle(path)
+    refs = read_pickle(path)
     if not isinstance(refs, list):
         raise DataError(
             f"cannot use {path} as refs", f"it holds a {type(refs).__name__}, not a list", "download the file again"

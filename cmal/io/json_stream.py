@@ -1,8 +1,11 @@
 """Big JSON files read piece by piece: the elements of top-level arrays, in memory that does not grow with the file.
 
-The official annotation files are one JSON document each, up to 700 MB: an object whose keys hold long arrays
-("images", "annotations"), or one long array. The document is walked with `json`'s own decoder over a moving window of
-text, one element at a time. The whole document is always read to its end, so a cut-off file is noticed.
+The official annotation files are one JSON document each, up to 700 MB: an object whose keys hold long arrays ("images",
+"annotations"), or one long array. `json`'s own decoder reads one element at a time from a moving window of text. The
+document is always read to its end, so a cut-off file is noticed.
+
+Why not ijson: its C parser (yajl) turns half a character ("\\ud83d" alone) into "?" without a word, ends the file at an
+integer beyond 64 bits, and names no position; here each of these is an error of one row, with the row's number.
 """
 
 from __future__ import annotations
@@ -11,16 +14,15 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cmal.errors import DataError
 
 WINDOW_CHARS = 1 << 20
-MAX_ELEMENT_CHARS = 1 << 28  # one element (a row, or a value that is no array) may be 256 million characters long
-ERROR_MARGIN_CHARS = 32  # a decoding error nearer than this to the window's end may be the window's fault
+MAX_ELEMENT_CHARS = 1 << 28  # longest element of an array, or other value
+MARGIN_CHARS = 32  # what is decoded or found wrong this near to the window's end may be cut: "0." of "0.5"
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_AFTER_ELEMENT = re.compile(r"[ \t\r\n]*([,\]])")
 
 
 def _refuse_constant(name: str) -> float:
@@ -31,7 +33,7 @@ DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """One small JSON text; strict, so NaN and Infinity are refused.
+    """The value of one small JSON text; strict, so NaN and Infinity are refused.
 
     Raises:
         ValueError: not JSON (or nested too deeply, or not UTF-8); the text says what and where.
@@ -47,161 +49,133 @@ def iterate_array(path: Path, key: str = "") -> Iterator[Any]:
 
     Args:
         path: the file; UTF-8.
-        key: the top-level key that holds the array; "" where the whole document is the array.
+        key: the top-level key that holds the array; "" where the document itself is the array.
 
     Raises:
         DataError: the file cannot be read, is not JSON, or has no such array.
     """
-    seen = False
-    for name, element in _iterate_checked(Path(path)):
+    has_array = False
+    for name, element in _read(Path(path)):
         if name == key:
-            if element is ARRAY_STARTS:
-                seen = True
-            elif not seen:
-                raise _not_usable(path, f'"{key}" is not a list')
+            if element is _ARRAY_STARTS:
+                has_array = True
+            elif not has_array:
+                raise _unusable(path, f'"{key}" is not a list')
             else:
                 yield element
-    if not seen:
-        found = f'there is no list "{key}" in it' if key else "it is not a list"
-        raise _not_usable(path, found)
+    if not has_array:
+        raise _unusable(path, f'there is no list "{key}" in it' if key else "it is not a list")
 
 
 def iterate_arrays(path: Path) -> Iterator[tuple[str, Any]]:
-    """(key, element) for every element of every top-level array, in the file's order; other values are passed over."""
-    inside = None
-    for name, element in _iterate_checked(Path(path)):
-        if element is ARRAY_STARTS:
-            inside = name
-        elif name == inside:
-            yield name, element
+    """(key, element) for every element of every top-level array, in the file's order. Other values are left out.
+
+    Raises:
+        DataError: the file cannot be read or is not JSON.
+    """
+    array = None
+    for key, element in _read(Path(path)):
+        if element is _ARRAY_STARTS:
+            array = key
+        elif key == array:
+            yield key, element
 
 
-ARRAY_STARTS = object()  # announces an array, so that an empty one is noticed too
+_ARRAY_STARTS = object()  # announces an array, so that an empty one is noticed too
 
 
-def _iterate_checked(path: Path) -> Iterator[tuple[str, Any]]:
-    """(key, element or value) of a document; (key, ARRAY_STARTS) before an array's elements. Errors become DataErrors."""
+def _read(path: Path) -> Iterator[tuple[str, Any]]:
+    """(key, value) of a document, (key, element) of its arrays after (key, _ARRAY_STARTS). Errors become DataErrors."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _Document(file).walk()
+            yield from _document(_Window(file))
     except OSError as error:
         raise DataError(f"cannot read {path}", f"the system says: {error.strerror}", "check the path") from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise _not_usable(path, f"it is not JSON: {reason}") from error
+        raise _unusable(path, f"it is not JSON: {reason}") from error
 
 
-def _not_usable(path: Path, found: str) -> DataError:
+def _unusable(path: Path, found: str) -> DataError:
     return DataError(f"cannot use {path}", found, "download or make the file again")
 
 
-class _Document:
-    """A window over the text of one JSON document; `text[place:]` is what has not been read yet."""
-
-    def __init__(self, file: Any):
-        self.file, self.text, self.place, self.passed, self.ended = file, "", 0, 0, False
-
-    def walk(self) -> Iterator[tuple[str, Any]]:
-        opening = self._next_char()
-        if opening == "[":
-            self.place += 1
-            yield "", ARRAY_STARTS
-            yield from (("", element) for element in self._elements())
-        elif opening == "{":
-            self.place += 1
-            yield from self._members()
-        else:
-            raise ValueError(f"it should begin with [ or {{, found {opening!r}" if opening else "the file is empty")
-        if self._next_char():
-            raise ValueError(f"there is more text after its end, at character {self.passed + self.place:,}")
-
-    def _members(self) -> Iterator[tuple[str, Any]]:
-        if self._next_char() == "}":
-            self.place += 1
-            return
-        while True:
-            if self._next_char() != '"':
-                raise self._unexpected("a key in quotes")
-            key = self._value()
-            self._take(":")
-            if self._next_char() == "[":
-                self.place += 1
-                yield key, ARRAY_STARTS
-                for element in self._elements():
-                    yield key, element
+def _document(window: _Window) -> Iterator[tuple[str, Any]]:
+    if window.peek() == "[":
+        yield from _array(window, "")
+    else:
+        window.take("{")
+        delimiter = window.take("}") if window.peek() == "}" else ","
+        while delimiter == ",":
+            if window.peek() != '"':
+                raise window.unexpected('"')
+            key = window.value()
+            window.take(":")
+            if window.peek() == "[":
+                yield from _array(window, key)
             else:
-                yield key, self._value()
-            if self._take(",}") == "}":
-                return
+                yield key, window.value()
+            delimiter = window.take(",}")
+    if window.peek():
+        raise window.unexpected("")
 
-    def _elements(self) -> Iterator[Any]:
-        """Elements up to and with the closing bracket. An element counts once its comma or bracket is seen, so that a
-        number cut by the window's end is not taken for whole."""
-        if self._next_char() == "]":
-            self.place += 1
-            return
+
+def _array(window: _Window, key: str) -> Iterator[tuple[str, Any]]:
+    window.take("[")
+    yield key, _ARRAY_STARTS
+    delimiter = window.take("]") if window.peek() == "]" else ","
+    while delimiter == ",":
+        yield key, window.value()
+        delimiter = window.take(",]")
+
+
+class _Window:
+    """A window over the text of a document; `text[position:]` has not been read yet, `passed` characters were dropped."""
+
+    def __init__(self, file: TextIO):
+        self.file, self.text, self.position, self.passed = file, "", 0, 0
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the file's end."""
         while True:
-            self._next_char()
-            value, end = self._decode()
-            while not (after := _AFTER_ELEMENT.match(self.text, end)):
-                next_char = _SPACE.match(self.text, end).end()  # a number may be cut within: "0." of "0.5"
-                if next_char + ERROR_MARGIN_CHARS < len(self.text) or not self._read_more():
-                    self.place = end
-                    raise self._unexpected('"," or "]"')
-                value, end = self._decode()
-            self.place = after.end()
-            yield value
-            if after[1] == "]":
-                return
+            self.position = _SPACE.match(self.text, self.position).end()  # type: ignore[union-attr]  # always matches
+            if self.position < len(self.text) or not self._read_more():
+                return self.text[self.position : self.position + 1]
 
-    def _value(self) -> Any:
-        """A value that is followed by something; it is decoded whole."""
-        self._next_char()
-        value, end = self._decode()
-        while end + ERROR_MARGIN_CHARS > len(self.text) and self._read_more():
-            value, end = self._decode()
-        self.place = end
-        return value
+    def take(self, expected: str) -> str:
+        """The next character that is no space, which is one of `expected`."""
+        char = self.peek()
+        if not char or char not in expected:
+            raise self.unexpected(expected)
+        self.position += 1
+        return char
 
-    def _decode(self) -> tuple[Any, int]:
+    def value(self) -> Any:
+        """The next value, decoded."""
+        self.peek()
         while True:
             try:
-                return DECODER.raw_decode(self.text, self.place)
+                value, end = DECODER.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                near_end = error.pos + ERROR_MARGIN_CHARS > len(self.text)
-                may_be_cut = near_end or error.msg.startswith("Unterminated string")
+                may_be_cut = error.pos + MARGIN_CHARS > len(self.text) or error.msg.startswith("Unterminated string")
                 if not (may_be_cut and self._read_more()):
                     raise ValueError(f"{error.msg} at character {self.passed + error.pos:,}") from None
+            else:
+                if end + MARGIN_CHARS <= len(self.text) or not self._read_more():
+                    self.position = end
+                    return value
 
-    def _next_char(self) -> str:
-        while True:
-            self.place = _SPACE.match(self.text, self.place).end()
-            if self.place < len(self.text):
-                return self.text[self.place]
-            if not self._read_more():
-                return ""
-
-    def _take(self, expected: str) -> str:
-        char = self._next_char()
-        if not char or char not in expected:
-            raise self._unexpected(" or ".join(f'"{c}"' for c in expected))
-        self.place += 1
-        return char
+    def unexpected(self, expected: str) -> ValueError:
+        names = " or ".join(f'"{char}"' for char in expected) or "the file's end"
+        found = repr(self.peek()) if self.peek() else "the file's end"
+        return ValueError(f"expected {names} at character {self.passed + self.position:,}, found {found}")
 
     def _read_more(self) -> bool:
         """Drops what was read and at least doubles what was not; False at the file's end."""
-        if self.ended:
-            return False
-        unread = self.text[self.place :]
+        unread = self.text[self.position :]
         if len(unread) > MAX_ELEMENT_CHARS:
             raise ValueError(f"one element is longer than {MAX_ELEMENT_CHARS:,} characters")
         more = self.file.read(max(WINDOW_CHARS, len(unread)))
-        self.ended = not more
-        if more:  # else every place in the text stays what it is
-            self.passed, self.text, self.place = self.passed + self.place, unread + more, 0
+        if more:  # else positions in the text stay valid
+            self.passed, self.text, self.position = self.passed + self.position, unread + more, 0
         return bool(more)
-
-    def _unexpected(self, expected: str) -> ValueError:
-        char = self._next_char()
-        found = repr(char) if char else "the file's end"
-        return ValueError(f"expected {expected} at character {self.passed + self.place:,}, found {found}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from cmal.errors import DataError, list_errors, shown
 from cmal.io.files import read_json, write_text
-from cmal.io.lmdb_files import LmdbFile, is_lmdb
+from cmal.io.lmdb_files import find_keys, is_lmdb
 from cmal.io.locks import hold_folder
 from cmal.regions.detectors.vg_names import read_names, vg_attribute_names, vg_class_names
 from cmal.regions.extract import FAILED_NAME, ExtractionReport
@@ -164,10 +164,7 @@ def detect_format(path: Path) -> str:
     if not path.exists():
         raise DataError(f"cannot import {path}", "there is no such file or folder", "check the path")
     if is_lmdb(path):
-        file = LmdbFile(path)
-        if file.get(UNITER_KEYS) is None and file.get(VOLTA_KEYS) is not None:
-            return "volta-lmdb"
-        return "uniter-lmdb"
+        return "volta-lmdb" if find_keys(path, UNITER_KEYS, VOLTA_KEYS) == {VOLTA_KEYS} else "uniter-lmdb"
     if path.is_dir():
         if looks_like_vinvl(path):
             return "vinvl-tsv"

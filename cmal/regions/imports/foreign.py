@@ -6,13 +6,15 @@ Legend: R regions, F feature numbers, C classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from cmal.errors import DataError, shown
+from cmal.io.isolated import iterate_isolated
 from cmal.regions.image_ids import image_id_for_file
 from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 
@@ -102,6 +104,43 @@ class Tally:
     clipped_images: int = 0
     unknown_sizes: int = 0
     example: str = field(default="")
+
+
+def isolated_source(
+    format: str,
+    path: Path,
+    read: Callable[[], Iterator[int | ForeignImage | BadImage]],
+    class_names: tuple[str, ...],
+    attribute_names: tuple[str, ...] = (),
+) -> Source:
+    """A source whose file is read in a child process with limited memory and time (see `cmal/io/isolated.py`).
+
+    Args:
+        read: yields the number of entries, then the images.
+        class_names: replaced by `UNKNOWN_CLASSES` where the first readable image has no classes.
+
+    Raises:
+        DataError: the child died, or whatever `read` raised.
+    """
+    stream, progress = iterate_isolated(path, read), Progress()
+    before: list[ForeignImage | BadImage] = []
+    for item in stream:
+        if isinstance(item, int):
+            progress.total = max(item, 1)
+            continue
+        before.append(item)
+        if isinstance(item, ForeignImage):
+            if item.class_probs is None and item.object_ids is None:
+                class_names = UNKNOWN_CLASSES
+            break
+
+    def images() -> Iterator[ForeignImage | BadImage]:
+        for item in chain(before, stream):
+            progress.done += 1
+            if not isinstance(item, int):
+                yield item
+
+    return Source(format, class_names, attribute_names, images(), progress)
 
 
 class BadRow(ValueError):

@@ -3,7 +3,7 @@
 The table holds `bbox num_boxes objects cls_prob image_width image_height` (`extract_features_vmb.py`), with `bbox` in
 pixels (R, 4); or, from `extract_features_vinvl.py`, `bbox` as shares of the image (R, 6), which the features repeat in
 their last six columns. 12-in-1 writes one `NAME.npy` whose table holds the features too. Sub-folders are read as well.
-Nothing of a pickle is executed: see `unpickle.py`.
+Nothing of a pickle is executed: see `cmal/io/pickles.py`.
 
 Source: facebookresearch/mmf tools/scripts/features; facebookresearch/vilbert-multi-task script/extract_features.py.
 """
@@ -20,8 +20,14 @@ from typing import Any
 import numpy as np
 
 from cmal.errors import DataError, shown
-from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
-from cmal.regions.imports.unpickle import PickleRefused, unpickle
+from cmal.io.pickles import PickleRefused, unpickle
+from cmal.regions.imports.foreign import (
+    BadImage,
+    BadRow,
+    ForeignImage,
+    Source,
+    isolated_source,
+)
 from cmal.regions.imports.volta import image_of_table
 
 INFO = "_info.npy"
@@ -41,12 +47,7 @@ def open_mmf(folder: Path, class_names: tuple[str, ...]) -> Source:
     paths = list(feature_files(folder))
     if not paths:
         raise DataError(f"cannot import {folder}", "it has no .npy file", "name the folder that holds them")
-    progress = Progress(total=len(paths))
-    some = _images(folder, paths, len(class_names), Progress())
-    first = next((image for image in some if isinstance(image, ForeignImage)), None)
-    if first is not None and first.class_probs is None and first.object_ids is None:
-        class_names = UNKNOWN_CLASSES
-    return Source("mmf-npy", class_names, (), _images(folder, paths, len(class_names), progress), progress)
+    return isolated_source("mmf-npy", folder, lambda: _read(folder, paths, len(class_names)), class_names)
 
 
 def feature_files(folder: Path) -> Iterator[str]:
@@ -58,15 +59,15 @@ def feature_files(folder: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(root, name), folder)
 
 
-def _images(folder: Path, paths: list[str], classes: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
+def _read(folder: Path, paths: list[str], classes: int) -> Iterator[int | ForeignImage | BadImage]:
+    yield len(paths)
     for name in paths:
-        progress.done += 1
         key = name[: -len(".npy")]
         try:
             yield read_pair(folder / name, key, classes)
         except (BadRow, PickleRefused) as error:
             yield BadImage(key, name, str(error))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, IndexError, MemoryError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, IndexError) as error:
             yield BadImage(key, name, f"{type(error).__name__}: {error}")
 
 

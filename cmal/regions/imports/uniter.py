@@ -20,8 +20,14 @@ from typing import Any
 import numpy as np
 
 from cmal.errors import DataError
-from cmal.io.lmdb_files import LARGEST_VALUE, LmdbFile
-from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
+from cmal.io.lmdb_files import MAX_VALUE_BYTES, count_entries, lmdb_entries
+from cmal.regions.imports.foreign import (
+    BadImage,
+    BadRow,
+    ForeignImage,
+    Source,
+    isolated_source,
+)
 
 KEYS_ENTRY = b"__keys__"
 WANTED = ("features", "norm_bb", "conf", "soft_labels")
@@ -36,17 +42,12 @@ def open_uniter(path: Path, class_names: tuple[str, ...]) -> Source:
     Raises:
         DataError: this is no LMDB.
     """
-    file = LmdbFile(path)
-    progress = Progress(total=max(len(file), 1))
-    first = next((image for image in _images(file, Progress()) if isinstance(image, ForeignImage)), None)
-    if first is not None and first.class_probs is None:
-        class_names = UNKNOWN_CLASSES
-    return Source("uniter-lmdb", class_names, (), _images(file, progress), progress)
+    return isolated_source("uniter-lmdb", path, lambda: _read(path), class_names)
 
 
-def _images(file: LmdbFile, progress: Progress) -> Iterator[ForeignImage | BadImage]:
-    for key, value in file.items():
-        progress.done += 1
+def _read(path: Path) -> Iterator[int | ForeignImage | BadImage]:
+    yield count_entries(path)
+    for key, value in lmdb_entries(path):
         if key.startswith(b"__"):
             continue
         name = key.decode("utf-8", "replace")
@@ -85,7 +86,7 @@ def parse_value(key: str, place: str, value: bytes) -> ForeignImage:
 
 def _read_npz(value: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(value)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > LARGEST_VALUE:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_VALUE_BYTES:
             raise BadRow("it unpacks to more than 256 MB")
     with np.load(io.BytesIO(value), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in WANTED if name in arrays.files}

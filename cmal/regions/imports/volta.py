@@ -7,7 +7,7 @@ The tables of the three projects differ in names and packing:
 - MMF: `image_height image_width num_boxes objects cls_prob bbox features`, arrays.
 
 `cls_prob` is (R, 1601) with the background first, (R, 1600) without it, or (R,) the confidence of the best class. Nothing
-of a pickle is executed: see `unpickle.py`.
+of a pickle is executed: see `cmal/io/pickles.py`.
 
 Sources: e-bug/volta features_extraction/npy_to_lmdb.py, h5_to_lmdb.py, volta/datasets/_image_features_reader.py;
 facebookresearch/vilbert-multi-task script/convert_to_lmdb.py; facebookresearch/mmf tools/scripts/features.
@@ -23,10 +23,16 @@ from typing import Any
 import numpy as np
 
 from cmal.errors import shown
-from cmal.io.lmdb_files import LmdbFile
-from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
+from cmal.io.lmdb_files import count_entries, lmdb_entries
+from cmal.io.pickles import PickleRefused, unpickle
+from cmal.regions.imports.foreign import (
+    BadImage,
+    BadRow,
+    ForeignImage,
+    Source,
+    isolated_source,
+)
 from cmal.regions.imports.tsv import decode
-from cmal.regions.imports.unpickle import PickleRefused, unpickle
 
 KEYS_ENTRY = b"keys"
 HEIGHTS, WIDTHS = ("img_h", "image_h", "image_height"), ("img_w", "image_w", "image_width")
@@ -42,20 +48,12 @@ def open_volta(path: Path, class_names: tuple[str, ...], attribute_names: tuple[
     Raises:
         DataError: this is no LMDB.
     """
-    file = LmdbFile(path)
-    progress = Progress(total=max(len(file), 1))
-    first = next(
-        (image for image in _images(file, len(class_names), Progress()) if isinstance(image, ForeignImage)), None
-    )
-    if first is not None and first.class_probs is None and first.object_ids is None:
-        class_names = UNKNOWN_CLASSES
-    images = _images(file, len(class_names), progress)
-    return Source("volta-lmdb", class_names, attribute_names, images, progress)
+    return isolated_source("volta-lmdb", path, lambda: _read(path, len(class_names)), class_names, attribute_names)
 
 
-def _images(file: LmdbFile, classes: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
-    for key, value in file.items():
-        progress.done += 1
+def _read(path: Path, classes: int) -> Iterator[int | ForeignImage | BadImage]:
+    yield count_entries(path)
+    for key, value in lmdb_entries(path):
         if key == KEYS_ENTRY:
             continue
         name = key.decode("utf-8", "replace")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cmal.errors import DataError
+from cmal.io.pickles import PickleRefused
 from cmal.regions.imports import import_features
 from cmal.regions.imports.mmf import read_npy
-from cmal.regions.imports.unpickle import PickleRefused
 from cmal.regions.store.store import RegionStore
 
 BOXES = np.array([[1, 2, 30, 40], [0, 0, 64, 48]], np.float32)

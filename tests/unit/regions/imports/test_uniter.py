@@ -127,7 +127,7 @@ def test_damaged_values_are_listed_and_object_arrays_are_refused(tmp_path):
 
 
 def test_an_npz_that_unpacks_without_bounds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("cmal.regions.imports.uniter.LARGEST_VALUE", 1000)
+    monkeypatch.setattr("cmal.regions.imports.uniter.MAX_VALUE_BYTES", 1000)
     path = write_database(tmp_path / "db", {NAMES[0]: as_npz(an_image(0))})
     with pytest.raises(DataError, match="unpacks to more than"):
         import_features(path, tmp_path / "store")
