@@ -1,12 +1,12 @@
-"""Builds cmal/anchors/thesaurus.txt from class vocabularies, WordNet and the hand-made curation beside this file.
+"""Builds cmal/anchors/thesaurus.txt from class vocabularies, WordNet and the hand-written recipes/thesaurus_curation.txt.
 
     python recipes/build_thesaurus.py --objects objects_vocab.txt --attributes attributes_vocab.txt \
         --coco-instances instances_val2017.json --wordnet FOLDER --out cmal/anchors/thesaurus.txt
 
-Inputs: the 1,600 object and 400 attribute names of Visual Genome as one class a line (commas part alternatives), COCO's
-category names out of an instances json, the kinds and colours of `scenes`, and the noun files of
-WordNet 3.0 (`index.noun*`, `data.noun*`).
-Names that share a class, a curated line or a chosen WordNet sense become one concept. Same inputs, same bytes.
+Inputs: Visual Genome's 1,600 object and 400 attribute names (one class per line, commas separate alternatives), COCO's
+category names from an instances json, the kinds and colours of `cmal/scenes`, and the noun files of WordNet 3.0
+(`index.noun*`, `data.noun*`). Names that share a class, a curated line or a chosen WordNet sense become one concept.
+The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from cmal.io.files import write_text
 from cmal.scenes.world import COLOURS, KINDS
 
 HEADER = """\
-# The thesaurus of CMAL: names of things and attributes that mean the same. How to extend it: cmal/anchors/thesaurus.py
-# Made by recipes/build_thesaurus.py; change recipes/thesaurus_curation.txt and run that again, or give your own file.
+# CMAL's thesaurus: names of objects and attributes that share a concept. Format: cmal/anchors/thesaurus.py
+# Built by recipes/build_thesaurus.py. To change it, edit recipes/thesaurus_curation.txt and rebuild, or add a file of yours.
 # Sources: object and attribute names of Visual Genome (1,600 and 400 classes, CC BY 4.0), the 80 category names of COCO
-# (CC BY 4.0), our own lines, and names from WordNet 3.0:
+# (CC BY 4.0), hand-written lines, and names from WordNet 3.0:
 #   WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. THIS SOFTWARE AND DATABASE IS PROVIDED "AS IS"
 #   AND PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES, EXPRESS OR IMPLIED. BY WAY OF EXAMPLE, BUT NOT
 #   LIMITATION, PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES OF MERCHANTABILITY OR FITNESS FOR ANY PARTICULAR
@@ -35,7 +35,7 @@ HEADER = """\
 
 
 class Groups:
-    """Names joined into groups; a group's first name in order of arrival leads it."""
+    """Disjoint sets of names (union-find). The first name added to a group represents it."""
 
     def __init__(self) -> None:
         self._leader: dict[str, str] = {}
@@ -61,7 +61,7 @@ class Groups:
 
 
 def normal(name: str) -> str:
-    """As the thesaurus looks a name up: lower-case words joined by one space, the last in the singular."""
+    """The form the thesaurus searches: lower-case words joined by one space, the last in the singular."""
     words = name_words(name)
     return " ".join((*words[:-1], singular(words[-1])))
 
@@ -71,7 +71,7 @@ def plain(name: str) -> str:
 
 
 class Curation:
-    """The hand-made file, parted by kind of line."""
+    """The lines of the curation file, by kind of entry."""
 
     def __init__(self, path: Path) -> None:
         self.concepts: list[list[str]] = []
@@ -95,7 +95,7 @@ class Curation:
 
 
 class WordNet:
-    """The nouns of WordNet files (or of a part of them), each by its first sense alone."""
+    """The nouns of WordNet files, or of an excerpt. Only the first sense of each noun is used."""
 
     def __init__(self, folder: Path) -> None:
         self.first_sense: dict[str, str] = {}
@@ -112,7 +112,7 @@ class WordNet:
             self._broader[fields[0]] = [pointers[i + 1] for i, symbol in enumerate(pointers) if symbol in ("@", "@i")]
 
     def names(self, lemma: str) -> list[str]:
-        """The names of the lemma's first sense; none where the files do not hold it."""
+        """The names of the lemma's first sense; empty if the files do not contain it."""
         return self._names.get(self.first_sense.get(lemma, ""), [])
 
     def kinds(self, name: str) -> list[str]:
@@ -158,7 +158,7 @@ def build(arguments: argparse.Namespace) -> str:
 
     def join_usable(name: str, others: Iterable[str]) -> None:
         usable = [n for n in others if n.islower() and n not in dropped and normal(n) not in dropped]
-        usable = [n for n in usable if normal(n) not in curated]  # what a curated line says of a name stands
+        usable = [n for n in usable if normal(n) not in curated]  # a curated line overrides WordNet
         things.join(normal(n) for n in (name, *usable))
 
     for lemma in curation.words["@wordnet"]:
@@ -172,14 +172,18 @@ def build(arguments: argparse.Namespace) -> str:
         qualities.join(names)
     for names in [[colour] for colour in COLOURS] + classes_of(arguments.attributes):
         qualities.join(plain(name) for name in names if name.strip())
-    lines = [HEADER, "# things: canonical name, aliases"]
+    lines = [HEADER, "# objects: canonical name, aliases"]
     kept = [[n for n in names if n not in stop] for names in things.all()]
     lines += sorted(", ".join(names) for names in kept if names)
     lines += ["", "# broader > narrower"]
     lines += [f"{broad} > {', '.join(dict.fromkeys(narrow))}" for broad, narrow in curation.links]
     lines += ["", "# attributes", *sorted("@attribute " + ", ".join(names) for names in qualities.all())]
-    lines += ["", "# too general, or phrases that swallow a word", *in_lines("@stop", stop)]
-    lines += ["", "# also verbs", *in_lines("@verb", list(dict.fromkeys(curation.words["@verb"])))]
+    lines += ["", "# stop words: too general, or phrases whose words are no mentions", *in_lines("@stop", stop)]
+    lines += [
+        "",
+        "# object names that are verbs as well",
+        *in_lines("@verb", list(dict.fromkeys(curation.words["@verb"]))),
+    ]
     return "\n".join(lines) + "\n"
 
 

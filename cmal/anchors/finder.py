@@ -1,14 +1,16 @@
-"""Anchor points: where object tags meet words.
+"""Anchor points: pairs of an image region and a caption word that mean the same.
 
-A region has a tag (the detector's class name), a caption has words; both are mapped to integer concepts through the
-thesaurus (`cmal/anchors/thesaurus.py`), once for each caption and each image. What is left then, `find_anchors`, is the
-operator O ⊕ W on integers: all pairs of a region and a mention that meet are *positives* P (many to many), and the
-*anchors* A ⊆ P are one to one, for swapping.
+A detector gives each region an object tag ("dog"). A caption has words ("puppy"). The thesaurus
+(`cmal/anchors/thesaurus.py`) maps both to integer concepts. This is done once per image and once per caption.
+`find_anchors` then compares integers only:
 
-Legend: W words, S mentions, R regions, A anchors, P positive pairs. All arrays are int64 unless stated.
+- *positives* P: all pairs of a region and a mention whose concepts match (many to many);
+- *anchors* A, a subset of P: a one-to-one choice among them. Pre-training masks and swaps at these.
 
-Source: CMAL (arXiv:2410.12595): anchor points between object tags and words, through a synonym dictionary. Ours: the
-order of choice, links between broader and narrower concepts, attribute anchors, and what counts as a mention
+Shapes: W words, S mentions, R regions, A anchors, P positives. Arrays are int64 unless stated.
+
+Source: CMAL (arXiv:2410.12595) pairs object tags with words through a synonym dictionary. Ours: the order in which
+regions are chosen, matches between broader and narrower concepts, attribute anchors, and the rules for mentions
 (`cmal/anchors/mentions.py`).
 """
 
@@ -26,7 +28,11 @@ from cmal.errors import DataError
 
 
 class TaggedRegions(Protocol):
-    """The regions of one image as the finder needs them; `cmal.regions.types.Regions` has these arrays."""
+    """What the finder reads of one image's regions. `cmal.regions.types.Regions` has these arrays.
+
+    `object_ids` (R,) and `attribute_ids` (R,) index the detector's names, -1 for none. `object_conf` (R,) is the tag's
+    confidence. `boxes_xyxy_px` is (R, 4).
+    """
 
     @property
     def object_ids(self) -> np.ndarray: ...
@@ -40,12 +46,12 @@ class TaggedRegions(Protocol):
 
 @dataclass(frozen=True)
 class RegionConcepts:
-    """The regions of one image as concepts.
+    """The concepts of one image's regions.
 
     Attributes:
-        objects: (R,) concept of each tag, -1 for none.
-        attributes: (R,) concept of each attribute, -1 for none.
-        order: (R,) region indices, first choice first: highest confidence, then larger area, then lower index.
+        objects: (R,) concept id of each region's tag, -1 for none.
+        attributes: (R,) concept id of each region's attribute, -1 for none.
+        order: (R,) region indices by descending confidence. Ties: larger area first, then lower index.
     """
 
     objects: np.ndarray
@@ -55,14 +61,14 @@ class RegionConcepts:
 
 @dataclass(frozen=True)
 class Anchors:
-    """Anchors of one image and caption.
+    """The anchors and positives of one image and one caption.
 
     Attributes:
-        pairs: (A, 2) columns (region, mention). Object anchors come first, left to right, then attribute anchors. Among
-            the object anchors no region and no mention comes twice, and so among the attribute anchors' mentions.
-        is_attribute: (A,) bool.
-        concepts: (A,) concept of the mention; the region's is the same, or linked to it.
-        positives: (P, 2) all pairs (region, mention) that meet, of objects and of attributes, sorted by mention.
+        pairs: (A, 2) columns (region, mention). Object anchors come first, in caption order, then attribute anchors.
+            No mention occurs twice. No region occurs twice among the object anchors.
+        is_attribute: (A,) bool, True for an attribute anchor.
+        concepts: (A,) concept id of the mention. The region's concept is the same, or one above or below it.
+        positives: (P, 2) columns (region, mention): every matching pair, of objects and attributes, sorted by mention.
     """
 
     pairs: np.ndarray
@@ -75,35 +81,37 @@ class Anchors:
 
 
 class AnchorFinder:
-    """Finds mentions in captions, concepts of regions, and anchors between them.
+    """Finds the mentions of a caption, the concepts of an image's regions, and the anchors between the two.
 
     Args:
-        thesaurus: the concepts.
-        class_names: the detector's classes in id order; commas part alternatives ("hot dog,hotdog").
-        attribute_names: the detector's attributes in id order; may be empty.
+        thesaurus: maps names to concepts.
+        class_names: the detector's class names; index = class id. Commas separate alternatives ("hot dog,hotdog").
+        attribute_names: the detector's attribute names; index = attribute id. May be empty.
 
     Attributes:
-        unknown_classes: class names without a concept; no region of theirs is ever an anchor.
+        unknown_classes: class names without a concept. Regions of these classes never become anchors.
     """
 
     def __init__(self, thesaurus: Thesaurus, class_names: Sequence[str], attribute_names: Sequence[str]):
         self.thesaurus = thesaurus
-        self._class_concepts = np.array([thesaurus.object_concept(n) for n in class_names], dtype=np.int64)
-        self._attribute_concepts = np.array([thesaurus.attribute_concept(n) for n in attribute_names], dtype=np.int64)
-        self.unknown_classes = tuple(n for n, c in zip(class_names, self._class_concepts) if c == NO_CONCEPT)
-        self._met = [frozenset(concepts) for concepts in thesaurus.tags_met]
+        classes = [thesaurus.object_concept(name) for name in class_names]
+        attributes = [thesaurus.attribute_concept(name) for name in attribute_names]
+        self._class_concepts = np.array([*classes, NO_CONCEPT])  # the last entry is the concept of id -1
+        self._attribute_concepts = np.array([*attributes, NO_CONCEPT])
+        self.unknown_classes = tuple(n for n, c in zip(class_names, classes) if c == NO_CONCEPT)
+        self._matching = [frozenset(concepts) for concepts in thesaurus.matching_concepts]
         self._broader = [broader - {concept} for concept, broader in enumerate(thesaurus.broader)]
         self._mentions = MentionFinder(thesaurus)
 
     def find_mentions(self, words: Sequence[str]) -> Mentions:
-        """Mentions in the lower-case words of a caption, as `WordPieces.encode` gives them. About 20 µs; keep the result."""
+        """The mentions in a caption's lower-case words (from `WordPieces.encode`). Takes about 20 µs: store the result."""
         return self._mentions.find(words)
 
     def region_concepts(self, regions: TaggedRegions) -> RegionConcepts:
-        """Concepts of an image's tags and attributes, and the order in which regions are chosen.
+        """The concepts of an image's tags and attributes, and the order in which its regions are chosen.
 
         Raises:
-            DataError: an id lies beyond the class or attribute names: the store and the names do not belong together.
+            DataError: an id is larger than the number of names: regions and names come from different detectors.
         """
         objects = _look_up(self._class_concepts, regions.object_ids, "class")
         attributes = _look_up(self._attribute_concepts, regions.attribute_ids, "attribute")
@@ -113,19 +121,25 @@ class AnchorFinder:
         return RegionConcepts(objects, attributes, order)
 
     def find_anchors(self, mentions: Mentions, regions: TaggedRegions | RegionConcepts) -> Anchors:
-        """Positives and one-to-one anchors of one caption and one image.
+        """The positives and the one-to-one anchors of one caption and one image.
+
+        Object anchors are chosen in two passes over the object mentions, left to right:
+
+        1. Each mention takes the first free region of its own concept, or else of a broader one (word "man", tag
+           "person"). "First" follows `RegionConcepts.order`.
+        2. Each mention still without a region takes the first free region of a narrower concept (word "animal", tag
+           "cat").
+
+        The second pass waits so that "an animal beside a cat" leaves the cat's region to "cat".
+        An attribute mention shares the region of the object it modifies, if the detector gave that region this
+        attribute.
 
         Args:
             mentions: of the caption, from `find_mentions`.
-            regions: of the image; give the `RegionConcepts` where the image comes more than once (fast: about 10 µs).
+            regions: of the image. `RegionConcepts` save the look-up when an image occurs more than once (then about
+                10 µs per call).
 
-        Mentions of things, left to right, each take the first unused region of their own concept in the regions' order of
-        choice, or else of a broader one; then those left without take one of a narrower concept ("an animal beside a cat"
-        leaves the cat to "cat"). So words at least as exact as the tags come first: of two regions tagged as persons, "a
-        player in front of people" gives the likelier one to the player. An attribute takes the region of the thing it
-        modifies, if that region has this attribute.
-
-        Example: regions [dog, tree, dog], words [two dogs run], all as confident, the second dog larger:
+        Example: regions [dog, tree, dog] with equal confidence, the second dog larger; words [two dogs run]:
             positives [[0, 0], [2, 0]], pairs [[2, 0]].
         """
         if not isinstance(regions, RegionConcepts):
@@ -133,39 +147,46 @@ class AnchorFinder:
         if not len(mentions) or not len(regions.objects):
             return _NO_ANCHORS
         concepts = mentions.concepts.tolist()
-        met = self._met
-        wanted = frozenset().union(*[met[concept] for concept in concepts])
-        tags = regions.objects.tolist()
-        hits = [(region, tags[region]) for region in regions.order.tolist() if tags[region] in wanted]
-        if not hits:
+        attribute_of, tags = regions.attributes.tolist(), regions.objects.tolist()
+        any_match = frozenset().union(*[self._matching[concept] for concept in concepts])
+        tagged = [(region, tags[region]) for region in regions.order.tolist() if tags[region] in any_match]
+        if not tagged:
             return _NO_ANCHORS
-        exact, narrower = self._candidates(concepts, hits)
-        taken = _take_one_to_one(exact, narrower)
-        meeting = [sorted(a + b) for a, b in zip(exact, narrower)]  # of attributes none yet: no tag has their ids
-        pairs = [(taken[mention], mention) for mention in sorted(taken)]
+        exact, narrower = self._candidates(concepts, tagged)
+        region_of = _take_one_to_one(exact, narrower)
+        # Attribute mentions have no candidates yet, because no tag has an attribute's concept.
+        matches = [sorted(a + b) for a, b in zip(exact, narrower)]
+        pairs = [(region_of[mention], mention) for mention in sorted(region_of)]
         object_count = len(pairs)
-        attribute_of = regions.attributes.tolist()
         for mention, thing in enumerate(mentions.modifies.tolist()):
-            if thing != NO_MENTION and meeting[thing]:
+            if thing != NO_MENTION and matches[thing]:
                 concept = concepts[mention]
-                meeting[mention] = [region for region in meeting[thing] if attribute_of[region] == concept]
-                if thing in taken and attribute_of[taken[thing]] == concept:
-                    pairs.append((taken[thing], mention))
-        return _as_anchors(pairs, object_count, concepts, meeting)
+                matches[mention] = [region for region in matches[thing] if attribute_of[region] == concept]
+                if thing in region_of and attribute_of[region_of[thing]] == concept:
+                    pairs.append((region_of[thing], mention))
+        return _as_anchors(pairs, object_count, concepts, matches)
 
-    def _candidates(self, concepts: list[int], hits: list[tuple[int, int]]) -> tuple[list[list[int]], list[list[int]]]:
-        """For each mention its regions, first choice first: those of its own and then of broader concepts; of narrower ones.
+    def _candidates(
+        self, concepts: list[int], tagged: list[tuple[int, int]]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Two lists of candidate regions per mention, each in order of choice.
 
         Args:
             concepts: of the mentions.
-            hits: (region, concept of its tag) in the order of choice.
+            tagged: (region, concept of its tag), in order of choice.
+
+        Returns:
+            exact: regions of the mention's own concept, then of broader ones.
+            narrower: regions of narrower concepts.
         """
         exact, narrower = [], []
         for concept in concepts:
-            met, broader = self._met[concept], self._broader[concept]
-            own, above, below = [], [], []
-            for region, tag in hits:
-                if tag in met:
+            matching, broader = self._matching[concept], self._broader[concept]
+            own: list[int] = []
+            above: list[int] = []
+            below: list[int] = []
+            for region, tag in tagged:
+                if tag in matching:
                     (own if tag == concept else above if tag in broader else below).append(region)
             exact.append(own + above)
             narrower.append(below)
@@ -173,29 +194,29 @@ class AnchorFinder:
 
 
 def _take_one_to_one(exact: list[list[int]], narrower: list[list[int]]) -> dict[int, int]:
-    """mention -> region, left to right: first among the mentions' exact candidates, then among the narrower ones."""
-    taken: dict[int, int] = {}
+    """Returns {mention: region}. All mentions choose from `exact` first; those without a region choose from `narrower`."""
+    region_of: dict[int, int] = {}
     used: set[int] = set()
     for choices in (exact, narrower):
         for mention, candidates in enumerate(choices):
-            if mention in taken:
+            if mention in region_of:
                 continue
             for region in candidates:
                 if region not in used:
                     used.add(region)
-                    taken[mention] = region
+                    region_of[mention] = region
                     break
-    return taken
+    return region_of
 
 
 def _as_anchors(
-    pairs: list[tuple[int, int]], object_count: int, concepts: list[int], meeting: list[list[int]]
+    pairs: list[tuple[int, int]], object_count: int, concepts: list[int], matches: list[list[int]]
 ) -> Anchors:
     positives = [
-        number for mention, regions in enumerate(meeting) for region in regions for number in (region, mention)
+        number for mention, regions in enumerate(matches) for region in regions for number in (region, mention)
     ]
     flat = [number for pair in pairs for number in pair]
-    return Anchors(  # from flat lists: numpy takes three times as long over nested ones
+    return Anchors(  # from flat lists: numpy needs three times as long for nested ones
         pairs=np.array(flat, dtype=np.int64).reshape(-1, 2),
         is_attribute=np.array([index >= object_count for index in range(len(pairs))], dtype=bool),
         concepts=np.array([concepts[mention] for mention in flat[1::2]], dtype=np.int64),
@@ -207,13 +228,13 @@ _NO_ANCHORS = _as_anchors([], 0, [], [])
 
 
 def _look_up(concepts: np.ndarray, ids: np.ndarray, what: str) -> np.ndarray:
+    """(R,) concept of each id, -1 where the id is negative."""
     ids = np.asarray(ids, dtype=np.int64)
-    if len(ids) and ids.max() >= len(concepts):
+    count = len(concepts) - 1
+    if len(ids) and ids.max() >= count:
         raise DataError(
             "cannot map regions to concepts",
-            f"a region has {what} id {ids.max()}, but only {len(concepts):,} {what} names are known",
-            f"give the {what} names of the detector that made the region store (they are in its index.json)",
+            f"a region has {what} id {ids.max()}, but only {count:,} {what} names are known",
+            f"pass the {what} names of the detector that wrote the region store (they are in its index.json)",
         )
-    if not len(concepts):
-        return np.full(len(ids), NO_CONCEPT, dtype=np.int64)
-    return np.where(ids < 0, NO_CONCEPT, concepts[ids])
+    return concepts[np.maximum(ids, -1)]

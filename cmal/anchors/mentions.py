@@ -1,20 +1,26 @@
-"""Mentions: where a caption speaks of things and of attributes.
+"""Mentions: the words of a caption that name objects and attributes.
 
-Rules for words with two uses [ours]:
-- the longest name wins: "traffic light" is no light;
-- a singular thing-word right before another thing-word only describes it: "pizza box" is no pizza (people excepted: a
-  "woman surfer" is a woman, but "mother duck" is no mother of people);
-- a word that is an attribute and a thing ("brick", "baby") is an attribute right before a thing-word, else a thing; one
-  that names a colour is an attribute before "and white" too ("orange and white cat");
-- a word that is also a verb is no mention right after a word for a person or animal, or after "to", "who", "they" ...
+The finder looks for the longest name at each position, left to right ("traffic light" is one mention, not "light").
+Some words have two uses. These rules decide [ours]:
 
-What an attribute modifies [ours]: the thing that follows it ("a red dog"); else, after "wearing" or "in", the person just
-before ("a man in red"); else, after "is", the first thing of its clause ("the dog beside the tree is red").
+- Noun before noun: a singular object word directly before another object word only describes it and is no mention
+  ("pizza" in "pizza box"). Exception: words for people ("woman surfer" mentions a woman), but not before an animal
+  ("mother duck").
+- Attribute or object ("brick", "baby"): an attribute directly before an object word, otherwise an object. Words that
+  are colours and objects ("orange") are attributes before a joined attribute too ("orange and white cat").
+- Verb or object ("watch"): no mention directly after a word for a person or an animal, or after "to", "who", "they"
+  and the like.
 
-Legend: W words, S mentions. All arrays are int64 unless stated.
+An attribute modifies [ours]:
 
-Source: CMAL (arXiv:2410.12595) maps words to concepts by a synonym dictionary. Ours: names of up to three words, attributes,
-and the rules above.
+- the object that follows it within two words ("a red dog");
+- else, after "wearing" or "in", the person just before it ("a man in red");
+- else, after "is", "are", "was" or "were", the first object of its clause ("the dog beside the tree is red").
+
+Shapes: W words, S mentions. Arrays are int64 unless stated.
+
+Source: CMAL (arXiv:2410.12595) maps words to concepts through a synonym dictionary. Ours: names of up to three words,
+attributes, and the rules above.
 """
 
 from __future__ import annotations
@@ -28,26 +34,26 @@ import numpy as np
 from cmal.anchors.thesaurus import NO_CONCEPT, Thesaurus, singular
 
 NO_MENTION = -1
-LONGEST_NAME = 3  # words, punctuation marks not counted
-ATTRIBUTE_REACH = 2  # words before the thing that an attribute may stand
+LONGEST_NAME = 3  # words, not counting punctuation marks
+ATTRIBUTE_REACH = 2  # words: the largest distance from an attribute to the object after it
 _BEFORE_VERBS = frozenset("to who that which they he she it we you can will is are was were as while not".split())
 _BETWEEN_ATTRIBUTES = frozenset(("and", ",", "-", "or"))
 _CLOTHES_WORDS = frozenset(("wearing", "in"))
 _COPULAS = frozenset(("is", "are", "was", "were"))
 _CLAUSE_ENDS = frozenset(", . ; and but while".split())
-_MAX_WORDS_TO_CLOTHES = 3  # from a person to "wearing" or "in": "a man who is wearing red"
+_MAX_WORDS_TO_CLOTHES = 3  # words from a person to the attribute after "wearing" or "in": "a man who is wearing red"
 _COLOUR_THINGS = frozenset("orange gold silver chocolate olive lime rose peach tan".split())
 
 
 @dataclass(frozen=True)
 class Mentions:
-    """Where a caption speaks of things and attributes, left to right; spans never overlap.
+    """The mentions of one caption, left to right. Spans do not overlap.
 
     Attributes:
-        spans: (S, 2) first word and one past the last.
+        spans: (S, 2) word positions [start, end).
         concepts: (S,) concept ids of the thesaurus.
-        is_attribute: (S,) bool.
-        modifies: (S,) for an attribute the index of the thing's mention it describes, else -1.
+        is_attribute: (S,) bool, True for an attribute, False for an object.
+        modifies: (S,) for an attribute, the index of the object mention that it modifies; -1 for none and for objects.
     """
 
     spans: np.ndarray
@@ -59,11 +65,11 @@ class Mentions:
         return len(self.concepts)
 
 
-_Found = tuple[int, int, int, bool]  # first word, one past the last, concept, is an attribute
+_Found = tuple[int, int, int, bool]  # start, end, concept, is_attribute
 
 
 class _Candidate(NamedTuple):
-    """A name found in a caption: word index, one past the last, and what it may mean (-1: not that)."""
+    """A name found at words [start, end), with its concept as an object and as an attribute (-1: it is not one)."""
 
     start: int
     end: int
@@ -72,7 +78,7 @@ class _Candidate(NamedTuple):
 
 
 class MentionFinder:
-    """Finds mentions by a thesaurus; one finder serves any number of captions."""
+    """Finds the mentions of captions with a thesaurus. One finder can be used for any number of captions."""
 
     def __init__(self, thesaurus: Thesaurus):
         self.thesaurus = thesaurus
@@ -83,7 +89,7 @@ class MentionFinder:
         self._singular: dict[str, str] = {}
 
     def find(self, words: Sequence[str]) -> Mentions:
-        """Mentions in the lower-case words of a caption, as `WordPieces.encode` gives them. About 20 µs; keep the result."""
+        """The mentions in a caption's lower-case words (from `WordPieces.encode`). Takes about 20 µs: store the result."""
         found: list[_Found] = []
         candidates = self._candidates(words)
         for index, candidate in enumerate(candidates):
@@ -101,7 +107,7 @@ class MentionFinder:
         )
 
     def _modified(self, words: Sequence[str], found: list[_Found]) -> list[int]:
-        """For each mention the index of the thing it modifies, -1 for none; see the module's docstring."""
+        """For each mention, the index of the object it modifies, -1 for none. The rules are in the module's docstring."""
         modifies = [NO_MENTION] * len(found)
         thing = NO_MENTION
         for index in range(len(found) - 1, -1, -1):
@@ -117,14 +123,14 @@ class MentionFinder:
         return modifies
 
     def _wearer(self, found: list[_Found], attribute: int) -> int:
-        """The person just before an attribute that follows "wearing" or "in"; -1 where it is somebody or something else."""
+        """The last object before an attribute after "wearing" or "in", if it is a person close by; else -1."""
         start = found[attribute][0]
         things = [i for i in range(attribute) if not found[i][3]]
         near = bool(things) and start - found[things[-1]][1] <= _MAX_WORDS_TO_CLOTHES
         return things[-1] if near and found[things[-1]][2] in self._people else NO_MENTION
 
     def _candidates(self, words: Sequence[str]) -> list[_Candidate]:
-        """Longest names, left to right."""
+        """The longest name at each position, left to right, without overlaps."""
         things, attributes, stop = (
             self.thesaurus.object_names,
             self.thesaurus.attribute_names,
@@ -143,7 +149,7 @@ class MentionFinder:
                 if name in stop:
                     thing = NO_CONCEPT
                     if end > start + 1 and attribute == NO_CONCEPT:
-                        break  # "on top": the whole name means nothing, and so do its words
+                        break  # a stop phrase ("on top") hides the words in it as well
                 if thing != NO_CONCEPT or attribute != NO_CONCEPT:
                     candidates.append(_Candidate(start, end, thing, attribute))
                     break
@@ -152,7 +158,7 @@ class MentionFinder:
 
     def _singular_of(self, word: str) -> str:
         if word not in self._singular:
-            if len(self._singular) > 200_000:  # a bound on memory; captions hold a few ten thousand different words
+            if len(self._singular) > 200_000:  # bounds memory; real data sets have tens of thousands of different words
                 self._singular.clear()
             self._singular[word] = singular(word)
         return self._singular[word]
@@ -164,13 +170,13 @@ class MentionFinder:
         index: int,
         before: _Found | None,
     ) -> bool | None:
-        """True: an attribute; False: a thing; None: neither. The rules of the module's docstring."""
+        """True: an attribute. False: an object. None: no mention. The rules are in the module's docstring."""
         it = candidates[index]
         if it.thing == NO_CONCEPT:
             return True
         next_one = candidates[index + 1] if index + 1 < len(candidates) else None
         if it.attribute != NO_CONCEPT and (
-            self._describes_what_follows(words, candidates, index) or self._describes_what_came(words, it, before)
+            self._describes_what_follows(words, candidates, index) or self._describes_what_precedes(words, it, before)
         ):
             return True
         last = words[it.end - 1]
@@ -192,7 +198,7 @@ class MentionFinder:
         return False
 
     def _describes_what_follows(self, words: Sequence[str], candidates: list[_Candidate], index: int) -> bool:
-        """Whether a word that is an attribute and a thing describes what follows: "orange cat", "orange and white cat"."""
+        """Does an attribute-or-object word describe the words after it ("orange cat", "orange and white cat")?"""
         end = candidates[index].end
         followers = candidates[index + 1 : index + 3]
         if not followers:
@@ -206,8 +212,8 @@ class MentionFinder:
         joined = all(word in _BETWEEN_ATTRIBUTES for word in words[end : first.start])
         return is_colour and joined and first.thing == NO_CONCEPT
 
-    def _describes_what_came(self, words: Sequence[str], it: _Candidate, before: _Found | None) -> bool:
-        """Whether a colour that is also a thing describes what came: "the car is orange", "a man in orange"."""
+    def _describes_what_precedes(self, words: Sequence[str], it: _Candidate, before: _Found | None) -> bool:
+        """Does a colour-or-object word describe an object before it ("the car is orange", "a man in orange")?"""
         if not it.start or before is None or words[it.end - 1] not in _COLOUR_THINGS:
             return False
         word = words[it.start - 1]
@@ -218,7 +224,7 @@ class MentionFinder:
 
 
 def _longest_by_first_word(thesaurus: Thesaurus) -> dict[str, int]:
-    """By first word, how many words (punctuation marks too) the longest name has that begins with it."""
+    """{first word: number of words, with punctuation marks, of the longest name that starts with it}."""
     longest: dict[str, int] = {}
     for names in (thesaurus.object_names, thesaurus.attribute_names, thesaurus.stop_words):
         for name in names:
@@ -229,7 +235,7 @@ def _longest_by_first_word(thesaurus: Thesaurus) -> dict[str, int]:
 
 
 def _subject(words: Sequence[str], found: list[_Found], attribute: int) -> int:
-    """The first thing of the clause that ends in the attribute after "is"; -1 where it names none."""
+    """The first object in the clause of an attribute after "is"; -1 if the clause has none."""
     start = found[attribute][0]
     clause = next((i + 1 for i in range(start - 1, -1, -1) if words[i] in _CLAUSE_ENDS), 0)
     return next((i for i in range(attribute) if found[i][0] >= clause and not found[i][3]), NO_MENTION)

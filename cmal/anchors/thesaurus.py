@@ -1,22 +1,25 @@
-"""The thesaurus: which words and which class names mean the same concept.
+"""The thesaurus: maps words and class names to concepts.
 
-It is a text file that a person can read and add to (`cmal/anchors/thesaurus.txt`; made by `recipes/build_thesaurus.py`):
+It is a text file that can be read and extended by hand (`cmal/anchors/thesaurus.txt`, built by
+`recipes/build_thesaurus.py`). Each line is one entry:
 
-    dog, puppy, pup, hound            one concept a line: canonical name, then aliases
-    animal > dog, cat, cow            links: a broader concept and narrower ones
-    @attribute grey, gray             a concept of attributes; its names live apart from those of objects
-    @stop thing, photo                words that are too general to mean anything
-    @verb watch, wave, park           words that are also verbs: "the man watches" is no mention of a watch
+    dog, puppy, pup, hound            a concept: canonical name, then aliases
+    animal > dog, cat, cow            links: a broader concept and its narrower concepts
+    @attribute grey, gray             an attribute concept; attribute names do not clash with object names
+    @stop thing, photo                names that are too general to be a concept
+    @verb watch, wave, park           object names that are verbs as well
     # a comment
 
-A name is found as written, else with its last word in the singular ("traffic lights"). A user's own file is read after
-the package's and wins: a line whose first name is known adds to that concept, a name given again moves to the new
-line's concept, and a name on a concept line leaves the stop list.
+Look-up: a name is searched as written, then with its last word in the singular ("traffic lights").
 
-Links are ours; CMAL's synonym dictionary is flat as far as the text at hand says. They are there because detectors name
-things more coarsely or finely than people do: COCO has "person" alone, Visual Genome has "man", "guy", "surfer". A word
-meets a tag of the same concept, of a broader one (word "man", tag "person") or of a narrower one (word "person", tag
-"man"), any number of links up or down, but never sideways ("man", "woman").
+User files: they are read after the package's file and override it. A line whose first name is known adds its aliases to
+that concept. A name that occurs again moves to the later concept. A name on a concept line is no longer a stop word.
+
+Links: a word matches a tag of the same concept, of a broader concept (word "man", tag "person") or of a narrower one
+(word "person", tag "man"), over any number of links. Siblings ("man", "woman") do not match.
+
+Source: CMAL (arXiv:2410.12595) uses a synonym dictionary, which its text does not describe further. Links are ours. They
+bridge detectors with different vocabularies: COCO has only "person"; Visual Genome has "man", "guy" and "surfer" too.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from cmal.errors import DataError, list_errors
 NO_CONCEPT = -1
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 _IRREGULAR = frozenset("children geese feet teeth mice oxen lice cacti fungi antennae calves".split())
-_SINGULARS = {  # where the lemmatiser leaves a plural, or splits what is one word
+_SINGULARS = {  # corrections to simplemma, which leaves some plurals and changes some words that are no plurals
     "loaves": "loaf", "sunglasses": "sunglasses", "eyeglasses": "eyeglasses", "trousers": "trousers",
     "overalls": "overalls", "shorts": "shorts", "blinds": "blinds", "drapes": "drapes", "skies": "sky", "skiis": "ski",
     "skis": "ski", "people": "people", "buses": "bus", "busses": "bus", "taxis": "taxi",
@@ -47,14 +50,14 @@ _SINGULARS = {  # where the lemmatiser leaves a plural, or splits what is one wo
 
 
 def name_words(name: str) -> list[str]:
-    """The lower-case words of a name, each punctuation mark a word, as captions are parted ("T-shirt" -> t, -, shirt)."""
+    """The lower-case words of a name. Each punctuation mark is a word, as in captions ("T-shirt" -> t, -, shirt)."""
     return _WORD.findall(name.lower())
 
 
 def singular(word: str) -> str:
-    """The noun a lower-case word is a plural of ("geese" -> "goose"); any other word stays as it is.
+    """The singular of a lower-case plural noun ("geese" -> "goose"). Other words are returned unchanged.
 
-    Only what looks like a plural is looked up: to the lemmatiser "parked" is "park" and "drier" is "dry".
+    Only words that look like plurals go to simplemma, because it also maps "parked" to "park" and "drier" to "dry".
     """
     if word in _SINGULARS:
         return _SINGULARS[word]
@@ -66,7 +69,7 @@ def singular(word: str) -> str:
 
 @dataclass
 class _Lines:
-    """What the files say, names as tuples of words joined by single spaces."""
+    """The parsed entries of all files. A name is its words joined by single spaces; links are (broader, narrower)."""
 
     objects: list[list[str]] = field(default_factory=list)
     attributes: list[list[str]] = field(default_factory=list)
@@ -76,15 +79,15 @@ class _Lines:
 
 
 class Thesaurus:
-    """Names of concepts as integers: 0 .. `attribute_start` - 1 are objects, the rest are attributes.
+    """Concepts as integers: ids below `attribute_start` are objects, the others are attributes.
 
     Attributes:
-        concept_names: canonical name by concept id.
+        concept_names: canonical name of each concept id.
         attribute_start: the first attribute id.
-        object_names, attribute_names: every name and alias -> concept id. Names are lower-case words joined by one space,
-            punctuation marks being words ("t - shirt").
-        stop_words: names that mean nothing.
-        verbs: names of objects that are verbs as well.
+        object_names, attribute_names: name or alias -> concept id. A name is its lower-case words joined by one space;
+            punctuation marks count as words ("t - shirt").
+        stop_words: names that have no concept.
+        verbs: object names that are verbs as well ("watch").
     """
 
     def __init__(self, lines: _Lines):
@@ -100,10 +103,10 @@ class Thesaurus:
 
     @classmethod
     def load(cls, *extra_files: Path) -> Thesaurus:
-        """The package's thesaurus, then the user's files in order.
+        """Reads the package's thesaurus, then the user's files in the given order.
 
         Raises:
-            DataError: a file cannot be read or has faulty lines; all faults are reported together.
+            DataError: a file cannot be read, or has invalid lines (all are listed in one message).
         """
         lines = _Lines()
         _read_into(lines, files("cmal.anchors").joinpath("thesaurus.txt").read_text(encoding="utf-8"), "thesaurus.txt")
@@ -119,17 +122,17 @@ class Thesaurus:
 
     @classmethod
     def from_text(cls, text: str) -> Thesaurus:
-        """A thesaurus from its text alone, without the package's. Raises DataError as `load`."""
+        """Reads a thesaurus from a string, without the package's entries. Raises DataError for invalid lines."""
         lines = _Lines()
         _read_into(lines, text, "the given text")
         return cls(lines)
 
     def object_concept(self, name: str) -> int:
-        """Concept of a class name, -1 for none. Commas part alternatives ("hot dog,hotdog"): the first known one counts."""
+        """Concept id of a class name, -1 for none. Commas separate alternatives ("hot dog,hotdog"); the first known wins."""
         return self._concept(name, self.object_names)
 
     def attribute_concept(self, name: str) -> int:
-        """Concept of an attribute name, -1 for none; commas part alternatives."""
+        """Concept id of an attribute name, -1 for none. Alternatives as in `object_concept`."""
         return self._concept(name, self.attribute_names)
 
     def _concept(self, name: str, names: dict[str, int]) -> int:
@@ -145,8 +148,8 @@ class Thesaurus:
         return NO_CONCEPT
 
     @cached_property
-    def tags_met(self) -> tuple[tuple[int, ...], ...]:
-        """By concept of a word, the concepts of tags it meets: its own first, then all broader and narrower ones."""
+    def matching_concepts(self) -> tuple[tuple[int, ...], ...]:
+        """For each concept id, the concepts that match it: itself first, then all broader and narrower ones by id."""
         return tuple(
             (concept, *sorted((self.broader[concept] | _reach(concept, self._narrower)) - {concept}))
             for concept in range(len(self.concept_names))
@@ -154,7 +157,7 @@ class Thesaurus:
 
     @cached_property
     def broader(self) -> tuple[frozenset[int], ...]:
-        """By concept, all concepts above it."""
+        """For each concept id, all concepts above it over any number of links."""
         above: dict[int, list[int]] = {}
         for broad, narrow in self._narrower.items():
             for concept in narrow:
@@ -162,12 +165,13 @@ class Thesaurus:
         return tuple(frozenset(_reach(concept, above)) for concept in range(len(self.concept_names)))
 
     def narrower_than(self, *names: str) -> frozenset[int]:
-        """The concepts of these names and all concepts below them; unknown names add nothing."""
+        """The concepts of these object names and all concepts below them. Unknown names are ignored."""
         roots = {self.object_concept(name) for name in names} - {NO_CONCEPT}
         return frozenset(roots.union(*(_reach(root, self._narrower) for root in roots)))
 
 
 def _reach(start: int, edges: dict[int, list[int]]) -> set[int]:
+    """All concepts that can be reached from `start` over at least one edge."""
     seen: set[int] = set()
     todo = [start]
     while todo:
@@ -179,7 +183,10 @@ def _reach(start: int, edges: dict[int, list[int]]) -> set[int]:
 
 
 def _number(concepts: Sequence[list[str]], start: int) -> tuple[dict[str, int], list[str]]:
-    """Ids for concepts that still have a name; a name that moved to a later line is no longer in its first one."""
+    """Numbers the concepts from `start`. Returns {name: id} and the canonical names.
+
+    A concept is skipped if all its names have moved to later lines.
+    """
     names: dict[str, int] = {}
     canonical: list[str] = []
     for members in concepts:
@@ -200,11 +207,12 @@ def _read_into(lines: _Lines, text: str, source: str) -> None:
         raise DataError(
             f"cannot use the thesaurus {source}",
             list_errors(errors),
-            'write one concept a line: "canonical name, alias, alias" or "broader > narrower, narrower"',
+            'write one entry per line: "canonical name, alias, alias" or "broader > narrower, narrower"',
         )
 
 
 def _content(text: str) -> Iterator[tuple[int, str]]:
+    """(line number, line) of every line that holds more than a comment."""
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.partition("#")[0].strip()
         if line:
@@ -243,6 +251,7 @@ def _names(text: str) -> list[str]:
 
 
 def _add_concept(concepts: list[list[str]], names: list[str]) -> None:
+    """Adds `names` to the concept that has the first of them, else as a new concept, and removes them from all others."""
     mine = next((members for members in concepts if names[0] in members), None)
     for members in concepts:
         if members is not mine:

@@ -1,7 +1,7 @@
-"""How fast anchors are found, on one core: `python tests/bench/anchors.py [PAIRS]` prints JSON.
+"""Measures how many pairs per second get anchors, on one core: `python -m tests.bench.anchors [PAIRS]` prints JSON.
 
-Captions are put together from names of the thesaurus, 36 regions an image with classes and attributes drawn from it. The
-goal (DESIGN 2.1) is 50,000 pairs a second for `find_anchors`, words and tags having been mapped to concepts once.
+Captions are composed of thesaurus names; each image has 36 regions with classes and attributes drawn from it. The goal
+(DESIGN 2.1) is 50,000 pairs per second for `find_anchors`, with words and tags already mapped to concepts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILLERS = ("a", "the", "on", "in", "next", "to", "with", "and", "standing", "nea
 
 
 def make_captions(thesaurus: Thesaurus, common: list[str], count: int, rng: np.random.Generator) -> list[list[str]]:
-    """Captions of 8 to 13 words, about three of them names of things."""
+    """Captions of 8 or more words, about three of them names of objects."""
     colours = ["red", "white", "black", "wooden", "large"]
     captions = []
     for _ in range(count):

@@ -94,8 +94,8 @@ def test_unknown_and_over_general_names_have_no_concept(small):
 
 def test_links_lead_up_and_down_but_never_sideways(small):
     dog, cat, animal = (small.object_concept(name) for name in ("dog", "cat", "animal"))
-    assert set(small.tags_met[dog]) == {dog, animal} and small.tags_met[dog][0] == dog
-    assert set(small.tags_met[animal]) == {animal, dog, cat}
+    assert set(small.matching_concepts[dog]) == {dog, animal} and small.matching_concepts[dog][0] == dog
+    assert set(small.matching_concepts[animal]) == {animal, dog, cat}
     assert small.narrower_than("animal", "gizmo") == {dog, cat, animal}
 
 
@@ -107,7 +107,7 @@ def test_a_user_file_adds_aliases_moves_names_and_lifts_the_stop(tmp_path):
     assert after.object_concept("ship") == after.object_concept("yacht club") != after.object_concept("ferry")
     assert after.concept_names[after.object_concept("ferry")] == "ferry"  # "ship" led that line and is gone from it
     assert before.object_concept("thing") == -1 != after.object_concept("thing")
-    assert after.object_concept("vehicle") in after.tags_met[after.object_concept("widget")]
+    assert after.object_concept("vehicle") in after.matching_concepts[after.object_concept("widget")]
 
 
 def test_faulty_lines_are_reported_together_with_their_numbers(tmp_path):
@@ -156,14 +156,14 @@ def test_everyday_synonyms_mean_the_kind(thesaurus, word, kind):
     ("word", "tag"), [("man", "person"), ("person", "man"), ("surfer", "person"), ("ship", "boat")]
 )
 def test_narrower_and_broader_words_meet_a_tag(thesaurus, word, tag):
-    assert thesaurus.object_concept(tag) in thesaurus.tags_met[thesaurus.object_concept(word)]
+    assert thesaurus.object_concept(tag) in thesaurus.matching_concepts[thesaurus.object_concept(word)]
 
 
 @pytest.mark.parametrize(
     ("word", "tag"), [("man", "woman"), ("dog", "cat"), ("dog", "hot dog"), ("bear", "teddy bear")]
 )
 def test_neighbours_do_not_meet(thesaurus, word, tag):
-    assert thesaurus.object_concept(tag) not in thesaurus.tags_met[thesaurus.object_concept(word)]
+    assert thesaurus.object_concept(tag) not in thesaurus.matching_concepts[thesaurus.object_concept(word)]
 
 
 def test_all_classes_of_visual_genome_and_coco_have_a_concept_or_are_on_the_stop_list(thesaurus, real_data):
