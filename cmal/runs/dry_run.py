@@ -27,7 +27,7 @@ from cmal.model.cpu.kernels import ONEDNN_LINEAR
 from cmal.runs.building import parameters_by_part
 from cmal.runs.finetune import finetuning_setup
 from cmal.runs.folder import checkpoint_to_resume_from
-from cmal.runs.pretrain import assemble
+from cmal.runs.pretrain import pretraining_setup
 from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe
 from cmal.runs.train import TrainingSetup, build_loop, loader_workers
 from cmal.training.checkpoint import save_checkpoint
@@ -90,7 +90,7 @@ def estimate_training(
         began = time.perf_counter()
         checkpoint = checkpoint_to_resume_from(Path(recipe.out), recipe, start)
         if isinstance(recipe, PretrainRecipe):
-            setup = assemble(recipe, checkpoint).setup(context)
+            setup = pretraining_setup(recipe, checkpoint, context)
         else:
             setup = finetuning_setup(recipe, checkpoint, context)
         loop = replace(build_loop(setup, context, checkpoint), report_every=1, save_every=2**62, validate_every=0)
@@ -105,7 +105,7 @@ class _Trial:
     loop: TrainingLoop
 
     def estimate(self, start_s: float) -> Estimate:
-        setup, train, context = self.setup, self.setup.train, self.loop.context
+        setup, train, context = self.setup, self.setup.recipe.train, self.loop.context
         done = self.loop.progress.step
         left = train.steps - done
         plan = setup.micro_batch_plan()
@@ -150,10 +150,12 @@ class _Trial:
         """Trains on some steps' micro-batches and returns each step's seconds. The learning rate does not advance."""
         context, seconds = self.loop.context, []
         own = [m for step in steps for m in MicroBatchSequence(plan, step, step, context.rank, context.world_size)]
-        batches = load_micro_batches(self.setup.data, own, loader_workers(self.setup.workers, context.device))
+        batches = load_micro_batches(
+            self.setup.data, own, loader_workers(self.setup.recipe.data.workers, context.device)
+        )
 
         def report(step: StepReport) -> None:
-            seconds.append(self.setup.train.batch_size / step.examples_per_s)
+            seconds.append(self.setup.recipe.train.batch_size / step.examples_per_s)
 
         last = self.loop.progress.step + len(steps)
         fit(replace(self.loop, micro_batches=batches, steps=last, report=report))

@@ -15,7 +15,7 @@ from cmal.model.cmal import build_cmal
 from cmal.model.transformer import initialise
 from cmal.regions.store.store import RegionStore
 from cmal.runs.answers import LoadedTask, TaskModel, distributed_answers
-from cmal.runs.building import load_pretrained, load_word_pieces, write_beside_weights
+from cmal.runs.building import load_pretrained, load_word_pieces
 from cmal.runs.compatibility import check_images, check_store
 from cmal.runs.folder import find_checkpoint
 from cmal.runs.model_config import read_pretraining_config
@@ -50,17 +50,9 @@ def finetuning_setup(recipe: FinetuneRecipe, checkpoint: Path | None, context: D
     check_images(records, store, data.root)
     records = take_few(records, data.max_records, recipe.train.seed)
     builder = ExampleBuilder(loaded.word_pieces, store, min(data.max_tokens, loaded.config.sizes["max_tokens"]))
-    return TrainingSetup(
-        run=Path(recipe.out),
-        model=loaded.model,
-        data=TaskData(records, builder, loaded.task.make_batch, recipe.train.seed),
-        train=recipe.train,
-        optimizer=recipe.optimizer,
-        workers=data.workers,
-        add_files=lambda folder: write_beside_weights(folder, loaded.config, loaded.word_pieces),
-        validate=validation_of(recipe, loaded, builder, store, context),
-        head_names=("head.",),
-    )
+    task_data = TaskData(records, builder, loaded.task.make_batch, recipe.train.seed)
+    validate = validation_of(recipe, loaded, builder, store, context)
+    return TrainingSetup(recipe, loaded.model, task_data, loaded.config, loaded.word_pieces, validate, ("head.",))
 
 
 def validation_of(

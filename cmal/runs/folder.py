@@ -21,7 +21,7 @@ import yaml
 from cmal.errors import CheckpointError, DataError, RecipeError, list_errors
 from cmal.io.files import cannot_write, write_json, write_text
 from cmal.runs.environment import environment
-from cmal.runs.recipe import Recipe, recipe_as_dict, recipe_differences, recipe_text, rename_old_keys
+from cmal.runs.recipe.reader import Recipe, recipe_as_dict, recipe_differences, recipe_text, rename_old_keys
 from cmal.training.retention import make_links_again, newest_checkpoint, remove_folder
 
 METRICS = "metrics.jsonl"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +17,23 @@ from cmal.data.records import ImageTextRecord, read_records
 from cmal.data.text import WordPieces
 from cmal.datasets.leakage import leakage_statement
 from cmal.errors import CmalError
-from cmal.io.files import write_json
 from cmal.model.pretraining import OBJECTIVES, CmalForPretraining
-from cmal.model.text_weights import LoadingReport, load_bert, read_bert
+from cmal.model.text_weights import load_bert, read_bert
 from cmal.regions.store.store import RegionStore
 from cmal.runs.building import (
     anchor_finder,
     build_pretraining_model,
     load_word_pieces,
     model_sizes,
-    write_beside_weights,
 )
 from cmal.runs.compatibility import check_images
-from cmal.runs.folder import TEXT_ENCODER
 from cmal.runs.model_config import ModelConfig
 from cmal.runs.recipe import PretrainRecipe
+from cmal.runs.recipe.schema import TrainSection
 from cmal.runs.train import Report, Tick, TrainingSetup, TrainingSummary, mean_losses_of, run_training
 from cmal.training.distributed import DistributedContext
 
 VALIDATION_MICRO_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """The objects of a pre-training before its first step. `loading`: the report of the text checkpoint, if one was read."""
-
-    recipe: PretrainRecipe
-    config: ModelConfig
-    word_pieces: WordPieces
-    model: CmalForPretraining
-    data: PretrainingData
-    validation: PretrainingData | None
-    loading: LoadingReport | None = None
-
-    def setup(self, context: DistributedContext) -> TrainingSetup:
-        """This process's part of the training."""
-        recipe = self.recipe
-        return TrainingSetup(
-            run=Path(recipe.out),
-            model=self.model,
-            data=self.data,
-            train=recipe.train,
-            optimizer=recipe.optimizer,
-            workers=recipe.data.workers,
-            add_files=lambda folder: write_beside_weights(folder, self.config, self.word_pieces),
-            validate=lambda step: validation_losses(self, context.device),
-        )
 
 
 def run_pretraining(
@@ -83,24 +54,17 @@ def run_pretraining(
     Raises:
         CmalError: every error that the user can fix.
     """
-
-    def make_setup(checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
-        pretraining = assemble(recipe, checkpoint)
-        if pretraining.loading and context.is_first:
-            write_json(Path(recipe.out) / TEXT_ENCODER, pretraining.loading.as_json())
-        return pretraining.setup(context)
-
-    return run_training(recipe, make_setup, report, start, device, tick)
+    return run_training(recipe, partial(pretraining_setup, recipe), report, start, device, tick)
 
 
-def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretraining:
+def pretraining_setup(recipe: PretrainRecipe, checkpoint: Path | None, context: DistributedContext) -> TrainingSetup:
     """Reads records and region store, and builds vocabulary and model.
 
     Args:
         checkpoint: to resume from; its vocabulary is used. Its weights are loaded later.
     """
-    store = RegionStore.open(recipe.data.regions)
-    records = take_share(read_pairs(recipe.data.records, store), recipe.data.pairs_share, recipe.train.seed)
+    store, seed = RegionStore.open(recipe.data.regions), recipe.train.seed
+    records = take_share(read_pairs(recipe.data.records, store), recipe.data.pairs_share, seed)
     if checkpoint is not None:
         word_pieces = load_word_pieces(checkpoint)
     elif recipe.model.text_checkpoint:
@@ -108,19 +72,19 @@ def assemble(recipe: PretrainRecipe, checkpoint: Path | None = None) -> Pretrain
     else:
         word_pieces = WordPieces.train((r.caption for r in records), recipe.model.vocabulary_size)
     config = pretraining_config(recipe, word_pieces, store)
-    torch.manual_seed(recipe.train.seed)
+    torch.manual_seed(seed)
     model, loading = build_pretraining_model(config), None
     if recipe.model.text_checkpoint and checkpoint is None:
         loading = load_bert(model.cmal, read_bert(recipe.model.text_checkpoint), recipe.model.text_checkpoint)
     finder = anchor_finder(store, recipe.anchors.thesaurus)
-    noise = TagNoise(recipe.anchors.tag_noise, len(store.class_names), recipe.train.seed)
+    noise = TagNoise(recipe.anchors.tag_noise, len(store.class_names), seed)
     builder = ExampleBuilder(word_pieces, store, recipe.model.max_tokens, finder, noise)
     rates, validation = masking_config(recipe), None
     if recipe.data.validation:
-        pairs = read_pairs([recipe.data.validation], store)
-        validation = PretrainingData(pairs, builder, rates, recipe.train.seed)
-    data = PretrainingData(records, builder, rates, recipe.train.seed)
-    return Pretraining(recipe, config, word_pieces, model, data, validation, loading)
+        validation = PretrainingData(read_pairs([recipe.data.validation], store), builder, rates, seed)
+    data = PretrainingData(records, builder, rates, seed)
+    validate = partial(validation_losses, model, validation, recipe.train, context.device)
+    return TrainingSetup(recipe, model, data, config, word_pieces, validate, text_encoder=loading)
 
 
 def pretraining_config(recipe: PretrainRecipe, word_pieces: WordPieces, store: RegionStore) -> ModelConfig:
@@ -184,12 +148,13 @@ def masking_config(recipe: PretrainRecipe) -> MaskingConfig:
     )
 
 
-def validation_losses(pretraining: Pretraining, device: torch.device) -> dict[str, float]:
-    """Losses on a fixed part of the validation records, with the same masking every time. "main" is minus the total."""
-    data, section = pretraining.validation, pretraining.recipe.train
+def validation_losses(
+    model: CmalForPretraining, data: PretrainingData | None, section: TrainSection, device: torch.device, step: int
+) -> dict[str, float]:
+    """Losses on a fixed part of the validation records, with the same masking at every step. "main" is minus the total."""
     if data is None:
         return {}
     plan = MicroBatchPlan(data.lengths(), section.micro_batch_size, 1, section.seed)
     micro_batches = MicroBatchSequence(plan, 1, min(VALIDATION_MICRO_BATCHES, plan.micro_batches_per_epoch))
-    measures = mean_losses_of(pretraining.model, load_micro_batches(data, micro_batches, 0), device)
+    measures = mean_losses_of(model, load_micro_batches(data, micro_batches, 0), device)
     return measures | {"main": -measures["loss"]}

@@ -14,11 +14,16 @@ from torch import nn
 from cmal.data.batch import Batch
 from cmal.data.loaders import PretrainingData, TaskData
 from cmal.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchSequence, load_micro_batches
+from cmal.data.text import WordPieces
 from cmal.errors import RecipeError
+from cmal.io.files import write_json
 from cmal.io.locks import hold_folder
-from cmal.runs.folder import METRICS, MetricsFile, open_run
+from cmal.model.text_weights import LoadingReport
+from cmal.runs.building import write_beside_weights
+from cmal.runs.folder import METRICS, TEXT_ENCODER, MetricsFile, open_run
+from cmal.runs.model_config import ModelConfig
 from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe
-from cmal.runs.recipe.schema import OptimizerSection, TrainSection
+from cmal.runs.recipe.schema import TrainSection
 from cmal.training.checkpoint import fit_weights, load_optimizer, load_weights, save_checkpoint
 from cmal.training.distributed import DistributedContext, all_reduce_any, barrier, distributed_context
 from cmal.training.loop import StepReport, TrainingLoop, fit
@@ -35,29 +40,38 @@ GPU_LOADER_WORKERS = 4
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """One process's part of a training: the model, its data, and the run folder.
+    """One process's part of a training: the model with its data, and what its checkpoints contain beside the weights.
 
     Attributes:
-        add_files: writes what a checkpoint folder needs beside the weights.
         validate: called with the step in every process; returns the same measures in each. The checkpoint with the
             highest "main" measure becomes `best`.
         head_names: prefixes of the parameter names that learn at `head_lr_factor`.
+        text_encoder: the loading report of a text checkpoint, if one was read.
     """
 
-    run: Path
+    recipe: PretrainRecipe | FinetuneRecipe
     model: nn.Module
     data: PretrainingData | TaskData
-    train: TrainSection
-    optimizer: OptimizerSection
-    workers: int
-    add_files: Callable[[Path], None]
+    config: ModelConfig
+    word_pieces: WordPieces
     validate: Callable[[int], Mapping[str, float]]
     head_names: tuple[str, ...] = ()
+    text_encoder: LoadingReport | None = None
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return Path(self.recipe.out)
+
+    def add_files(self, folder: Path) -> None:
+        """Writes configuration and vocabulary beside the weights in a checkpoint folder."""
+        write_beside_weights(folder, self.config, self.word_pieces)
 
     def micro_batch_plan(self) -> MicroBatchPlan:
         """The micro-batches of all steps, over all processes."""
-        micro_batches_per_step = self.train.batch_size // self.train.micro_batch_size
-        return MicroBatchPlan(self.data.lengths(), self.train.micro_batch_size, micro_batches_per_step, self.train.seed)
+        train = self.recipe.train
+        micro_batches_per_step = train.batch_size // train.micro_batch_size
+        return MicroBatchPlan(self.data.lengths(), train.micro_batch_size, micro_batches_per_step, train.seed)
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,9 @@ def train(
     setup: TrainingSetup, context: DistributedContext, checkpoint: Path | None, report: Report, tick: Tick | None = None
 ) -> Progress:
     """Runs the loop from a checkpoint or from the start, and writes checkpoints and metrics into the run folder."""
-    loop = build_loop(setup, context, checkpoint)
+    loop, keep = build_loop(setup, context, checkpoint), setup.recipe.train.keep_checkpoints
+    if setup.text_encoder and context.is_first:
+        write_json(setup.run / TEXT_ENCODER, setup.text_encoder.as_json())
     is_validated = validation_at(checkpoint_folder(setup.run, loop.progress.step)) is not None
     metrics = MetricsFile(setup.run / METRICS, loop.progress.step, is_validated) if context.is_first else None
 
@@ -115,7 +131,7 @@ def train(
     def save(progress: Progress) -> None:
         states = full_state_dict(setup.model.state_dict()), full_state_dict(loop.optimizer.state_dict())
         if context.is_first:
-            save_checkpoint(setup.run, progress, *states, setup.add_files, setup.train.keep_checkpoints)
+            save_checkpoint(setup.run, progress, *states, setup.add_files, keep)
 
     def validate(step: int) -> None:
         is_missing = context.is_first and validation_at(checkpoint_folder(setup.run, step)) is None
@@ -124,7 +140,7 @@ def train(
         measures = setup.validate(step)
         if metrics and measures:
             metrics.write({"step": step, "validation": dict(measures)})
-            keep_best(setup.run, step, measures, setup.train.keep_checkpoints)
+            keep_best(setup.run, step, measures, keep)
 
     tick = tick if tick and context.is_first else loop.tick
     return fit(replace(loop, report=write_report, save=save, validate=validate, tick=tick))
@@ -138,7 +154,7 @@ def build_loop(setup: TrainingSetup, context: DistributedContext, checkpoint: Pa
         CheckpointError: the checkpoint is damaged or of another model.
     """
     keep_freed_memory()
-    section, settings = setup.train, setup.optimizer
+    section, settings = setup.recipe.train, setup.recipe.optimizer
     plan = setup.micro_batch_plan()
     _check_even(section, context.world_size)
     model = setup.model.to(context.device)
@@ -165,7 +181,9 @@ def build_loop(setup: TrainingSetup, context: DistributedContext, checkpoint: Pa
         model=model if is_sharded else wrap_ddp(model, context),
         optimizer=optimizer,
         scheduler=build_schedule(optimizer, settings.warmup_steps, section.steps, progress.step),
-        micro_batches=load_micro_batches(setup.data, sequence, loader_workers(setup.workers, context.device)),
+        micro_batches=load_micro_batches(
+            setup.data, sequence, loader_workers(setup.recipe.data.workers, context.device)
+        ),
         micro_batches_per_step=plan.micro_batches_per_step // context.world_size,
         steps=section.steps,
         seed=section.seed,

@@ -29,7 +29,7 @@ from cmal.data.records import ImageTextRecord, record_line
 from cmal.regions.store.layout import StoreHeader
 from cmal.regions.store.shards import StoreWriter
 from cmal.regions.types import Regions
-from cmal.runs.pretrain import assemble
+from cmal.runs.pretrain import pretraining_setup
 from cmal.runs.recipe import PretrainRecipe, load_recipe
 from cmal.runs.train import build_loop, loader_workers
 from cmal.training.distributed import DistributedContext, distributed_context
@@ -101,7 +101,7 @@ def step_seconds(loop: TrainingLoop, micro_batches: Iterable) -> list[float]:
 
 def compare(folder: Path, context: DistributedContext, repeats: int, workers: int) -> dict[str, object]:
     """All turns; the first one warms up."""
-    setup = assemble(recipe_for(folder)).setup(context)
+    setup = pretraining_setup(recipe_for(folder), None, context)
     loop = replace(build_loop(setup, context, None), save_every=2**62)
     plan = setup.micro_batch_plan()
     kept = next(iter(MicroBatchSequence(plan, 1, 1)))

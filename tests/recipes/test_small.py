@@ -25,12 +25,14 @@ from cmal.regions.detectors.timm_features import TimmFeatures
 from cmal.regions.image_lists import images_of_folder
 from cmal.regions.images import read_image
 from cmal.regions.store.store import RegionStore
-from cmal.runs.pretrain import Pretraining, assemble, run_pretraining
+from cmal.runs.pretrain import pretraining_setup, run_pretraining
 from cmal.runs.recipe import PretrainRecipe, load_recipe
+from cmal.runs.train import TrainingSetup
 from cmal.tasks.metrics import recalls_of_ranks, retrieval_ranks
 from cmal.tasks.pair_scores import cache_states
 from cmal.tasks.retrieval import Retrieval
 from cmal.training.checkpoint import fit_weights, load_weights
+from cmal.training.distributed import DistributedContext
 from cmal_cli.app import main
 
 pytestmark = pytest.mark.slow
@@ -142,10 +144,11 @@ def recipe(prepared, weights) -> PretrainRecipe:
 
 
 @pytest.fixture(scope="module")
-def trained(recipe) -> tuple[list[dict], Pretraining]:
+def trained(recipe) -> tuple[list[dict], TrainingSetup]:
     """The lines of metrics.jsonl, and everything the run was pretraining of with its last weights."""
     run_pretraining(recipe, report=lambda report: None, device="cpu")
-    pretraining, last = assemble(recipe, Path(recipe.out) / "last"), Path(recipe.out) / "last"
+    last = Path(recipe.out) / "last"
+    pretraining = pretraining_setup(recipe, last, DistributedContext())
     fit_weights(pretraining.model, load_weights(last), last)
     pretraining.model.eval()
     return [json.loads(line) for line in (Path(recipe.out) / "metrics.jsonl").read_text().splitlines()], pretraining
@@ -164,7 +167,10 @@ def test_one_store_holds_the_photographs_of_both_sets(prepared, real_data):
 def test_the_text_encoder_starts_as_minilm_and_the_unified_one_goes_on_from_it(recipe, weights):
     from safetensors.numpy import load_file
 
-    cmal, published = assemble(recipe).model.cmal, load_file(weights[1] / "model.safetensors")
+    cmal, published = (
+        pretraining_setup(recipe, None, DistributedContext()).model.cmal,
+        load_file(weights[1] / "model.safetensors"),
+    )
     for ours, layer in ((cmal.textual.stack.layers[2], 2), (cmal.unified.stack.layers[0], 3)):
         theirs = published[f"encoder.layer.{layer}.output.dense.weight"]
         assert np.array_equal(ours.contract.weight.detach().numpy(), theirs)

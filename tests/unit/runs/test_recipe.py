@@ -13,14 +13,8 @@ import yaml
 
 import cmal
 from cmal.errors import RecipeError
-from cmal.runs.recipe import (
-    FinetuneRecipe,
-    PretrainRecipe,
-    load_recipe,
-    recipe_as_dict,
-    recipe_differences,
-    recipe_text,
-)
+from cmal.runs.recipe import FinetuneRecipe, PretrainRecipe, load_recipe, recipe_text
+from cmal.runs.recipe.reader import recipe_as_dict, recipe_differences
 from cmal.runs.recipe.schema import OLD_KEYS, choice, number, share
 
 LEAST = """
