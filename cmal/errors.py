@@ -1,7 +1,7 @@
-"""CmalError and its few children: what a user can put right.
+"""CmalError and its subclasses: errors that a user can fix.
 
-Every message has three lines: what failed and where, what was found, what to do. A child class says which part of the
-program speaks; callers catch `CmalError`.
+Every message has three lines: what failed and where, what was found, what to do. The subclass names the kind of input;
+callers catch `CmalError`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import textwrap
 from collections.abc import Iterable
 
 MAX_ERRORS_SHOWN = 20
-LONGEST_LINE = 1000  # characters of a message's line
+LONGEST_LINE = 1000  # characters in one line of a message
 
-_STEERING = re.compile(  # controls but the line's end, overrides of direction, line parters, halves of characters
+_STEERING = re.compile(  # control characters except \n, direction overrides, line separators, lone surrogates
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
 )
 
 
 class CmalError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
-    What a file of a stranger put into the message cannot steer a terminal or flood it: see `printable` and `cut_lines`.
+    Text from untrusted files in the message cannot control or flood a terminal: see `printable` and `cut_lines`.
 
     Args:
         what: what failed, and where (file and line); no full stop.
         found: the value or state that was found.
-        hint: what to do, at best a command that can be pasted.
+        hint: what to do, if possible as a command to paste.
     """
 
     def __init__(self, what: str, found: str, hint: str):
@@ -64,10 +64,10 @@ class ShapeError(CmalError):
 
 
 def as_user_error(error: BaseException) -> CmalError | None:
-    """What the system did to us, as a message: no room, no permission, a file that vanished, memory, a helper that died.
+    """Turn an operating-system error into a CmalError: disk full, no permission, missing file, out of memory, dead worker.
 
     Returns:
-        None where it is none of these: a fault of our own.
+        The CmalError; None for every other exception, which is a bug.
     """
     if isinstance(error, CmalError):
         return error
@@ -77,19 +77,19 @@ def as_user_error(error: BaseException) -> CmalError | None:
         return CmalError(
             f"cannot write {error.filename or 'all of it'}" if is_full else f"cannot use {error.filename or 'a file'}",
             f"the system says: {system_word(error)}",
-            _HINTS.get(error.errno, "look after it, then run the same command again: what is finished is kept"),
+            _HINTS.get(error.errno, "check it, then run the same command again: finished work is kept"),
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return CmalError(
-            "cannot go on: there is not enough memory",
+            "cannot continue: there is not enough memory",
             in_one_line(error),
-            "use smaller batches or fewer workers, then run the same command again: what is finished is kept",
+            "use smaller batches or fewer workers, then run the same command again: finished work is kept",
         )
     if lost or (isinstance(error, RuntimeError) and _NO_WORKER.search(str(error))):
         return CmalError(
-            "cannot go on: a worker process ended early",
+            "cannot continue: a worker process ended early",
             in_one_line(error),
-            "if the system ended it for want of memory, use fewer workers; run the same command again to go on",
+            "if the system killed it for lack of memory, use fewer workers; run the same command again to resume",
         )
     return None
 
@@ -98,11 +98,11 @@ _NO_MEMORY = re.compile(r"out of memory|n.t allocate memory|not allocate memory|
 _NO_WORKER = re.compile(r"DataLoader worker|process pool was terminated abruptly")
 _HDF5_ERRNO = re.compile(r"errno = (\d+)")
 _HINTS = {
-    errno.ENOSPC: "free some space or choose another place, then run the same command again",
-    errno.EDQUOT: "free some space or choose another place, then run the same command again",
-    errno.EACCES: "ask for the right to use it, or choose another place",
-    errno.EPERM: "ask for the right to use it, or choose another place",
-    errno.EROFS: "choose another place: this disk can only be read",
+    errno.ENOSPC: "free some space or choose another folder, then run the same command again",
+    errno.EDQUOT: "free some space or choose another folder, then run the same command again",
+    errno.EACCES: "get permission to use it, or choose another folder",
+    errno.EPERM: "get permission to use it, or choose another folder",
+    errno.EROFS: "choose another folder: this disk is read-only",
     errno.ENOENT: "it was there before: put it back, then run the same command again",
     errno.ENOMEM: "use smaller batches or fewer workers, then run the same command again",
     errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
@@ -110,7 +110,9 @@ _HINTS = {
 
 
 def system_word(error: OSError) -> str:
-    """What the system said, in one line. HDF5 tells it in two, with much around it: "... errno = 28, error message = ...".
+    """The system's reason for an error, in one line of at most 200 characters.
+
+    HDF5 hides the reason in a long text: "... errno = 28, error message = ...".
 
     Example: OSError(28, "No space left on device") gives "No space left on device".
     """
@@ -120,13 +122,13 @@ def system_word(error: OSError) -> str:
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
-    """A library's error for the middle line of a message: its kind and first line, at most so many letters."""
+    """An exception for the middle line of a message: its type and first line, cut to `most` characters."""
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {textwrap.shorten(first, most, placeholder=' ...')}"
 
 
 def printable(text: str) -> str:
-    """The text with every character that could steer a terminal spelled out; line ends stay.
+    """The text with every character that a terminal would obey escaped; line ends stay.
 
     Example: "a\x1b[2Jb" becomes the eight characters a \\ x 1 b [ 2 J and b.
     """
@@ -134,7 +136,7 @@ def printable(text: str) -> str:
 
 
 def cut_lines(text: str) -> str:
-    """Lines beyond 1,000 characters end with how many more there were."""
+    """The text with lines cut after 1,000 characters, and the number of characters cut."""
     if len(text) <= LONGEST_LINE:
         return text
     lines = text.split("\n")
@@ -147,13 +149,14 @@ def cut_lines(text: str) -> str:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value of a foreign file for a message: its repr, short; containers of some size by their kind alone."""
-    is_container = isinstance(value, dict | list | tuple | set | frozenset)
-    if is_container and (len(value) >= 20 or any(isinstance(part, dict | list | tuple) for part in value)):
+    """A value from a file, for a message: its repr cut to `most` characters; of large containers only the type."""
+    if isinstance(value, dict | list | tuple | set | frozenset) and (
+        len(value) >= 20 or any(isinstance(part, dict | list | tuple) for part in value)
+    ):
         return f"a {type(value).__name__}"
     try:
         text = repr(value[:most]) if isinstance(value, str | bytes) else repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__} of many digits"
     return short(text, most)
 
@@ -164,7 +167,7 @@ def short(text: str, most: int = 60) -> str:
 
 
 def list_errors(errors: Iterable[str]) -> str:
-    """Many faults as the middle lines of one message: the first 20, one a line, then how many more there are."""
+    """Many errors as the middle lines of one message: the first 20, one per line, then the number of further ones."""
     errors = list(errors)
     lines = errors[:MAX_ERRORS_SHOWN]
     if len(errors) > MAX_ERRORS_SHOWN:

@@ -11,9 +11,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmal.data.records import ImageTextRecord
+from cmal.datasets.job import Job
+from cmal.datasets.karpathy import read_karpathy
 from cmal.io.json_stream import iterate_array
 from cmal.io.rows import LeaveOut, UniqueIds, as_object, get_id, get_text, parse_rows
 from cmal.regions.image_ids import image_id_for_file
+
+CAPTION_FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "coco-captions": {
+        split: tuple(f"captions_{split}{year}.json" for year in (2014, 2017)) for split in ("train", "val")
+    },
+    "scenes": {split: (f"captions_{split}.json",) for split in ("train", "val", "test")},
+}
+
+
+def write_coco_captions(job: Job) -> None:
+    """Karpathy's file where it is there (train with restval, val, test), else the official train and val files."""
+    karpathy = job.raw.find("dataset_coco.json") if job.dataset == "coco-captions" else None
+    tables = _caption_tables(job)
+    if karpathy is None and not tables:
+        raise job.raw.missing("captions_train2014.json, captions_train2017.json or dataset_coco.json")
+    if job.dataset == "coco-captions":
+        aliases = {
+            row.image_id: (f"flickr30k:{row.flickr_photo}",)
+            for images in tables.values()
+            for row in images.values()
+            if row.flickr_photo
+        }
+        job.begin_audit(aliases, ("Flickr photo number of captions_*.json",) if aliases else ())
+    if karpathy is not None:
+        for split, record in read_karpathy(karpathy, job.dataset, job.image_ids, job.dropped):
+            job.write(split, record, training=split == "train")
+        job.notes["splits"] = "Karpathy; restval counts as train"
+        return
+    for split, images in tables.items():
+        path = job.raw.need(*CAPTION_FILES[job.dataset][split])
+        for record in read_captions(path, job.dataset, images, job.dropped):
+            job.write(split, record, training=split == "train")
+    job.notes["splits"] = "official"
+
+
+def _caption_tables(job: Job) -> dict[str, dict[int, ImageRow]]:
+    paths = {split: job.raw.find(*names) for split, names in CAPTION_FILES[job.dataset].items()}
+    return {split: read_images(path, job.image_ids, job.dropped) for split, path in paths.items() if path}
 
 
 @dataclass(frozen=True)
@@ -34,7 +74,7 @@ def read_images(path: Path, image_ids: str, dropped: Counter[str]) -> dict[int, 
         dropped: counts what was left out.
 
     Raises:
-        DataError: the file is not of this form, or some rows are faulty (all reported together).
+        DataError: the file is not of this form, or some rows are invalid (all reported together).
     """
     unique = UniqueIds()
 
@@ -57,7 +97,7 @@ def flickr_photo(url: object) -> str:
 def read_captions(
     path: Path, dataset: str, images: dict[int, ImageRow], dropped: Counter[str]
 ) -> Iterator[ImageTextRecord]:
-    """One record a caption, in the file's order, ids `DATASET:<annotation id>`.
+    """One record per caption, in the file's order, ids `DATASET:<annotation id>`.
 
     Args:
         path: captions JSON.

@@ -29,7 +29,7 @@ def read_detections(path: Path, instances: Instances, dropped: Counter[str]) -> 
         dropped: counts what was left out.
 
     Raises:
-        DataError: the file is of neither form, or some rows are faulty (all reported together).
+        DataError: the file is of neither form, or some rows are invalid (all reported together).
     """
     found: dict[tuple[int, tuple], tuple[int, float]] = {}
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmal.data.records import PhraseRecord
+from cmal.datasets.flickr30k import listed_splits
+from cmal.datasets.job import Job
 from cmal.errors import DataError
 from cmal.io.rows import RowErrors, iterate_lines, text_line
 
@@ -28,6 +30,16 @@ NOT_VISUAL = "0"
 _MARK = re.compile(r"\[/EN#(\d+)/([^\s\[\]]+) ([^\[\]]+)\]")
 
 Box = tuple[float, float, float, float]
+
+
+def write_flickr30k_entities(job: Job) -> None:
+    """One record per boxed phrase of the photographs in the split lists; these lie beside Sentences and Annotations."""
+    split_of = listed_splits(job)
+    folder = job.raw.need("train.txt").parent
+    for split in ("train", "val", "test"):
+        photos = [image_id for image_id, its in split_of.items() if its == split]
+        for record in read_entities(folder, photos, job.dataset, job.dropped):
+            job.write(split, record)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def read_entities(folder: Path, photos: list[str], dataset: str, dropped: Counte
         dropped: counts phrases and boxes that are left out, by reason.
 
     Raises:
-        DataError: a file is missing or faulty; all errors of a file are reported together, with their lines.
+        DataError: a file is missing or invalid; all errors of a file are reported together, with their lines.
     """
     for image_id in photos:
         photo = image_id.partition(":")[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cmal.data.records import Record
 from cmal.datasets.catalogue import About
 from cmal.datasets.inputs import RawFolder, file_facts
 from cmal.datasets.leakage import LeakageAudit
-from cmal.datasets.output import OutputFolder
+from cmal.datasets.output import OutputFolder, images_of
 from cmal.regions.image_ids import MANIFEST_FORMAT
 
 VERSION = 1
@@ -74,7 +74,9 @@ class Job:
     def __post_init__(self) -> None:
         self.image_ids = self.image_ids or self.about.image_ids
 
-    def begin_audit(self, aliases: dict[str, tuple[str, ...]] | None = None, matched_by: tuple[str, ...] = ()) -> None:
+    def begin_audit(
+        self, aliases: Mapping[str, tuple[str, ...]] | None = None, matched_by: tuple[str, ...] = ()
+    ) -> None:
         """From now on `write(..., training=True)` keeps evaluation images out."""
         sets = self.find_evaluation(self)
         self.audit = LeakageAudit(sets, aliases, self.options.allow_leakage, matched_by)
@@ -85,7 +87,7 @@ class Job:
 
     def write(self, split: str, record: Record, training: bool = False) -> None:
         """Writes a record; a training record of an evaluation image stays away where an audit runs."""
-        if not training or self.audit is None or self.audit.keeps(record.image_id):
+        if not training or self.audit is None or all(self.audit.keeps(image) for image in images_of(record)):
             self.output.split(split).add(record)
 
     def manifest(self, made_by: str) -> dict[str, object]:

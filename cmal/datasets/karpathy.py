@@ -22,7 +22,7 @@ SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 def read_karpathy(
     path: Path, dataset: str, image_ids: str, dropped: Counter[str]
 ) -> Iterator[tuple[str, ImageTextRecord]]:
-    """(split, record) a caption, in the file's order; "restval" counts as "train".
+    """One (split, record) per caption, in the file's order; "restval" counts as "train".
 
     Args:
         path: the split file.
@@ -31,7 +31,7 @@ def read_karpathy(
         dropped: counts empty captions.
 
     Raises:
-        DataError: the file is not of this form, or some images or sentences are faulty (all reported together).
+        DataError: the file is not of this form, or some images or sentences are invalid (all reported together).
     """
     unique_images, unique_sentences = UniqueIds(), UniqueIds()
 
@@ -43,9 +43,9 @@ def read_karpathy(
             raise ValueError(f'"split" should be one of {", ".join(SPLITS)}, found "{split}"')
         unique_images.check(image_id, split, repr(row))
         found = []
-        for place, sentence in enumerate(map(as_object, get_list(row, "sentences")), start=1):
+        for position, sentence in enumerate(map(as_object, get_list(row, "sentences")), start=1):
             number, caption = get_id(sentence, "sentid"), get_text(sentence, "raw")
-            unique_sentences.check(number, image_id, str(place))
+            unique_sentences.check(number, image_id, str(position))
             if caption:
                 found.append((SPLITS[split], ImageTextRecord(f"{dataset}:{number}", image_id, caption)))
             else:

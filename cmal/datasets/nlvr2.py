@@ -12,14 +12,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.data.records import PairRecord
+from cmal.datasets.job import Job
 from cmal.io.rows import UniqueIds, get_text, iterate_lines, json_line, parse_rows
 from cmal.regions.image_ids import nlvr2_image_id
 
 _IDENTIFIER = re.compile(r"^[a-z0-9]+-\d+-\d+-\d+$")
 
 
+NLVR2_FILES = {"train": "train.json", "dev": "dev.json", "test-P": "test1.json"}
+
+
+def write_nlvr2(job: Job) -> None:
+    """All splits that are there; test1 is the public test set, test-P."""
+    paths = {split: job.raw.find(name) for split, name in NLVR2_FILES.items()}
+    if not any(paths.values()):
+        raise job.raw.missing("train.json, dev.json or test1.json")
+    for split, path in paths.items():
+        if path:
+            for record in read_nlvr2(path, job.dataset, job.dropped):
+                job.write(split, record)
+
+
 def read_nlvr2(path: Path, dataset: str, dropped: Counter[str]) -> Iterator[PairRecord]:
-    """One record a line, ids `DATASET:<identifier>`.
+    """One record per line, ids `DATASET:<identifier>`.
 
     Args:
         path: train.json, dev.json or test1.json.
@@ -27,7 +42,7 @@ def read_nlvr2(path: Path, dataset: str, dropped: Counter[str]) -> Iterator[Pair
         dropped: counts blank lines and repeated rows.
 
     Raises:
-        DataError: the file cannot be read, or some lines are faulty (all reported together).
+        DataError: the file cannot be read, or some lines are invalid (all reported together).
     """
     unique = UniqueIds()
 

@@ -11,19 +11,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.data.records import ImageTextRecord
+from cmal.datasets.job import Job
 from cmal.errors import DataError, short
 from cmal.io.rows import LeaveOut, UniqueIds, get_text, iterate_lines, json_line, parse_rows
-from cmal.regions.image_ids import image_id_for_file
+from cmal.regions.image_ids import guess_dataset, image_id_for_file
 
 COLUMNS = ("image", "caption")
 SPLITS = ("train", "val", "test")
 ENDINGS = (".jsonl", ".csv", ".tsv")
 
 
+def write_pairs(job: Job) -> None:
+    """One's own pictures and captions."""
+    assert job.options.captions is not None  # `prepare_dataset` checks it
+    folder = job.raw.folder
+    job.image_ids = guess_dataset(folder)
+    job.notes["image folder"] = str(folder)
+    job.begin_audit()
+    for split, record in read_pairs(job.options.captions, folder, job.dataset, job.image_ids, job.dropped):
+        job.write(split, record, training=split == "train")
+
+
 def read_pairs(
     path: Path, folder: Path, dataset: str, image_ids: str, dropped: Counter[str]
 ) -> Iterator[tuple[str, ImageTextRecord]]:
-    """(split, record) a row; ids `DATASET:<id, or the row's number from 1>`.
+    """One (split, record) per row; ids `DATASET:<id, or the row's number from 1>`.
 
     Args:
         path: the table, of one of the three endings.
@@ -33,7 +45,7 @@ def read_pairs(
         dropped: counts blank lines and empty captions.
 
     Raises:
-        DataError: the table cannot be read or lacks a column, or some rows are faulty: a picture that is not there, a
+        DataError: the table cannot be read or lacks a column, or some rows are invalid: a picture that is not there, a
             repeated id, an unknown split (all reported together).
     """
     if path.suffix.lower() not in ENDINGS:
@@ -42,9 +54,9 @@ def read_pairs(
         )
     root, unique = folder.resolve(), UniqueIds()
 
-    def parse(numbered: tuple[int, object]) -> tuple[str, ImageTextRecord]:
-        number, row = numbered
-        row = json_line(row) if isinstance(row, bytes) else row
+    def parse(numbered: tuple[int, bytes | dict]) -> tuple[str, ImageTextRecord]:
+        number, line = numbered
+        row = json_line(line) if isinstance(line, bytes) else line
         name, caption = get_text(row, "image"), get_text(row, "caption")
         image_id = image_id_for_file(image_ids, name)
         try:
@@ -64,9 +76,9 @@ def read_pairs(
         unique.check(own_id, str(number))
         return split, ImageTextRecord(f"{dataset}:{own_id}", image_id, caption)
 
-    rows = iterate_lines(path) if path.suffix.lower() == ".jsonl" else _table_rows(path)
-    place = "line" if path.suffix.lower() == ".jsonl" else "row"
-    return parse_rows(path, "image-text pairs", enumerate(rows, start=1), parse, dropped, place)
+    rows: Iterator[bytes | dict] = iterate_lines(path) if path.suffix.lower() == ".jsonl" else _table_rows(path)
+    row_name = "line" if path.suffix.lower() == ".jsonl" else "row"
+    return parse_rows(path, "image-text pairs", enumerate(rows, start=1), parse, dropped, row_name)
 
 
 def _optional(row: dict, name: str) -> str:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmal import __version__
 from cmal.datasets.catalogue import CATALOGUE
+from cmal.datasets.coco_captions import write_coco_captions
+from cmal.datasets.flickr30k import write_flickr30k
+from cmal.datasets.flickr30k_entities import write_flickr30k_entities
 from cmal.datasets.inputs import RawFolder
 from cmal.datasets.job import Job, Options
 from cmal.datasets.leakage import listed_evaluation_sets, prepared_evaluation_sets
+from cmal.datasets.nlvr2 import write_nlvr2
 from cmal.datasets.output import OutputFolder, Progress
-from cmal.datasets.sets import (
-    coco_captions,
-    flickr30k,
-    flickr30k_entities,
-    nlvr2,
-    pairs,
-    referring,
-    snli_ve,
-    vg_captions,
-    vqa,
-    web_captions,
-)
+from cmal.datasets.pairs import write_pairs
+from cmal.datasets.refer import write_referring
+from cmal.datasets.snli_ve import write_snli_ve
+from cmal.datasets.visual_genome import write_vg_captions
+from cmal.datasets.vqa import write_vqa
+from cmal.datasets.web_captions import write_web_captions
 from cmal.errors import DataError
 from cmal.io.locks import hold_folder
 
@@ -37,23 +35,23 @@ MAX_VAL, MAX_TEST = 200, 400  # from 600 training images on
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 
 _WRITERS: dict[str, Callable[[Job], None]] = {
-    "coco-captions": coco_captions,
-    "vg-captions": vg_captions,
-    "cc3m": web_captions,
-    "sbu": web_captions,
-    "flickr30k": flickr30k,
-    "flickr30k-entities": flickr30k_entities,
-    "vqa": vqa,
-    "snli-ve": snli_ve,
-    "refcoco": referring,
-    "refcoco+": referring,
-    "refcocog": referring,
-    "nlvr2": nlvr2,
-    "pairs": pairs,
-    "scenes": coco_captions,
-    "scenes-vqa": vqa,
-    "scenes-ve": snli_ve,
-    "scenes-rec": referring,
+    "coco-captions": write_coco_captions,
+    "vg-captions": write_vg_captions,
+    "cc3m": write_web_captions,
+    "sbu": write_web_captions,
+    "flickr30k": write_flickr30k,
+    "flickr30k-entities": write_flickr30k_entities,
+    "vqa": write_vqa,
+    "snli-ve": write_snli_ve,
+    "refcoco": write_referring,
+    "refcoco+": write_referring,
+    "refcocog": write_referring,
+    "nlvr2": write_nlvr2,
+    "pairs": write_pairs,
+    "scenes": write_coco_captions,
+    "scenes-vqa": write_vqa,
+    "scenes-ve": write_snli_ve,
+    "scenes-rec": write_referring,
 }
 DATASETS = tuple(name for name in CATALOGUE if name not in SCENES_PARTS[1:])
 
@@ -108,7 +106,7 @@ def prepare_dataset(
         progress: called with (what, done, wanted) now and then; wanted is 0 where it is not known.
 
     Raises:
-        DataError: there is no such data set, a file is missing, or rows are faulty (all of a file reported together);
+        DataError: there is no such data set, a file is missing, or rows are invalid (all of a file reported together);
             nothing is written then.
         CmalError: the disk is full or `out` cannot be written.
     """
@@ -136,7 +134,7 @@ def _prepare_one(
     options: Options,
     report: Callable[[str], None],
     progress: Progress | None,
-    notes: dict[str, object] | None = None,
+    notes: Mapping[str, object] | None = None,
 ) -> PreparedDataset:
     about, name = CATALOGUE[dataset], options.name if dataset == "pairs" else dataset
     files = RawFolder(raw, dataset, about.source)

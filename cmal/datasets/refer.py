@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.data.records import ReferringRecord
+from cmal.datasets.detections import read_detections
+from cmal.datasets.job import Job
 from cmal.errors import DataError
 from cmal.io.pickles import read_pickle
 from cmal.io.rows import LeaveOut, UniqueIds, as_object, clean_text, get_id, get_list, get_text, parse_rows
-from cmal.regions.coco_instances import InstanceImage, Instances
+from cmal.regions.coco_instances import InstanceImage, Instances, read_instances
 
 SPLITS_OF = {
     "train": ("train",),
@@ -26,10 +28,38 @@ SPLITS_OF = {
 }
 
 
+DETECTIONS = "detections.json"
+REF_SPLITS = {
+    "refcoco": ("unc", "google"),
+    "refcoco+": ("unc",),
+    "refcocog": ("umd", "google"),
+    "scenes-rec": ("scenes",),
+}
+
+
+def write_referring(job: Job) -> None:
+    """RefCOCO, RefCOCO+, RefCOCOg and scenes: one record a sentence, with all annotated boxes as candidates."""
+    split_by = job.options.split_by or REF_SPLITS[job.dataset][0]
+    refs = job.raw.need(f"refs({split_by}).p")
+    instances = read_instances(job.raw.need("instances.json"))
+    for split, record in read_refs(refs, instances, job.dataset, job.image_ids, job.dropped):
+        job.write(split, record)
+    job.notes["split by"] = split_by
+    if job.options.detections:
+        detections = read_detections(job.options.detections, instances, job.dropped)
+        job.output.others[DETECTIONS] = detections
+        job.notes["detections"] = {
+            "file": DETECTIONS,
+            "boxes": len(detections["annotations"]),
+            "images": len(detections["images"]),
+            "use": f"cmal extract-regions IMAGES --detector boxes:{job.output.folder / DETECTIONS}",
+        }
+
+
 def read_refs(
     path: Path, instances: Instances, dataset: str, image_ids: str, dropped: Counter[str]
 ) -> Iterator[tuple[str, ReferringRecord]]:
-    """(split, record) a sentence, in the file's order; record ids `DATASET:<sent_id>`.
+    """One (split, record) per sentence, in the file's order; record ids `DATASET:<sent_id>`.
 
     The candidate boxes are those of all annotations of the image, in the order of `instances`.
 
@@ -41,7 +71,7 @@ def read_refs(
         dropped: counts empty expressions.
 
     Raises:
-        DataError: the pickle is refused or is no list, or some refs are faulty (all reported together).
+        DataError: the pickle is refused or is no list, or some refs are invalid (all reported together).
     """
     refs = read_pickle(path)
     if not isinstance(refs, list):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmal.data.records import EntailmentRecord
+from cmal.datasets.job import Job
 from cmal.io.rows import LeaveOut, UniqueIds, get_name, get_text, iterate_lines, json_line, parse_rows
 from cmal.regions.image_ids import flickr30k_image_id, image_id_for_file
 
@@ -19,8 +20,19 @@ LABELS = ("contradiction", "entailment", "neutral")
 IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
 
 
+def write_snli_ve(job: Job) -> None:
+    """All three splits that are there."""
+    paths = {split: job.raw.find(f"snli_ve_{split}.jsonl") for split in ("train", "dev", "test")}
+    if not any(paths.values()):
+        raise job.raw.missing("snli_ve_train.jsonl, snli_ve_dev.jsonl or snli_ve_test.jsonl")
+    for split, path in paths.items():
+        if path:
+            for record in read_snli_ve(path, job.dataset, job.image_ids, job.dropped):
+                job.write(split, record)
+
+
 def read_snli_ve(path: Path, dataset: str, image_ids: str, dropped: Counter[str]) -> Iterator[EntailmentRecord]:
-    """One record a line, ids `DATASET:<pairID>`.
+    """One record per line, ids `DATASET:<pairID>`.
 
     Args:
         path: snli_ve_{train,dev,test}.jsonl.
@@ -29,7 +41,7 @@ def read_snli_ve(path: Path, dataset: str, image_ids: str, dropped: Counter[str]
         dropped: counts rows without an agreed label, blank lines and repeated rows.
 
     Raises:
-        DataError: the file cannot be read, or some lines are faulty (all reported together).
+        DataError: the file cannot be read, or some lines are invalid (all reported together).
     """
     unique = UniqueIds()
 

@@ -11,10 +11,77 @@ from pathlib import Path
 
 from cmal.data.answer_normalisation import normalise_answer
 from cmal.data.records import VqaRecord
+from cmal.datasets.job import Job
+from cmal.datasets.visual_genome import write_vg_questions
 from cmal.errors import DataError
 from cmal.io.files import read_json
 from cmal.io.json_stream import iterate_array
 from cmal.io.rows import UniqueIds, as_object, get_id, get_list, get_text, parse_rows
+from cmal.regions.coco_instances import read_instances
+
+ANSWERS = "answers.json"
+VQA_FILES = {
+    "vqa": {
+        "train": "mscoco_train2014",
+        "val": "mscoco_val2014",
+        "test-dev": "mscoco_test-dev2015",
+        "test": "mscoco_test2015",
+    },
+    "scenes-vqa": {split: f"scenes_{split}" for split in ("train", "val", "test")},
+}
+WITHOUT_ANSWERS = ("test-dev", "test")  # of VQA v2; its test annotations are not published
+MIN_ANSWER_COUNT = {"vqa": 9, "scenes-vqa": 2}
+
+
+def write_vqa(job: Job) -> None:
+    """Questions with their answers, Visual Genome's questions in training where they are there, and the vocabulary."""
+    images = _question_images(job)
+    chosen: Counter[str] = Counter()
+    found = [split for split in VQA_FILES[job.dataset] if _vqa_split(job, split, images, chosen)]
+    if not found:
+        raise job.raw.missing(
+            " or ".join(f"v2_OpenEnded_{name}_questions.json" for name in VQA_FILES[job.dataset].values())
+        )
+    if job.dataset == "vqa":
+        write_vg_questions(job)
+    least = MIN_ANSWER_COUNT[job.dataset]
+    given = job.options.answers
+    answers = read_vocabulary(given) if given else build_vocabulary(chosen, least)
+    if answers or given:
+        job.output.others[ANSWERS] = answers
+    job.notes["answers"] = {
+        "count": len(answers),
+        "from": given.name if given else f"multiple-choice answers of train and val given at least {least} times",
+    }
+
+
+def _question_images(job: Job) -> dict[int, str]:
+    if job.dataset == "vqa":
+        return ImageNumbers()
+    instances = read_instances(job.raw.need("instances.json"))
+    return {number: image.image_id(job.image_ids) for number, image in instances.images.items()}
+
+
+def _vqa_split(job: Job, split: str, images: dict[int, str], chosen: Counter[str]) -> bool:
+    """Writes one split; False where its questions are not there."""
+    name = VQA_FILES[job.dataset][split]
+    questions_path = job.raw.find(f"v2_OpenEnded_{name}_questions.json")
+    without_answers = job.dataset == "vqa" and split in WITHOUT_ANSWERS
+    if questions_path is None:
+        if not without_answers and job.raw.find(f"v2_{name}_annotations.json"):
+            raise job.raw.missing(f"v2_OpenEnded_{name}_questions.json")
+        return False
+    annotations_path = None if without_answers else job.raw.need(f"v2_{name}_annotations.json")
+    questions = read_questions(questions_path, job.dataset, images, job.dropped)
+    if annotations_path is None:
+        for record in questions.values():
+            job.write(split, record)
+        return True
+    for record, answer in read_annotations(annotations_path, questions, images, job.dropped):
+        job.write(split, record)
+        if split in ("train", "val"):
+            chosen[answer] += 1
+    return True
 
 
 class ImageNumbers(dict):
@@ -34,7 +101,7 @@ def read_questions(path: Path, dataset: str, images: Mapping[int, str], dropped:
         dropped: counts repeated rows.
 
     Raises:
-        DataError: the file is not of this form, or some rows are faulty (all reported together).
+        DataError: the file is not of this form, or some rows are invalid (all reported together).
     """
     unique = UniqueIds()
 
@@ -70,7 +137,7 @@ def read_annotations(
         dropped: counts repeated rows.
 
     Raises:
-        DataError: the file is not of this form, or some rows are faulty: no such question, another image than the
+        DataError: the file is not of this form, or some rows are invalid: no such question, another image than the
             question's, no answers (all reported together); or some questions have no annotation.
     """
     unique = UniqueIds()

@@ -21,13 +21,43 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmal.data.records import ImageTextRecord
+from cmal.datasets.job import Job
 from cmal.errors import DataError
 from cmal.io.json_stream import iterate_arrays, parse_json
 from cmal.io.rows import LeaveOut, clean_text, iterate_lines, parse_rows, text_line
-from cmal.regions.image_ids import image_id_for_file
+from cmal.regions.image_ids import guess_dataset, image_id_for_file
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 DEAD_LINKS = "rows whose picture is not in the image folder (dead links)"
+
+
+def write_web_captions(job: Job) -> None:
+    """cc3m and sbu: every row whose picture was fetched; the others are counted."""
+    images = ImageFolder(_image_folder(job))
+    job.image_ids = guess_dataset(images.folder)
+    job.notes["image folder"] = str(images.folder)
+    job.begin_audit()
+    rows = _cc3m_rows(job) if job.dataset == "cc3m" else _sbu_rows(job)
+    for record in fetched_records(rows, images, job.dataset, job.image_ids, job.dropped):
+        job.write("train", record, training=True)
+
+
+def _image_folder(job: Job) -> Path:
+    """The folder given, else `images` or `training` of the raw folder, else the raw folder itself."""
+    usual = [job.raw.folder / name for name in ("images", "training")]
+    return job.options.image_folder or next((folder for folder in usual if folder.is_dir()), job.raw.folder)
+
+
+def _cc3m_rows(job: Job) -> Iterator[WebRow]:
+    return read_caption_tsv(job.raw.need("Train_GCC-training.tsv", "Train-GCC-training.tsv"), job.dropped)
+
+
+def _sbu_rows(job: Job) -> Iterator[WebRow]:
+    together = job.raw.find("sbu-captions-all.json", "sbu_captions_all.json")
+    if together:
+        return read_caption_lists(together, job.dropped)
+    urls, captions = (job.raw.need(f"SBU_captioned_photo_dataset_{what}.txt") for what in ("urls", "captions"))
+    return read_caption_texts(urls, captions, job.dropped)
 
 
 @dataclass(frozen=True)
@@ -91,7 +121,7 @@ def read_caption_tsv(path: Path, dropped: Counter[str]) -> Iterator[WebRow]:
     """Rows `<caption><tab><address>[<tab><path>]`, as Train_GCC-training.tsv has them.
 
     Raises:
-        DataError: the file cannot be read, or some lines are faulty (all reported together).
+        DataError: the file cannot be read, or some lines are invalid (all reported together).
     """
     lines = enumerate(iterate_lines(path))
 
@@ -109,7 +139,7 @@ def read_caption_lists(path: Path, dropped: Counter[str]) -> Iterator[WebRow]:
     """Rows of SBU's JSON: `image_urls` and `captions`, two lists of equal length.
 
     Raises:
-        DataError: the file is not of this form, the lists differ in length, or some rows are faulty.
+        DataError: the file is not of this form, the lists differ in length, or some rows are invalid.
     """
     lists: dict[str, list] = {"image_urls": [], "captions": []}
     for key, value in iterate_arrays(path):

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writing, hashing, and small JSON files."""
+"""Atomic writing (a file is complete or absent), hashing, and small JSON files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cmal.errors import CmalError, DataError, system_word
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; what was written there is fsynced and renamed to `path` if the block succeeds.
+    """Context manager: a temporary path beside `path`. If the block succeeds, the file is fsynced and renamed to `path`.
 
     A failed or killed block leaves `path` as it was. A temporary file that a kill left behind is named `.NAME.*.tmp`.
 
     Raises:
-        CmalError: the disk is full or the folder cannot be written (the block's OSError, told as a message).
+        CmalError: the disk is full or the folder cannot be written (from the block's OSError).
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -37,17 +38,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def cannot_write(place: Path | str, error: OSError) -> CmalError:
-    """What the system says of a full disk, a folder that may not be written or the like, as a message."""
+def cannot_write(path: Path | str, error: OSError) -> CmalError:
+    """A CmalError for an OSError that came up in writing: disk full, no permission and the like."""
     return CmalError(
-        f"cannot write {place}",
+        f"cannot write {path}",
         f"the system says: {system_word(error)}",
-        "free some space or choose another place, then run the same command again",
+        "free some space or choose another folder, then run the same command again",
     )
 
 
 def remove_left_overs(folder: Path, name: str = "*") -> None:
-    """Removes temporary files that killed writers of `name` left in a folder; the caller knows that none is at work."""
+    """Removes temporary files that killed writers of `name` left in a folder; the caller holds the folder's lock."""
     for path in Path(folder).glob(f".{name}.*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -73,7 +74,7 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Who works in a folder: locks that the system frees when their holder dies, however it dies.
+"""Locks on folders, which the system releases when the process that holds them ends, however it ends.
 
-Every command that writes a folder (a prepared data set, a region store, a run) holds it meanwhile, and a second command is
-told who does.
+Every command that writes a folder (a prepared data set, a region store, a run) locks it meanwhile. A second command gets
+an error that names the process.
 """
 
 from __future__ import annotations

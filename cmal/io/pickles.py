@@ -125,10 +125,10 @@ class _Type:
         if not isinstance(state, tuple) or len(state) < 2 or any(state[2:5]):
             raise PickleRefused("holds an array type with parts")
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
-        if order not in ("<", ">", "|", "="):
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
+        elif order not in ("|", "="):
             raise PickleRefused("holds an array type of unknown byte order")
-        if order in "<>":
-            self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:

@@ -1,7 +1,7 @@
-"""Rows of official files, checked: faults are gathered with their place, rows left out on purpose are counted.
+"""Rows of official files: invalid rows are collected with their numbers, rows left out on purpose are counted.
 
-A reader gives `parse_rows` a function that turns one raw row into a value. The function raises `ValueError` for a fault
-and `LeaveOut` for a row that is left out on purpose; nobody has to count or gather.
+A reader passes `parse_rows` a function that turns one raw row into a value. The function raises `ValueError` for an
+invalid row and `LeaveOut` for a row that is left out on purpose.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 class LeaveOut(Exception):
-    """A row that is left out on purpose; its text is the reason, as it stands in the manifest."""
+    """A row is left out on purpose; the text is the reason, as the manifest gives it."""
 
 
 class RowErrors:
-    """The faults of one file, raised together.
+    """The errors of one file, raised together.
 
     Args:
         path: the file.
@@ -35,39 +35,41 @@ class RowErrors:
     """
 
     def __init__(self, path: Path, what: str):
-        self.path, self.what, self.count, self._kept = path, what, 0, []
+        self.path, self.what, self.count = path, what, 0
+        self._kept: list[str] = []
 
-    def add(self, place: str, reason: object) -> None:
+    def add(self, row: str, reason: object) -> None:
+        """Notes an error of a row, which the message calls `row` ("line 7")."""
         self.count += 1
         if self.count <= MAX_ERRORS_KEPT:
-            self._kept.append(f"{place}: {reason}")
+            self._kept.append(f"{row}: {reason}")
 
     def raise_if_any(self) -> None:
-        """Raises DataError with all faults: the first 20 with their places, then how many more."""
+        """Raises DataError with the first 20 errors and their rows, then the number of further ones."""
         if self.count:
             lines = list_errors([*self._kept, *[""] * (self.count - len(self._kept))])
             raise DataError(
                 f"cannot use {self.count:,} rows of {self.path} as {self.what}",
                 lines,
-                "download the file again, or mend or delete these rows",
+                "download the file again, or fix or delete these rows",
             )
 
 
 def parse_rows(
-    path: Path, what: str, rows: Iterable[Any], parse: Callable[[Any], T], dropped: Counter[str], place: str = "row"
+    path: Path, what: str, rows: Iterable[Any], parse: Callable[[Any], T], dropped: Counter[str], row_name: str = "row"
 ) -> Iterator[T]:
-    """`parse(row)` of every row that is neither faulty nor left out.
+    """`parse(row)` of every row that is neither invalid nor left out.
 
     Args:
         path: named in the message.
         what: what the rows should be, named in the message.
         rows: raw rows in the file's order.
-        parse: raises ValueError (or DataError) for a fault and LeaveOut for a row that is left out.
+        parse: raises ValueError (or DataError) for an invalid row and LeaveOut for a row that is left out.
         dropped: counts what was left out, by reason.
-        place: how the message calls a row's number ("line", "annotations row"); counted from 1.
+        row_name: how the message calls a row ("line", "annotations row"); counted from 1.
 
     Raises:
-        DataError: after the last row, when some were faulty.
+        DataError: after the last row, if some were invalid.
     """
     errors = RowErrors(path, what)
     for number, row in enumerate(rows, start=1):
@@ -76,9 +78,9 @@ def parse_rows(
         except LeaveOut as reason:
             dropped[str(reason)] += 1
         except DataError as error:
-            errors.add(f"{place} {number:,}", f"{error.found}; {error.hint}")
+            errors.add(f"{row_name} {number:,}", f"{error.found}; {error.hint}")
         except ValueError as error:
-            errors.add(f"{place} {number:,}", error)
+            errors.add(f"{row_name} {number:,}", error)
         else:
             yield value
     errors.raise_if_any()
@@ -126,7 +128,7 @@ def get(row: dict, *names: str) -> Any:
 
 
 def get_id(row: dict, *names: str) -> int:
-    """A whole number, not negative, in 63 bits."""
+    """An integer from 0 to 2^62 - 1."""
     value = get(row, *names)
     if type(value) is not int or not 0 <= value < MAX_ID:
         raise ValueError(f'"{names[0]}" should be a whole number, found {shown(value)}')
@@ -139,7 +141,7 @@ def get_text(row: dict, *names: str) -> str:
 
 
 def get_name(row: dict, *names: str) -> str:
-    """A text, or the whole number that some releases write in its place."""
+    """A text, or the integer that some releases write instead."""
     value = get(row, *names)
     return get_text({names[0]: str(value) if type(value) is int and abs(value) < MAX_ID else value}, names[0])
 
@@ -167,9 +169,10 @@ def get_box(row: dict, name: str = "bbox") -> tuple[float, float, float, float]:
     value = get(row, name)
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(_is_coordinate(x) for x in value):
         raise ValueError(f'"{name}" should be [x, y, width, height], found {shown(value)}')
-    if value[2] < 0 or value[3] < 0:
+    if min(value[2:]) < 0:
         raise ValueError(f'"{name}" has a negative width or height: {shown(value)}')
-    return tuple(float(x) for x in value)
+    x, y, width, height = map(float, value)
+    return x, y, width, height
 
 
 def _is_coordinate(value: Any) -> bool:
@@ -177,7 +180,7 @@ def _is_coordinate(value: Any) -> bool:
 
 
 class UniqueIds:
-    """Notices repeated ids: the same row twice is left out, two different rows of one id are a fault."""
+    """Repeated ids: an identical row is left out (LeaveOut), a different row of the same id is an error (ValueError)."""
 
     def __init__(self) -> None:
         self._content: dict[int | str, int] = {}

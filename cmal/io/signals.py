@@ -1,7 +1,7 @@
-"""Being asked to stop: SIGTERM from a person or a scheduler, SIGUSR1 from SLURM some time before it ends a job.
+"""Requests to stop: SIGTERM from a person or a scheduler, SIGUSR1 from SLURM some time before it ends a job.
 
-Work that can be taken up again is ended at once, by an exception (`stop_at_once`); a training first writes a checkpoint
-(`stop_noted`). A second signal ends the process in the system's own way.
+Work that can be resumed stops at once, by an exception (`stop_at_once`); training first writes a checkpoint
+(`stop_noted`). A second signal ends the process with the system's default action.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to stop; like Ctrl-C it passes by whoever catches an Exception."""
+    """A request to stop arrived. A KeyboardInterrupt, so that `except Exception` does not catch it."""
 
 
 def stop_at_once() -> contextlib.AbstractContextManager[None]:
@@ -32,20 +32,20 @@ def stop_at_once() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def stop_noted() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and SIGUSR1 do not end the process; the function given says whether one came."""
+    """Within the block SIGTERM and SIGUSR1 do not end the process; the yielded function says whether one arrived."""
     came: list[int] = []
     with _handled_by(lambda number, frame: came.append(number)):
         yield lambda: bool(came)
 
 
 def ignore_stopping() -> None:
-    """For helpers of a process that decides itself when all stop: a scheduler may signal them too."""
+    """Ignores SIGTERM and SIGUSR1, for worker processes: a scheduler signals them too, and their parent stops them."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_helpers(others: Collection[BaseProcess] = ()) -> None:
-    """Kills the helpers that are left, but `others`: asked to stop they would not, and who waits for them waits for ever."""
+    """Kills all child processes except `others`: they ignore requests to stop, and joining them would block forever."""
     for child in multiprocessing.active_children():
         if child not in others:
             child.kill()

@@ -50,7 +50,7 @@ def read_instances(path: Path) -> Instances:
     """Reads an instances JSON; its arrays may stand in any order.
 
     Raises:
-        DataError: the file is not of this form, or some rows are faulty: a key missing, a box that is no box, a repeated
+        DataError: the file is not of this form, or some rows are invalid: a key missing, a box that is no box, a repeated
             id, an annotation of an image or category that is not listed (all reported together with their rows).
     """
     path = Path(path)
@@ -64,7 +64,8 @@ class _InstancesReader:
     """Gathers rows of the three arrays, then joins them."""
 
     def __init__(self, path: Path):
-        self.path, self.errors, self.rows = path, RowErrors(path, "COCO instances"), Counter()
+        self.path, self.errors = path, RowErrors(path, "COCO instances")
+        self.rows: Counter[str] = Counter()
         self.categories: dict[int, str] = {}
         self.images: dict[int, tuple[str, tuple[int, int]]] = {}
         self.boxes: dict[int, list[InstanceBox]] = {}

@@ -14,8 +14,8 @@ from cmal.errors import CmalError, DataError, as_user_error, system_word
     [
         (OSError(errno.ENOSPC, "No space left on device", "a.json"), "cannot write a.json", "free some space"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot write all of it", "free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "b"), "cannot use b", "ask for the right"),
-        (OSError(errno.EROFS, "Read-only file system", "c"), "cannot use c", "can only be read"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), "cannot use b", "get permission"),
+        (OSError(errno.EROFS, "Read-only file system", "c"), "cannot use c", "read-only"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "d"), "cannot use d", "put it back"),
         (OSError(errno.EIO, "Input/output error"), "cannot use a file", "run the same command again"),
         (MemoryError(), "not enough memory", "fewer workers"),

@@ -120,7 +120,7 @@ def import_features(
         out: the store's folder; it must not hold a store yet.
         format: one of `FORMATS`; None finds it out.
         dataset: prefix of the image ids ("coco", "vg", ...) for keys that do not tell it themselves.
-        class_names, attribute_names: vocabulary files, one name a line; None is Visual Genome's 1,600 and 400.
+        class_names, attribute_names: vocabulary files, one name per line; None is Visual Genome's 1,600 and 400.
         sizes: JSON with the sizes of images for formats that do not tell them: `{image id: [width, height]}`, or a COCO
             file with `images`.
         report: is called every hundred images; `total` is an estimate until the end.
@@ -201,7 +201,7 @@ def read_sizes(path: Path, dataset: str | None) -> dict[str, tuple[int, int]]:
         ) from error
 
 
-def _size(size: Sequence[object]) -> tuple[int, int]:
+def _size(size: Sequence[int]) -> tuple[int, int]:
     """Raises ValueError where these are not a width and a height."""
     width, height = size
     if not all(type(side) is int and 1 <= side <= LARGEST_SIDE_PX for side in (width, height)):
@@ -223,7 +223,9 @@ class _Run:
     ):
         self.path, self.dataset, self.source, self.sizes = path, dataset, source, sizes
         self.report, self.started = report, started
-        self.tally, self.failures, self.seen = Tally(), [], set()
+        self.tally = Tally()
+        self.failures: list[dict[str, str]] = []
+        self.seen: set[str] = set()
         self.images = self.regions = self.failed = self.repeated = 0
 
     def peek(self) -> tuple[ForeignImage, Iterator[ForeignImage]]:
@@ -253,7 +255,7 @@ class _Run:
                     continue
                 regions = self._convert(image, image_id, feature_size)
             except BadRow as error:
-                self._fail(BadImage(image.key, image.place, str(error)))
+                self._fail(BadImage(image.key, image.where, str(error)))
                 continue
             self.seen.add(image_id)
             writer.add(image_id, regions)
@@ -299,7 +301,7 @@ class _Run:
     def _fail(self, bad: BadImage) -> None:
         self.failed += 1
         if len(self.failures) < MAX_FAILURES_KEPT:
-            self.failures.append({"image_id": bad.key, "path": bad.place, "reason": bad.reason})
+            self.failures.append({"image_id": bad.key, "path": bad.where, "reason": bad.reason})
 
     def _tell(self, is_end: bool = False) -> None:
         done, progress = self.images + self.failed + self.repeated, self.source.progress

@@ -41,7 +41,7 @@ class ForeignImage:
     """One image of a foreign file, before it is checked.
 
     Attributes:
-        key: as the file names it. place: where in the file, for messages ("line 7").
+        key: as the file names it. where: where in the file, for messages ("line 7").
         features: (R, F). boxes_xyxy: (R, 4), in pixels, or shares of the image where `is_unit`.
         image_wh_px: (width, height); None where the file does not say.
         object_ids: (R,) or None. object_conf: (R,) or None. attribute_ids, attribute_conf: alike.
@@ -49,7 +49,7 @@ class ForeignImage:
     """
 
     key: str
-    place: str
+    where: str
     features: np.ndarray
     boxes_xyxy: np.ndarray
     image_wh_px: tuple[int, int] | None
@@ -66,7 +66,7 @@ class BadImage:
     """An image of a foreign file that cannot be read: its key (as far as it is known), where it is, and why."""
 
     key: str
-    place: str
+    where: str
     reason: str
 
 

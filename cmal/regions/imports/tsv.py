@@ -1,4 +1,4 @@
-"""Bottom-up-attention and LXMERT feature files: one image a line, fields parted by tabs, arrays as base64.
+"""Bottom-up-attention and LXMERT feature files: one image per line, fields parted by tabs, arrays as base64.
 
 - 6 fields, bottom-up-attention: `image_id image_w image_h num_boxes boxes features`;
 - 10 fields, LXMERT and py-bottom-up-attention: `img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes
@@ -56,16 +56,16 @@ def count_fields(path: Path) -> int:
 
 def _images(path: Path, fields: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
     parse = parse_butd if fields == FIELDS_OF_BUTD else parse_lxmert
-    for place, line in read_lines(path, progress):
+    for where, line in read_lines(path, progress):
         row = split_fields(line)
         key = bytes(row[0][:200]).decode("utf-8", "replace").strip()
         if len(row) != fields:
-            yield BadImage(key, place, f"{len(row)} fields instead of {fields}: cut short?")
+            yield BadImage(key, where, f"{len(row)} fields instead of {fields}: cut short?")
             continue
         try:
-            yield parse(key, place, row)
+            yield parse(key, where, row)
         except (BadRow, ValueError) as error:
-            yield BadImage(key, place, str(error))
+            yield BadImage(key, where, str(error))
 
 
 def read_lines(path: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
@@ -99,26 +99,26 @@ def split_fields(line: bytes) -> list[memoryview]:
     return [*fields, view[start:end]]
 
 
-def parse_butd(key: str, place: str, row: list[memoryview]) -> ForeignImage:
+def parse_butd(key: str, where: str, row: list[memoryview]) -> ForeignImage:
     """One line of 6 fields. Raises BadRow or ValueError."""
     _, width, height, count, boxes, features = row
     regions = int(count)
     return ForeignImage(
         key,
-        place,
+        where,
         features=decode(features, "features", regions, np.float32),
         boxes_xyxy=decode(boxes, "boxes", regions, np.float32, 4),
         image_wh_px=(int(width), int(height)),
     )
 
 
-def parse_lxmert(key: str, place: str, row: list[memoryview]) -> ForeignImage:
+def parse_lxmert(key: str, where: str, row: list[memoryview]) -> ForeignImage:
     """One line of 10 fields. Raises BadRow or ValueError."""
     _, height, width, objects, objects_conf, attributes, attributes_conf, count, boxes, features = row
     regions = int(count)
     return ForeignImage(
         key,
-        place,
+        where,
         features=decode(features, "features", regions, np.float32),
         boxes_xyxy=decode(boxes, "boxes", regions, np.float32, 4),
         image_wh_px=(int(width), int(height)),

@@ -51,16 +51,16 @@ def _read(path: Path) -> Iterator[int | ForeignImage | BadImage]:
         if key.startswith(b"__"):
             continue
         name = key.decode("utf-8", "replace")
-        place = f'entry "{name}"'
+        where = f'entry "{name}"'
         try:
-            yield parse_value(name, place, value)
+            yield parse_value(name, where, value)
         except DataError:
             raise
         except Exception as error:  # zip, zlib, msgpack and numpy have a dozen ways to fail at damaged bytes
-            yield BadImage(name, place, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
+            yield BadImage(name, where, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
 
-def parse_value(key: str, place: str, value: bytes) -> ForeignImage:
+def parse_value(key: str, where: str, value: bytes) -> ForeignImage:
     """One value. Raises BadRow (or what zip and msgpack raise) where it cannot be read."""
     arrays = _read_npz(value) if value[:2] == b"PK" else _read_msgpack(value)
     for name in ("features", "norm_bb"):
@@ -74,7 +74,7 @@ def parse_value(key: str, place: str, value: bytes) -> ForeignImage:
         raise BadRow(f"soft_labels have shape {probs.shape}")
     return ForeignImage(
         key,
-        place,
+        where,
         features=arrays["features"],
         boxes_xyxy=boxes[:, :4],
         image_wh_px=None,

@@ -114,7 +114,7 @@ def looks_like_vinvl(path: Path) -> bool:
 
 
 def check_lineidx(path: Path) -> None:
-    """Compares `NAME.lineidx` (the byte where each line begins, one a line) with `NAME.tsv`, where it is there.
+    """Compares `NAME.lineidx` (the byte where each line begins, one per line) with `NAME.tsv`, where it is there.
 
     Raises:
         DataError: the last line it speaks of does not begin where a line begins, or there are more lines after it: one of
@@ -161,7 +161,8 @@ def _beside(path: Path, names: tuple[str, ...], suffix: str) -> Path | None:
             return path.parent / name
     found = sorted(path.parent.glob(f"*{suffix}"))
     same = [other for other in found if other.name.split(".")[0] == path.name.split(".")[0]]
-    return (same or found or [None])[0] if len(same or found) <= 1 else None
+    candidates = same or found
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _has_objects(path: Path) -> bool:
@@ -234,7 +235,7 @@ def _images(
 ) -> Iterator[ForeignImage | BadImage]:
     class_ids = {name: number for number, name in enumerate(classes)}
     attribute_ids = {name: number for number, name in enumerate(attributes)}
-    for place, line in read_lines(path, progress):
+    for where, line in read_lines(path, progress):
         row = split_fields(line)
         key = bytes(row[0][:200]).decode("utf-8", "replace").strip()
         try:
@@ -246,9 +247,9 @@ def _images(
                 if value is None:
                     raise BadRow(f"{labels.path.name} has no line for it")
                 said = _parse_labels(value, size)
-            yield _assemble(key, place, features, boxes, said, size, class_ids, attribute_ids)
+            yield _assemble(key, where, features, boxes, said, size, class_ids, attribute_ids)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            yield BadImage(key, place, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
+            yield BadImage(key, where, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
 
 def _own_parts(row: list[memoryview], size: Any) -> tuple[_Labels | None, np.ndarray, np.ndarray | None]:
@@ -278,7 +279,7 @@ def _own_parts(row: list[memoryview], size: Any) -> tuple[_Labels | None, np.nda
 
 def _assemble(
     key: str,
-    place: str,
+    where: str,
     features: np.ndarray,
     unit_boxes: np.ndarray | None,
     said: _Labels | None,
@@ -288,14 +289,15 @@ def _assemble(
 ) -> ForeignImage:
     if said is None:
         found = _parse_labels([], size).size_wh
-        return ForeignImage(key, place, features, unit_boxes, found, is_unit=True)
+        assert unit_boxes is not None  # a line without labels holds the boxes
+        return ForeignImage(key, where, features, unit_boxes, found, is_unit=True)
     if len(said.classes) != len(features):
         raise BadRow(f"{len(features)} features meet {len(said.classes)} labels")
     rects = np.array(said.rects, dtype=np.float64).reshape(len(said.rects), -1)
     boxes = rects if unit_boxes is None else unit_boxes
     return ForeignImage(
         key,
-        place,
+        where,
         features=features,
         boxes_xyxy=boxes if len(boxes) else np.zeros((0, 4), np.float32),
         image_wh_px=said.size_wh,

@@ -57,16 +57,16 @@ def _read(path: Path, classes: int) -> Iterator[int | ForeignImage | BadImage]:
         if key == KEYS_ENTRY:
             continue
         name = key.decode("utf-8", "replace")
-        place = f'entry "{name}"'
+        where = f'entry "{name}"'
         try:
-            yield image_of_table(name, place, unpickle(value), classes)
+            yield image_of_table(name, where, unpickle(value), classes)
         except (BadRow, PickleRefused) as error:
-            yield BadImage(name, place, str(error))
+            yield BadImage(name, where, str(error))
         except (ValueError, KeyError, TypeError, OverflowError, IndexError) as error:
-            yield BadImage(name, place, f"{type(error).__name__}: {error}")
+            yield BadImage(name, where, f"{type(error).__name__}: {error}")
 
 
-def image_of_table(key: str, place: str, table: Any, classes: int) -> ForeignImage:
+def image_of_table(key: str, where: str, table: Any, classes: int) -> ForeignImage:
     """One image from a table of the three projects' kinds. Raises BadRow where something is missing or misshapen.
 
     Args:
@@ -85,7 +85,7 @@ def image_of_table(key: str, place: str, table: Any, classes: int) -> ForeignIma
         raise BadRow(f"boxes have shape {boxes.shape}")
     image = ForeignImage(
         key,
-        place,
+        where,
         features=features[:count],
         boxes_xyxy=boxes[:count, :4],
         image_wh_px=None if height is None or width is None else (int(width), int(height)),

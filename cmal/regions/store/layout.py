@@ -18,8 +18,8 @@ shard packs N images with M regions altogether, F numbers a region:
 | `class_top_ids`   | (M, 10)  | int16   | the ten likeliest classes |
 | `class_top_probs` | (M, 10)  | float16 | their probabilities, 0 to 1 |
 
-All little-endian. What we write is contiguous and uncompressed, so that a dataset of one image is one read at a known
-place in the file; chunked or compressed datasets of the same names are read too, through h5py and slower. Links that
+All little-endian. What we write is contiguous and uncompressed, so that the data of one image is one read at a known
+offset of the file; chunked or compressed datasets of the same names are read too, through h5py and slower. Links that
 leave the file are refused. `index.json` repeats the header and lists name, images, regions, bytes and sha256 of each
 shard. `store.py` reads all this, `shards.py` writes it.
 """

@@ -23,7 +23,7 @@ class Plan:
     """The order of the images of a store.
 
     Attributes:
-        shard_size: images a shard.
+        shard_size: images per shard.
         segments: sorted image ids, one list for each run that brought new images.
     """
 

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -17,6 +18,16 @@ from cmal.regions.types import NO_ATTRIBUTE, Regions
 ROUNDING_PX = 1.0  # so far may a box reach out of its image
 MAX_UNPACKED_BYTES, MAX_PACKING = 64 << 20, 64  # a packed dataset: so large, or so many times as large as its file
 PAGE_RUN_BYTES = 1 << 16  # Linux maps so much around the page one touches
+
+
+class _Column(NamedTuple):
+    """A dataset of a shard: (rows, *tail) values of `row_bytes` a row, from byte `start` of the file where contiguous."""
+
+    name: str
+    dtype: np.dtype
+    tail: tuple[int, ...]
+    row_bytes: int
+    start: int
 
 
 class Shard:
@@ -47,7 +58,7 @@ class Shard:
         self.image_ids = [bytes(image_id).decode("utf-8") for image_id in ids]
         self.offsets = _read_head(file, "offsets", "i", self.path).astype(np.int64)
         self.sizes_wh_px = _read_head(file, "sizes_wh_px", "i", self.path).astype(np.int32)
-        count, self.is_checked = len(self.image_ids), False
+        count, self.is_checked, self.is_contiguous = len(self.image_ids), False, True
         if self.offsets.shape != (count + 1,) or self.sizes_wh_px.shape != (count, 2):
             raise unreadable(self.path, f"{count} image ids meet {self.offsets.shape[0]} offsets")
         if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
@@ -57,7 +68,7 @@ class Shard:
         if len(set(self.image_ids)) != count:
             raise unreadable(self.path, "it has an image twice")
         rows = int(self.offsets[-1])
-        self.places: list[tuple[str, np.dtype, tuple[int, ...], int, int | None]] = []
+        self.columns: list[_Column] = []
         for name, (dtype, tail) in COLUMNS.items():
             tail = (self.header.feature_size,) if name == FEATURES else tail
             dataset = _own_dataset(file, name, self.path)
@@ -67,20 +78,21 @@ class Shard:
                     f"{name} is {dataset.dtype} {dataset.shape}; it should be {np.dtype(dtype)} {(rows, *tail)}",
                 )
             row_bytes = np.dtype(dtype).itemsize * int(np.prod(tail))
-            place = dataset.id.get_offset() if dataset.chunks is None else None
-            if rows and row_bytes and dataset.chunks is None and place is None:
+            start = dataset.id.get_offset() if dataset.chunks is None else None
+            if rows and row_bytes and dataset.chunks is None and start is None:
                 raise unreadable(self.path, f"{name} was never written")
-            self.places.append((name, np.dtype(dtype), tail, row_bytes, place))
-        self.is_contiguous = rows == 0 or all(place is not None for *_, place in self.places)
-        self.end_byte = max((place or 0) + rows * row_bytes for *_, row_bytes, place in self.places)
+            self.columns.append(_Column(name, np.dtype(dtype), tail, row_bytes, start or 0))
+            self.is_contiguous &= rows == 0 or start is not None
+        self.end_byte = max(column.start + rows * column.row_bytes for column in self.columns)
         self.columns_bytes = rows * BYTES_A_REGION
-        self.features_range, self.mapped_bytes_a_read = None, PAGE_RUN_BYTES * len(COLUMNS)
+        self.features_range: tuple[int, int] | None = None
+        self.mapped_bytes_a_read = PAGE_RUN_BYTES * len(COLUMNS)
         if rows and self.is_contiguous:
-            *_, row_bytes, place = self.places[0]
-            start = -(-place // mmap.PAGESIZE) * mmap.PAGESIZE
-            if place + rows * row_bytes > start:
-                self.features_range = (start, place + rows * row_bytes - start)
-            self.mapped_bytes_a_read = PAGE_RUN_BYTES + row_bytes * rows // count
+            features = self.columns[0]
+            start, end = -(-features.start // mmap.PAGESIZE) * mmap.PAGESIZE, features.start + rows * features.row_bytes
+            if end > start:
+                self.features_range = (start, end - start)
+            self.mapped_bytes_a_read = PAGE_RUN_BYTES + features.row_bytes * rows // count
 
 
 class ShardFile:
@@ -101,7 +113,7 @@ class ShardFile:
         self.mapped: mmap.mmap | None = None
         try:
             columns = self._map(shard) if shard.is_contiguous else self._open(shard)
-            self.columns = [(name, column) for (name, *_), column in zip(shard.places, columns, strict=True)]
+            self.columns = [(column.name, array) for column, array in zip(shard.columns, columns, strict=True)]
             if not shard.is_checked:
                 _check_columns(shard, {name: column[...] for name, column in self.columns if name != FEATURES})
                 shard.is_checked = True
@@ -115,13 +127,15 @@ class ShardFile:
             raise unreadable(shard.path, f"it has {len(mapped):,} bytes; its header speaks of {shard.end_byte:,}")
         rows = self.first_rows[-1]
         return [
-            np.ndarray((rows, *tail), dtype, mapped, place) if rows and row_bytes else np.empty((rows, *tail), dtype)
-            for _, dtype, tail, row_bytes, place in shard.places
+            np.ndarray((rows, *column.tail), column.dtype, mapped, column.start)
+            if rows and column.row_bytes
+            else np.empty((rows, *column.tail), column.dtype)
+            for column in shard.columns
         ]
 
     def _open(self, shard: Shard) -> list[h5py.Dataset]:
         self.h5py_file = h5py.File(shard.path, "r")
-        return [self.h5py_file[name] for name, *_ in shard.places]
+        return [self.h5py_file[column.name] for column in shard.columns]
 
     def read(self, row: int) -> Regions:
         """Regions of image number `row`: copies, so that they outlive the file.

@@ -145,7 +145,11 @@ def _pack(image_id: str, regions: Regions, header: StoreHeader) -> tuple[np.ndar
 
 
 def write_head(
-    file: h5py.File, header: StoreHeader, image_ids: list[str], offsets: Sequence[int], sizes: Sequence[tuple[int, int]]
+    file: h5py.File,
+    header: StoreHeader,
+    image_ids: list[str],
+    offsets: Sequence[int] | np.ndarray,
+    sizes: Sequence[tuple[int, int]],
 ) -> None:
     """Writes header, image_ids, offsets and sizes_wh_px."""
     text = json.dumps(header.to_json(), ensure_ascii=False).encode("utf-8")

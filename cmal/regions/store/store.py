@@ -30,7 +30,8 @@ class RegionStore:
 
     def __init__(self, path: Path, header: StoreHeader, shard_paths: list[Path]):
         self.path, self.header, self.shard_paths = Path(path), header, shard_paths
-        self._shards: list[Shard] | None = None
+        self._shards: list[Shard] = []
+        self._is_loaded = False
         self._rows: dict[str, tuple[int, int]] = {}
         self._files: OrderedDict[int, ShardFile] = OrderedDict()
         self._touched_bytes = self._mapped_bytes = 0
@@ -107,10 +108,10 @@ class RegionStore:
         return {"path": self.path, "header": self.header, "shard_paths": self.shard_paths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["header"], state["shard_paths"])
+        RegionStore.__init__(self, **state)
 
     def _load(self) -> dict[str, tuple[int, int]]:
-        if self._shards is None:
+        if not self._is_loaded:
             shards = [Shard(path) for path in self.shard_paths]
             for number, shard in enumerate(shards):
                 if shard.header != self.header:
@@ -124,7 +125,7 @@ class RegionStore:
                 if len(self._rows) != before + len(shard.image_ids):
                     raise unreadable(shard.path, "it has an image that another shard has too")
                 shard.image_ids = []  # kept in the map alone
-            self._shards = shards
+            self._shards, self._is_loaded = shards, True
             if sum(shard.columns_bytes for shard in shards) > MAX_MAPPED_BYTES // 2:
                 self._column_bytes_a_read = PAGE_RUN_BYTES * (len(COLUMNS) - 1)
         return self._rows

@@ -60,7 +60,7 @@ def test_all_faults_of_a_file_are_reported_together_with_their_rows(tmp_path):
         '  annotations row 7: "caption" holds half a character (a lone surrogate)',
         '  annotations row 8: "id" should be a whole number, found -8',
         '  annotations row 9: "id" should be a whole number, found True',
-        "  download the file again, or mend or delete these rows",
+        "  download the file again, or fix or delete these rows",
     ]
 
 
