@@ -1,1 +1,1 @@
-"""The generated world: what it is made of, how it is drawn and how it is talked about."""
+"""The generated world: objects, drawing, language, and a detector trained on it."""

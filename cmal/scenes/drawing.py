@@ -1,7 +1,7 @@
-"""From (seed, split, index) to a picture and its description: plan, tiles, places, light.
+"""Draws the scene of (seed, split, index): samples a plan, draws each thing, places it, adds shadows and light.
 
-Things are pasted back to front. Boxes and visible shares come from the pixels: a pixel belongs to a thing where the
-thing's tile is at least half opaque there and nothing nearer covers it.
+Things are pasted back to front. Boxes and visible shares are measured in pixels. A pixel belongs to a thing if the
+thing's tile is at least half opaque there and no nearer thing covers it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class _Placed:
     wish: Wish
     tile: Image.Image
     corner: tuple[int, int]
-    depth: int  # things of larger depth stand nearer
+    depth: int  # larger = nearer to the viewer
     mask: np.ndarray  # (HEIGHT_PX, WIDTH_PX) bool, drawn pixels
     drawn_px: int
     least_share: float
 
 
 def make_scene(seed: int, split: str, index: int) -> tuple[Image.Image, Scene]:
-    """One generated picture and what is in it.
+    """Draws one picture and describes its content.
 
     Args:
         seed: of the data set, not negative.
-        split: "test" may hold held-out compositions; any other name never does, and has its own pictures.
-        index: number of the picture in its split.
+        split: seeds the pictures too. Only "test" can contain held-out (kind, colour) pairs.
+        index: of the picture in its split.
 
     Returns:
-        An RGB picture of 192 x 160 pixels, and its Scene with 2-6 things; the same for the same three arguments.
+        An RGB picture of 192 x 160 pixels and its Scene with 2-6 things. Equal arguments give equal results.
     """
     generator = np.random.default_rng([seed, split_number(split), index])
     plan = sample_plan(split, generator)
@@ -65,7 +65,7 @@ def make_scene(seed: int, split: str, index: int) -> tuple[Image.Image, Scene]:
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    """JPEG bytes at quality 92; equal pictures give equal bytes."""
+    """JPEG bytes at quality 92. Equal pictures give equal bytes."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
@@ -74,9 +74,10 @@ def encode_jpeg(image: Image.Image) -> bytes:
 def _place(
     wish: Wish, ground_name: str, ground: Ground, placed: list[_Placed], generator: np.random.Generator, must: bool
 ) -> None:
-    """Finds the wish a place where it and all others stay visible enough; drops it when there is none, unless it must.
+    """Appends the wish to `placed` at a random location where every thing keeps its required visible share.
 
-    One that must be there is tried eight times as often, and at last settles for the least visible share.
+    After 14 failed attempts an optional wish is dropped. One that `must` be drawn gets 112 attempts; from the 15th on
+    it requires only MIN_VISIBLE_SHARE of itself.
     """
     tile = draw_thing(wish.kind, wish.colour, wish.size, wish.pose, generator)
     tile = tile.crop(tile.getchannel("A").getbbox())
@@ -98,7 +99,7 @@ def _place(
 
 
 def _bottom(place: str, height: int, ground: Ground, generator: np.random.Generator) -> int:
-    """Where the thing's lower edge goes, in pixels; always inside the picture."""
+    """Random y of the thing's lower edge in pixels, such that the thing lies inside the picture."""
     lowest = HEIGHT_PX - MARGIN_PX
     ranges = {
         FLOOR: (ground.floor_px + 8, lowest),
@@ -112,7 +113,7 @@ def _bottom(place: str, height: int, ground: Ground, generator: np.random.Genera
 
 
 def _all_visible(placed: list[_Placed]) -> bool:
-    """Does every thing keep at least the share it asked for?"""
+    """Does every thing keep its required visible share?"""
     ordered = sorted(placed, key=lambda one: one.depth)
     covered = ordered[-1].mask.copy()
     for one in reversed(ordered[:-1]):
@@ -124,7 +125,7 @@ def _all_visible(placed: list[_Placed]) -> bool:
 
 
 def _cast_shadows(picture: Image.Image, placed: list[_Placed]) -> None:
-    """A soft dark ellipse under everything that stands or floats."""
+    """Darkens an ellipse under every thing that stands or floats."""
     overlay = Image.new("L", picture.size, 0)
     draw = ImageDraw.Draw(overlay)
     for one in placed:

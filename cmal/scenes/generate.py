@@ -1,7 +1,7 @@
-"""Makes the whole data set `scenes`: pictures, official files and gold anchors, over all cores, in bounded memory.
+"""Generates the data set `scenes`: pictures, official files and gold anchors, on all cores, in bounded memory.
 
-Work goes in blocks of 16 scenes (hypotheses are made for a block at once). Blocks are drawn by worker processes and
-their rows are written in order, so the bytes do not depend on the number of workers, and image i not on how many follow.
+Worker processes draw blocks of 16 scenes; the hypotheses of a block are generated together. Rows are written in the
+order of the blocks, so the bytes do not depend on the number of workers. An image does not depend on the image count.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from cmal.scenes.preview import contact_sheet
 from cmal.scenes.world import Scene
 from cmal.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
 
-VERSION = 1  # raise it whenever the same seed would give other pictures or texts
+VERSION = 1  # increase it when the same seed gives other pictures or texts
 BLOCK = 16
 PREVIEW_SCENES, PREVIEW_COLUMNS = 24, 6
-MAX_IMAGES = 1_000_000  # a split's; file names have six digits
-_CAPTIONS, _REFERENCES, _QUESTIONS, _HYPOTHESES = 1, 2, 3, 4  # last word of each text's seed
+MAX_IMAGES = 1_000_000  # per split; file names have six digits
+_CAPTIONS, _REFERENCES, _QUESTIONS, _HYPOTHESES = 1, 2, 3, 4  # last entry of each text's seed
 
 Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Work for one process: scenes `first` .. `first + count - 1` of a split, its pictures to `folder`."""
+    """A unit of work: scenes `first` to `first + count - 1` of a split. Pictures are written to `folder`."""
 
     seed: int
     split: str
@@ -51,25 +51,24 @@ class _Block:
 
 
 def write_scenes(out: Path, images: dict[str, int], seed: int, workers: int = 0, report: Report | None = None) -> None:
-    """Generates the data set below `out`; returns at once where the same call has finished before.
+    """Generates the data set in `out`. Returns at once if the same call has completed before.
 
-    Writes `images/<split>/000012.jpg`, `preview.png`, `official/*`, `gold_anchors/<split>.jsonl` and, last,
-    `official/complete.json`. Other arguments than last time replace everything.
+    Writes `images/<split>/000012.jpg`, `preview.png`, `official/*`, `gold_anchors/<split>.jsonl` and finally
+    `official/complete.json`. A call with other arguments replaces the data set.
 
     Args:
         out: the folder, e.g. data/scenes.
-        images: how many for each of train, val, test.
-        seed: non-negative; same seed, same bytes.
-        workers: processes; 0 = one a core.
-        report: called with (split, images done, images wanted) after every block.
+        images: number of images for each of train, val and test.
+        seed: non-negative. The same seed gives the same bytes.
+        workers: number of processes; 0 = one per core.
+        report: called with (split, images done, images in total) after every block.
 
     Raises:
-        DataError: `images` or `seed` cannot be used.
+        DataError: `images` or `seed` is invalid.
         CmalError: the disk is full.
     """
     _check(images, seed)
     out = Path(out)
-    made = {"seed": seed, "images": {split: images[split] for split in SPLITS}, "version": VERSION}
     complete = out / "official" / "complete.json"
     if is_complete(out, images, seed):
         return
@@ -86,18 +85,22 @@ def write_scenes(out: Path, images: dict[str, int], seed: int, workers: int = 0,
         tables.write_files(out / "official", out / "gold_anchors")
     _remove_others(out / "images", images)
     _write_preview(out / "preview.png", min(PREVIEW_SCENES, images["train"]), seed)
-    os.sync()  # the pictures, too, are on the disk before the data set calls itself complete
-    write_json(complete, made)
+    os.sync()  # complete.json promises that the pictures are on the disk too
+    write_json(complete, _completed(images, seed))
 
 
 def is_complete(out: Path, images: dict[str, int], seed: int) -> bool:
-    """Has the same call, by this version of the generator, finished below `out`?"""
+    """Has this version of the generator completed the same call in `out`?"""
     complete = Path(out) / "official" / "complete.json"
-    wanted = {"seed": seed, "images": {split: images[split] for split in SPLITS}, "version": VERSION}
     try:
-        return complete.is_file() and read_json(complete) == wanted
+        return complete.is_file() and read_json(complete) == _completed(images, seed)
     except DataError:
         return False
+
+
+def _completed(images: dict[str, int], seed: int) -> dict[str, object]:
+    """The content of complete.json."""
+    return {"seed": seed, "images": {split: images[split] for split in SPLITS}, "version": VERSION}
 
 
 def _check(images: dict[str, int], seed: int) -> None:
@@ -114,7 +117,7 @@ def _check(images: dict[str, int], seed: int) -> None:
 
 
 def _cores() -> int:
-    """Cores this process may use: fewer than the machine has, in a container or under a scheduler."""
+    """Number of cores this process may use. A container or scheduler can allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -131,7 +134,7 @@ def _blocks(out: Path, images: dict[str, int], seed: int) -> Iterator[_Block]:
 
 @contextmanager
 def _mapped(workers: int, blocks: int) -> Iterator[Callable[..., Iterable]]:
-    """A `map` that keeps the order: over processes, or in this one where a second would not pay."""
+    """A `map` in order: over worker processes, or in this process if there is only one worker or block."""
     if min(workers, blocks) < 2:
         yield map
         return
@@ -141,27 +144,29 @@ def _mapped(workers: int, blocks: int) -> Iterator[Callable[..., Iterable]]:
     try:
         yield pool.map
     except BrokenProcessPool:
-        end_helpers(before)  # the pool asks the other workers to stop and waits for them
+        end_helpers(before)  # otherwise the pool waits for the other workers
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """In a worker: ends it when its parent has died, however that died."""
+    """Initializes a worker: it exits when its parent has died, even if the parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
-    ignore_stopping()  # the parent decides
+    ignore_stopping()  # the parent stops its workers
     threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_block(block: _Block) -> list[Rows]:
-    """Draws a block's scenes, writes its pictures, and gives the rows of each scene.
+    """Draws a block, writes its pictures and returns the rows of each scene.
 
-    The block is always drawn whole, even where fewer images are wanted, so that its hypotheses stay the same.
+    All 16 scenes are drawn even if `count` is smaller, because the hypotheses depend on every scene of the block.
     """
     drawn = [make_scene(block.seed, block.split, block.first + k) for k in range(BLOCK)]
     scenes = [scene for _, scene in drawn]
@@ -185,7 +190,7 @@ def _generator(scene: Scene, seed: int, purpose: int) -> np.random.Generator:
 
 
 def _write_picture(path: Path, data: bytes) -> None:
-    """Whole or absent; synced with all others at the end, not one by one."""
+    """Writes a picture atomically, without fsync: `write_scenes` syncs all pictures at the end."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(data)
@@ -197,7 +202,7 @@ def _write_picture(path: Path, data: bytes) -> None:
 
 
 def _remove_others(folder: Path, images: dict[str, int]) -> None:
-    """Removes pictures that an earlier, larger or killed run left; nothing but files named as ours are."""
+    """Removes pictures and temporary files of earlier runs. Files with other names stay."""
     for split in SPLITS:
         for entry in os.scandir(folder / split):
             named = re.fullmatch(r"(\.?)(\d{6})\.jpg(\.tmp)?", entry.name)

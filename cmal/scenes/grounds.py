@@ -1,7 +1,7 @@
-"""Grounds that scenes stand on (room, street, water, field) and the light that falls on them.
+"""Backgrounds of scenes (room, street, water, field) and their light (day, evening, night).
 
-A ground is an RGB picture and a few lines a thing can stand on: its horizon, and for water the shore. Everything is
-drawn at the final scale, where it is background only; texture comes as noise at the end, in `light_up`.
+A ground is an RGB picture with the y positions that placement needs: the horizon and, for water, the shore. Grounds are
+drawn at the final scale, without supersampling. `light_up` adds noise as texture at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Ground:
     Attributes:
         picture: RGB, WIDTH_PX x HEIGHT_PX.
         horizon_px: y where the floor or the water begins.
-        floor_px: y from which things can stand; the shore on water, else the horizon.
+        floor_px: smallest y at which things can stand: the shore for water, else the horizon.
     """
 
     picture: Image.Image
@@ -46,12 +46,12 @@ class Ground:
 
 
 def paint_ground(ground: str, generator: np.random.Generator) -> Ground:
-    """One variation of a ground: colours, horizon, clouds, waves, grass, road lines."""
+    """Paints a random variation of a ground: colours, horizon, clouds, waves, grass, road markings."""
     return {"room": _room, "street": _street, "water": _water, "field": _field}[ground](generator)
 
 
 def light_up(picture: Image.Image, light: str, generator: np.random.Generator) -> Image.Image:
-    """The finished picture under a light: a tint that changes from top to bottom, one brighter side, fine noise."""
+    """Applies a light to a picture: a tint that changes from top to bottom, one brighter side, fine noise."""
     top, bottom = (np.asarray(tint, np.float32) for tint in TINTS[light])
     down = np.linspace(0, 1, HEIGHT_PX, dtype=np.float32)[:, None, None]
     across = np.linspace(-1, 1, WIDTH_PX, dtype=np.float32)[None, :, None]

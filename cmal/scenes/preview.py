@@ -1,4 +1,4 @@
-"""Contact sheets: many generated pictures on one, with their boxes, to look at."""
+"""Contact sheets: many generated pictures with their boxes in one image, for inspection."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LINE_PX = 11
 
 
 def contact_sheet(pictures: Sequence[tuple[Image.Image, Scene]], columns: int = 6, labels: bool = False) -> Image.Image:
-    """Lays pictures out in rows of `columns`, a thin box round every thing in its own colour.
+    """Arranges pictures in rows and draws a box around every thing, in the thing's colour.
 
     Args:
-        pictures: at least one picture with its scene, all of one size.
-        columns: pictures a row.
-        labels: also lists "colour kind" of every thing below its picture.
+        pictures: at least one picture with its scene; all pictures have the same size.
+        columns: pictures per row.
+        labels: list "colour kind" of every thing below its picture.
     """
     columns = min(columns, len(pictures))
     width, height = pictures[0][1].size_wh_px

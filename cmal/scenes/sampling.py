@@ -1,6 +1,6 @@
-"""What is to be in a scene, before anything is drawn: ground, light, kinds, colours, sizes, poses.
+"""Samples the plan of a scene before anything is drawn: ground, light, kinds, colours, sizes, poses.
 
-Compositions that `world.is_held_out` names appear in the split "test" alone, and are over-sampled there.
+(kind, colour) pairs for which `world.is_held_out` is true occur only in the split "test", where they are over-sampled.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LIGHT_SHARES = (0.6, 0.22, 0.18)
 SIZE_SHARES = (0.28, 0.44, 0.28)
 PERSON_WEIGHT = 2.6
 HELD_OUT_SHARE = 0.45
-TWIN_SHARE = 0.5
+SAME_KIND_SHARE = 0.5
 SAME_COLOUR_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Wish:
-    """One thing that a scene is to hold; whether it finds a place is settled when it is drawn."""
+    """One planned thing. Drawing drops it if there is no free location for it."""
 
     kind: str
     colour: str
@@ -34,7 +34,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """A scene as wished for; `wishes` are in order of importance, the first two always find a place."""
+    """The planned content of a scene. `wishes` are in order of priority; the first two are always drawn."""
 
     ground: str
     light: str
@@ -42,7 +42,7 @@ class Plan:
 
 
 def split_number(split: str) -> int:
-    """A small stable number of a split's name, for seeding: polynomial over its bytes, modulo a prime."""
+    """A number below 1,000,003 for seeding: a polynomial hash of the split's name."""
     number = 0
     for byte in split.encode():
         number = (number * 257 + byte) % 1_000_003
@@ -50,9 +50,9 @@ def split_number(split: str) -> int:
 
 
 def sample_plan(split: str, generator: np.random.Generator) -> Plan:
-    """Draws a plan: 2-6 things on one ground, often two of a kind, sometimes two of a colour.
+    """Samples a plan: 2-6 things on one ground, often two of one kind, sometimes two of one colour.
 
-    In `split` "test" about 45% of the plans start with a held-out composition; in any other split there is none.
+    In the split "test" about 45% of the plans start with a held-out pair. Other splits contain none.
     """
     ground = GROUNDS[int(generator.integers(len(GROUNDS)))]
     light = LIGHTS[int(generator.choice(len(LIGHTS), p=LIGHT_SHARES))]
@@ -62,17 +62,17 @@ def sample_plan(split: str, generator: np.random.Generator) -> Plan:
 
 
 def kinds_on(ground: str) -> list[str]:
-    """The kinds that may appear on a ground, in the world's order."""
+    """The kinds that can occur on a ground, in the order of KINDS."""
     return [kind for kind in KINDS if ground in LOOKS[kind].places]
 
 
 def _sample_pairs(ground: str, is_test: bool, count: int, generator: np.random.Generator) -> list[tuple[str, str]]:
-    """(kind, colour) of each thing; the first is held out in many test plans."""
+    """(kind, colour) of each thing; in 45% of test plans the first pair is held out."""
     pairs: list[tuple[str, str]] = []
     if is_test and generator.random() < HELD_OUT_SHARE:
         held_out = [(kind, colour) for kind in kinds_on(ground) for colour in COLOURS if is_held_out(kind, colour)]
         pairs.append(held_out[int(generator.integers(len(held_out)))])
-    duplicate = generator.random() < TWIN_SHARE
+    duplicate = generator.random() < SAME_KIND_SHARE
     while len(pairs) < count:
         kind = pairs[0][0] if duplicate and len(pairs) == 1 else _sample_kind(ground, pairs, generator)
         colour = COLOURS[int(generator.integers(len(COLOURS)))]
@@ -84,7 +84,7 @@ def _sample_pairs(ground: str, is_test: bool, count: int, generator: np.random.G
 
 
 def _sample_kind(ground: str, pairs: list[tuple[str, str]], generator: np.random.Generator) -> str:
-    """A kind of this ground: rarer kinds (those of few grounds) and people weigh more, present ones less."""
+    """A kind that occurs on this ground. Kinds of few grounds and people weigh more, present kinds less."""
     kinds = kinds_on(ground)
     present = {kind for kind, _ in pairs}
     weights = np.array([1 / len(LOOKS[kind].places) for kind in kinds])

@@ -1,6 +1,6 @@
-"""What a generated scene is made of: kinds, colours, grounds and the dataclasses that drawing and language share.
+"""The vocabulary of generated scenes (kinds, colours, sizes, grounds, lights) and the classes `Thing` and `Scene`.
 
-`drawing` makes pictures of these, `language` talks about them; neither knows the other.
+`drawing` turns them into pictures and `language` into sentences. These two do not import each other.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ COLOUR_RGB = {
     "white": (244, 244, 240),
     "grey": (140, 142, 146),
 }
-"""The middle of each named colour, 8-bit RGB, before jitter and light."""
+"""Central 8-bit RGB value of each named colour, before jitter and light."""
 
 
 def is_held_out(kind: str, colour: str) -> bool:
-    """Is this composition kept for the split "test"? One of 12 is (33 of 396), at most one colour a kind.
+    """Is this (kind, colour) pair reserved for the split "test"? True for 33 of 396 pairs, at most one per kind.
 
-    Kind number i and colour number j are held out when 7i + 5j is a multiple of 12: both steps share no factor with 12,
-    so the kept-back pairs spread evenly and every kind and every colour is seen in training.
+    Kind i and colour j are held out when 7i + 5j is a multiple of 12. Neither 7 nor 5 shares a factor with 12, so the
+    held-out pairs are spread evenly, and every kind and every colour occurs in training.
     """
     return (7 * KINDS.index(kind) + 5 * COLOURS.index(colour)) % 12 == 0
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene, as drawn.
+    """One drawn object of a scene.
 
     Attributes:
         kind: one of KINDS.
-        colour: one of COLOURS, the colour of its main part; a person's is that of the clothes.
-        size: one of SIZES, how large it was drawn for its kind.
-        pose: how it stands, a word its kind knows ("left", "right", "front", ...); never the answer to a question.
-        box_xyxy_px: tight box of its *visible* pixels, x2 and y2 exclusive.
-        visible_share: visible pixels over drawn pixels, in (0, 1].
+        colour: one of COLOURS, the colour of its main part. For a person: of the clothes.
+        size: one of SIZES, relative to the usual size of its kind.
+        pose: one of the poses of its kind ("left", "right", "front", ...). No text depends on it.
+        box_xyxy_px: tight box of its *visible* pixels; x2 and y2 are exclusive.
+        visible_share: visible pixels divided by drawn pixels, in (0, 1].
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One generated image, described. `things` stand back to front; all are at least partly visible."""
+    """The content of one generated image. `things` are ordered back to front; each is at least partly visible."""
 
     split: str
     index: int
@@ -78,5 +78,5 @@ class Scene:
 
     @property
     def name(self) -> str:
-        """Path of the picture below the image root, without its ending: "train/000012"."""
+        """Path of the picture below the image root, without suffix: "train/000012"."""
         return f"{self.split}/{self.index:06d}"

@@ -1,10 +1,11 @@
-"""Scenes in the official formats of the data sets they stand in for, written as a stream.
+"""Writes scenes in the official formats of COCO, VQA v2, SNLI-VE and RefCOCO.
 
-`scene_rows` turns one scene and its texts into finished rows, as bytes by table; `Tables` collects rows on disk in the
-order they come and at the end puts the official files together. Nothing is held in memory, so the number of images is
-bounded by the disk alone. Ids are functions of split and index, never of a counter:
-image 10,000,000 (train), 20,000,000 (val) or 30,000,000 (test) + index; caption image·10+k; instance image·100+k;
-ref image·10+k; sentence ref·10+k; question image·1000+k.
+`scene_rows` encodes one scene and its texts as rows of several tables. `Tables` collects the rows in temporary files
+and assembles the official files at the end. Memory use does not depend on the number of images.
+
+Ids depend only on split, index and k, the number of the row within its image (or ref):
+image = 10,000,000 (train), 20,000,000 (val) or 30,000,000 (test) + index; caption = image * 10 + k;
+instance = image * 100 + k; ref = image * 10 + k; sentence = ref * 10 + k; question = image * 1000 + k.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Rows = dict[str, bytes]
 
 @dataclass(frozen=True)
 class SceneTexts:
-    """All that is said of one scene."""
+    """The generated texts of one scene."""
 
     captions: tuple[Sentence, ...]
     references: tuple[Reference, ...]
@@ -56,22 +57,22 @@ class SceneTexts:
 
 
 def image_id_of(scene: Scene) -> int:
-    """The integer id that the COCO-like files use."""
+    """The integer image id of the COCO-like files."""
     return FIRST_IMAGE_ID[scene.split] + scene.index
 
 
 def tokens_of(text: str) -> list[str]:
-    """Lower-cased words without punctuation, as REFER and the Karpathy files have them."""
+    """Lower-case words without punctuation, as in the REFER and Karpathy files."""
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
 def scene_rows(scene: Scene, texts: SceneTexts, imgid: int) -> Rows:
-    """One scene's rows of every table, encoded: `TABLES` name -> bytes.
+    """One scene's encoded rows: {name in TABLES: bytes}.
 
     Args:
-        scene: the picture.
-        texts: what is said of it.
-        imgid: running number over all splits, for the Karpathy file.
+        scene: content of the picture.
+        texts: its texts.
+        imgid: index of the picture over all splits, for the Karpathy file.
     """
     width, height = scene.size_wh_px
     image_id, file_name = image_id_of(scene), f"{scene.name}.jpg"
@@ -93,7 +94,7 @@ def scene_rows(scene: Scene, texts: SceneTexts, imgid: int) -> Rows:
 
 
 def _json_rows(rows: Iterable[dict]) -> bytes:
-    """Each row after a comma; the first comma of a table is dropped when the file is put together."""
+    """Each row preceded by a comma. `_write_json` skips the first comma of a list."""
     return b"".join(b",\n" + json.dumps(row).encode() for row in rows)
 
 
@@ -102,7 +103,7 @@ def _lines(rows: Iterable[dict]) -> bytes:
 
 
 def _pickled(value: object) -> bytes:
-    """The value's pickle (protocol 2) without its header and stop sign, then APPEND: an item of a pickled list."""
+    """The value as an item of a pickled list: its protocol 2 pickle without header and STOP, followed by APPEND."""
     return pickle.dumps(value, protocol=2)[2:-1] + b"a"
 
 
@@ -211,9 +212,9 @@ def _gold(scene: Scene, captions: Sequence[Sentence]) -> Iterator[dict]:
 
 
 class Tables:
-    """Rows waiting on disk, one unnamed temporary file a (table, split), until `write_files` makes the official files.
+    """Collects rows in one unnamed temporary file per (table, split) until `write_files` assembles the official files.
 
-    A context manager; leaving it, or being killed, leaves no temporary file behind.
+    A context manager. The temporary files disappear when it exits or the process is killed.
     """
 
     def __init__(self, folder: Path):
@@ -225,14 +226,12 @@ class Tables:
         self.folder.mkdir(parents=True, exist_ok=True)
         for table in TABLES:
             for split in SPLITS:
-                spool = self._stack.enter_context(tempfile.TemporaryFile(dir=self.folder))
-                self._spools[table, split] = spool
+                self._spools[table, split] = self._stack.enter_context(tempfile.TemporaryFile(dir=self.folder))
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(
-            OSError
-        ):  # a full disk; rows that were needed have been read back by now, or the block has failed
+        # Closing can fail on a full disk. By then all rows have been read back, or the block has raised an error.
+        with suppress(OSError):
             self._stack.close()
 
     def add(self, split: str, rows: Rows) -> None:
@@ -248,7 +247,7 @@ class Tables:
             raise cannot_write(self.folder, error) from error
 
     def write_files(self, official: Path, gold: Path) -> None:
-        """Puts all official files together, each atomically."""
+        """Writes all official files, each atomically."""
         for split in SPLITS:
             self._write_split(official, split)
             self._write_lines(gold / f"{split}.jsonl", "gold", split)
@@ -256,7 +255,7 @@ class Tables:
         self._write_json(official / "instances.json", coco, {"images": "images", "annotations": "instances"}, SPLITS)
         self._write_json(official / "dataset_scenes.json", {"dataset": "scenes"}, {"images": "karpathy"}, SPLITS)
         with atomic_path(official / "refs(scenes).p") as path, path.open("wb") as file:
-            file.write(b"\x80\x02]")  # protocol 2, an empty list; every item that follows appends itself
+            file.write(b"\x80\x02]")  # protocol 2, an empty list; each row appends one item
             for split in SPLITS:
                 self._copy("refs", split, file)
             file.write(b".")
@@ -280,12 +279,12 @@ class Tables:
         self._write_lines(official / f"snli_ve_{SNLI_VE_SPLIT[split]}.jsonl", "snli_ve", split)
 
     def _write_json(self, path: Path, head: dict, lists: dict[str, str], splits: Sequence[str]) -> None:
-        """`head` and then each list ({key: table}), one row a line, as one JSON object."""
+        """Writes one JSON object: the keys of `head`, then each list ({key: table}) with one row per line."""
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.write(json.dumps(head).encode()[:-1])
             for key, table in lists.items():
                 file.write(f',\n"{key}": ['.encode())
-                skip = 1  # the comma before the very first row
+                skip = 1  # byte: the comma before the first row of the list
                 for split in splits:
                     self._copy(table, split, file, skip)
                     skip = 0 if self._spools[table, split].tell() else skip

@@ -1,6 +1,7 @@
-"""Every kind of the world: how it is drawn, its proportions, its usual size, its poses and where it stays.
+"""The drawing of every kind, with its proportions, usual size, poses and locations.
 
-One module a family (`people`, `animals`, `vehicles`, `outdoor`, `indoor`); `draw_thing` is the one way to a tile.
+`people`, `animals`, `vehicles`, `outdoor` and `indoor` each hold the drawing functions of one family. A drawing function
+has the name of its kind and draws it with a `Pen`, facing right. `draw_thing` returns the finished tile.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ class Look:
     """How one kind is drawn.
 
     Attributes:
-        draw: puts it on a pen's tile, facing right.
-        width_units: tile width, where the height is 100.
+        draw: draws it on the pen's tile, facing right.
+        width_units: tile width in units; the tile is 100 units high.
         long_side_px: longer side of a medium one in the finished picture.
-        poses: words for how it stands; one that ends in "left" is the mirrored drawing.
-        places: ground -> where it stays there (floor, air, wall, water); a ground that is absent never has it.
+        poses: names of its poses. A pose that ends in "left" is drawn mirrored.
+        places: ground -> location there (floor, air, wall, water). It does not occur on other grounds.
     """
 
     draw: Callable[[Pen, Paint, str, np.random.Generator], None]
@@ -92,12 +93,12 @@ LOOKS: dict[str, Look] = {
 
 
 def draw_thing(kind: str, colour: str, size: str, pose: str, generator: np.random.Generator) -> Image.Image:
-    """One thing on its own transparent RGBA tile, at its final scale.
+    """Draws one thing on a transparent RGBA tile at its final scale.
 
     Args:
-        kind, colour, size: of the world's lists.
+        kind, colour, size: from KINDS, COLOURS and SIZES.
         pose: one of the kind's poses.
-        generator: draws proportions, jitter of the colour and the fixed parts.
+        generator: varies proportions, colour and details.
     """
     look = LOOKS[kind]
     height = look.long_side_px * SIZE_FACTORS[size] / max(1.0, look.width_units / 100) * generator.uniform(0.95, 1.05)

@@ -29,7 +29,7 @@ def dog(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> No
 
 
 def cat(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Sits and looks at us: pointed ears, whiskers, a tail that curls round."""
+    """Sits and faces the viewer."""
     curl = generator.uniform(30, 44)
     pen.limb([(56, 90), (76, 84), (80, 62), (72, curl)], paint.main, 7.5)
     pen.ellipse(14, 44, 66, 99, paint.main)
@@ -50,7 +50,7 @@ def cat(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> No
 
 
 def bird(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Flies with a wing up or down."""
+    """Flies; the pose says whether the wings are up or down."""
     pen.polygon([(30, 52), (2, 40), (6, 56), (0, 68)], paint.dark)
     up = pose in ("up-left", "up-right")
     tip = (34, 2) if up else (38, 98)

@@ -1,4 +1,4 @@
-"""Things of the room, from the bed to the cup."""
+"""Things found in rooms: furniture, household objects, a hat and a guitar."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cup(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> No
 
 
 def lamp(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """A standing lamp; its colour is that of the shade."""
+    """A standing lamp; the shade has its colour."""
     pen.limb([(34, 40), (34, 92)], METAL, 4)
     pen.ellipse(12, 88, 56, 99.5, DARK)
     top = generator.uniform(11, 18)
@@ -57,13 +57,12 @@ def lamp(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> N
 
 
 def clock(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """A wall clock; its colour is that of the rim."""
+    """A wall clock; the rim has its colour."""
     if pose == "square":
         pen.box(1, 1, 99, 99, paint.main, 10)
     else:
         pen.circle(50, 50, 49, paint.main)
-    face = PALE if pose == "round" else (252, 252, 252)
-    pen.circle(50, 50, 34, face)
+    pen.circle(50, 50, 34, PALE if pose == "round" else (252, 252, 252))
     for angle in np.arange(12) * np.pi / 6:
         pen.dot(50 + 28 * np.cos(angle), 50 + 28 * np.sin(angle), 2.6)
     hour, minute = generator.uniform(0, 2 * np.pi, 2)
@@ -73,7 +72,7 @@ def clock(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> 
 
 
 def book(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Standing and closed, or, for pose "open", lying open with its cover showing round the pages."""
+    """Closed and upright, or open with the cover visible around the pages (pose "open")."""
     if pose == "open":
         pen.polygon([(1, 14), (70, 28), (139, 14), (139, 88), (70, 99), (1, 88)], paint.main)
         for side in (-1, 1):
@@ -103,7 +102,7 @@ def bottle(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) ->
 
 
 def vase(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """A wide-bellied vase with a few twigs in it."""
+    """A wide vase with a few twigs."""
     green = (70, 136, 60)
     for x, y in ((18, 10), (30, 3), (42, 9)):
         pen.line([(30, 44), (x, y)], green, 2.5)
@@ -132,7 +131,7 @@ def hat(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> No
 
 
 def television(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """An old set with antenna, screen, knobs and feet; its colour is that of the case."""
+    """An old set with an antenna; the case has its colour."""
     pen.line([(64, 24), (40, 1)], DARK, 3)
     pen.line([(64, 24), (92, 1)], DARK, 3)
     for x in (26, 104):
@@ -146,7 +145,7 @@ def television(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator
 
 
 def bed(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """From the side: head board on the left, pillow, and a blanket in its colour."""
+    """From the side, head board on the left; the blanket has its colour."""
     wood = pick(WOODS, generator)
     pen.box(178, 36, 188, 98, wood, 2)
     pen.box(2, 4, 14, 98, wood, 3)

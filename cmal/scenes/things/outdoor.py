@@ -1,4 +1,4 @@
-"""Things of the street and the garden, from the house to the ball."""
+"""Things found outdoors: house, plants, street furniture, toys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cmal.scenes.things.pen import DARK, GLASS, METAL, PALE, WOODS, Paint, Pen, 
 
 
 def house(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Walls in its colour, a roof of its own, a door, windows and a chimney."""
+    """The walls have its colour; the roof's is random."""
     roof = pick(((150, 66, 48), (92, 84, 84), (112, 76, 56)), generator)
     chimney = 74 if pose == "right" else 24
     pen.box(chimney, 6, chimney + 11, 34, shade(roof, 0.8))
@@ -25,7 +25,7 @@ def house(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> 
 
 
 def tree(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Its colour is that of the leaves: a round crown or, for pose "fir", three tiers."""
+    """The leaves have its colour: a round crown, or three tiers (pose "fir")."""
     pen.polygon([(33, 56), (43, 56), (46, 99), (30, 99)], pick(WOODS, generator))
     if pose == "fir":
         for top, bottom, half in ((44, 82, 36), (22, 60, 29), (1, 37, 21)):
@@ -40,7 +40,7 @@ def tree(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> N
 
 
 def flower(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Its colour is that of the petals; stem and leaves are green."""
+    """The petals have its colour; stem and leaves are green."""
     green = (60, 140, 52)
     pen.limb([(32, 40), (32, 97)], green, 4.5)
     pen.polygon([(32, 86), (8, 64), (14, 84)], green)
@@ -90,7 +90,7 @@ def bench(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> 
 
 
 def traffic_light(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """Housing and pole in its colour; the three lamps keep theirs and one of them shines."""
+    """Housing and pole have its colour. The lamps are red, amber and green; one is lit."""
     pen.box(17, 58, 23, 96, paint.dark)
     pen.box(8, 93, 32, 99.5, paint.dark, 2)
     pen.box(4, 1, 36, 64, paint.main, 7)
@@ -121,7 +121,7 @@ def balloon(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -
 
 
 def ball(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """A beach ball for pose "striped", else a plain one with a band."""
+    """A beach ball (pose "striped"), or a plain ball with two seams."""
     pen.circle(50, 50, 49, paint.main)
     if pose == "striped":
         pale = PALE if sum(paint.main) < 620 else (120, 160, 210)

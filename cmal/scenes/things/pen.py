@@ -1,7 +1,7 @@
-"""The pen that draws one thing on its own transparent tile, and the paint it uses.
+"""`Pen` draws one thing on a transparent tile; `Paint` holds the thing's colour in three tones.
 
-A tile is 100 units high and as many wide as its kind asks; y grows downwards. Every shape gets a thin outline, darker
-than a light fill and lighter than a dark one, so white, grey and black things stay visible on any ground.
+A tile is 100 units high; its width in units depends on the kind; y points down. Shapes have a thin outline, darker than
+a light fill and lighter than a dark fill. This keeps white, grey and black things visible on every ground.
 """
 
 from __future__ import annotations
@@ -31,25 +31,24 @@ PALE: Colour = (246, 240, 224)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Darker for a factor below 1, nearer to white above it (2 is white)."""
-    if factor <= 1:
-        return tuple(int(c * factor) for c in colour)
-    return tuple(int(c + (255 - c) * (factor - 1)) for c in colour)
+    """The colour scaled towards black for a factor below 1 (0 is black), towards white above 1 (2 is white)."""
+    red, green, blue = (int(c * factor if factor <= 1 else c + (255 - c) * (factor - 1)) for c in colour)
+    return red, green, blue
 
 
 def luminance(colour: Colour) -> float:
-    """How light a colour looks, 0-255 (Rec. 601 weights)."""
+    """Perceived lightness, 0-255 (Rec. 601 weights)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
 def outline_of(fill: Colour) -> Colour:
-    """A line that stands out from its fill: lighter on a dark fill, darker on any other."""
+    """Outline colour for a fill: lighter than a dark fill, darker than any other."""
     return shade(fill, 1.45) if luminance(fill) < 62 else shade(fill, 0.5)
 
 
 @dataclass(frozen=True)
 class Paint:
-    """The named colour of one thing: its main tone and two relatives that still bear the same name."""
+    """The colour of one thing: main tone, and a darker and a lighter tone that have the same colour name."""
 
     main: Colour
     dark: Colour
@@ -57,19 +56,19 @@ class Paint:
 
 
 def mix_paint(colour: str, generator: np.random.Generator) -> Paint:
-    """Paint of a named colour, hue and light a little off its middle."""
+    """Paint of a named colour, with random small changes of hue and lightness."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(c / 255 for c in COLOUR_RGB[colour]))
     hue_off, light_off = generator.uniform(-1, 1, 2)
     lightness = min(0.97, max(0.1, lightness + 0.025 * light_off))
-    rgb = colorsys.hls_to_rgb((hue + 0.012 * hue_off) % 1, lightness, saturation)
-    main = tuple(round(255 * c) for c in rgb)
+    red, green, blue = colorsys.hls_to_rgb((hue + 0.012 * hue_off) % 1, lightness, saturation)
+    main = round(255 * red), round(255 * green), round(255 * blue)
     if colour == "black":
         return Paint(main, shade(main, 1.1), shade(main, 1.16))
     return Paint(main, shade(main, 0.88 if colour == "white" else 0.76), shade(main, 1.22))
 
 
 class Pen:
-    """Draws in units on a supersampled transparent tile.
+    """Draws on a supersampled transparent tile, with coordinates and widths in units.
 
     Args:
         width_units: tile width; the height is always 100 units.
@@ -88,6 +87,10 @@ class Pen:
     def _corners(self, x0: float, y0: float, x1: float, y1: float) -> list[Point]:
         return self._at([(x0, y0), (max(x1, x0 + 0.1), max(y1, y0 + 0.1))])
 
+    def _thickness(self, width: float) -> int:
+        """A line's width in pixels of the supersampled tile."""
+        return max(2, round(width * self._ky))
+
     def ellipse(self, x0: float, y0: float, x1: float, y1: float, fill: Colour, outline: bool = True) -> None:
         edge = outline_of(fill) if outline else None
         self._draw.ellipse(self._corners(x0, y0, x1, y1), fill, edge, OUTLINE_PX)
@@ -101,12 +104,11 @@ class Pen:
     def box(
         self, x0: float, y0: float, x1: float, y1: float, fill: Colour, radius: float = 0, outline: bool = True
     ) -> None:
-        edge = outline_of(fill) if outline else None
+        edge, corners = outline_of(fill) if outline else None, self._corners(x0, y0, x1, y1)
         if radius:
-            corners = self._corners(x0, y0, x1, y1)
             self._draw.rounded_rectangle(corners, radius * self._ky, fill, edge, OUTLINE_PX)
         else:
-            self._draw.rectangle(self._corners(x0, y0, x1, y1), fill, edge, OUTLINE_PX)
+            self._draw.rectangle(corners, fill, edge, OUTLINE_PX)
 
     def polygon(self, points: Sequence[Point], fill: Colour, outline: bool = True) -> None:
         corners = self._at(points)
@@ -115,40 +117,28 @@ class Pen:
             self._draw.line([*corners, corners[0]], outline_of(fill), OUTLINE_PX)
 
     def line(self, points: Sequence[Point], fill: Colour, width: float) -> None:
-        self._draw.line(self._at(points), fill, max(2, round(width * self._ky)), joint="curve")
+        self._draw.line(self._at(points), fill, self._thickness(width), joint="curve")
 
     def limb(self, points: Sequence[Point], fill: Colour, width: float) -> None:
         """A thick line with round ends and an outline: arms, legs, tails."""
         corners = self._at(points)
         for colour, extra in ((outline_of(fill), 2 * OUTLINE_PX), (fill, 0)):
-            thick = max(2, round(width * self._ky)) + extra
+            thick = self._thickness(width) + extra
             self._draw.line(corners, colour, thick, joint="curve")
             for x, y in (corners[0], corners[-1]):
                 self._draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), colour)
 
     def arc(
-        self,
-        x0: float,
-        y0: float,
-        x1: float,
-        y1: float,
-        start_degrees: float,
-        end_degrees: float,
-        fill: Colour,
-        width: float,
+        self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, fill: Colour, width: float
     ) -> None:
-        thick = max(2, round(width * self._ky))
-        self._draw.arc(self._corners(x0, y0, x1, y1), start_degrees, end_degrees, fill, thick)
+        """Part of an ellipse's edge. Angles are degrees, clockwise from three o'clock."""
+        self._draw.arc(self._corners(x0, y0, x1, y1), start, end, fill, self._thickness(width))
 
-    def pie(
-        self, x0: float, y0: float, x1: float, y1: float, start_degrees: float, end_degrees: float, fill: Colour
-    ) -> None:
-        """A slice of an ellipse; angles run clockwise from three o'clock."""
-        self._draw.pieslice(
-            self._corners(x0, y0, x1, y1), start_degrees, end_degrees, fill, outline_of(fill), OUTLINE_PX
-        )
+    def pie(self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, fill: Colour) -> None:
+        """A slice of an ellipse. Angles as in `arc`."""
+        self._draw.pieslice(self._corners(x0, y0, x1, y1), start, end, fill, outline_of(fill), OUTLINE_PX)
 
 
 def pick(choices: Sequence[Colour], generator: np.random.Generator) -> Colour:
-    """One of several fixed colours."""
+    """One of the colours, uniformly at random."""
     return choices[int(generator.integers(len(choices)))]

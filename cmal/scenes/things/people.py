@@ -1,4 +1,4 @@
-"""People: man, woman, child. Their colour is that of their clothes; skin and hair vary by themselves."""
+"""Man, woman and child. A person's colour is that of the clothes; skin and hair are random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _face(pen: Pen, x: float, y: float, radius: float, skin: Colour) -> None:
 def _arms(
     pen: Pen, pose: str, shoulder: tuple[float, float, float], reach: float, sleeve: Colour, skin: Colour
 ) -> None:
-    """Two arms from the shoulders at x0, x1 and y; the right one is up when the person waves."""
+    """Two arms. `shoulder` is (left x, right x, y); for pose "wave" the right arm is raised."""
     left, right, y = shoulder
     left_hand = (left - 7, y + reach)
     right_hand = (right + 9, y - 0.75 * reach) if pose == "wave" else (right + 7, y + reach)

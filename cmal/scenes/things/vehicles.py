@@ -61,7 +61,7 @@ def bicycle(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -
 
 
 def boat(pen: Pen, paint: Paint, pose: str, generator: np.random.Generator) -> None:
-    """A sailing boat: hull and pennant in its colour, pale sails; or a rowing hull with a cabin for pose "cabin-..."."""
+    """A sailing boat, or a motor boat with a cabin (pose "cabin-..."). The hull has its colour."""
     if pose.startswith("cabin"):
         pen.box(36, 36, 84, 70, PALE)
         pen.box(30, 28, 92, 38, paint.dark, 3)
