@@ -1,4 +1,4 @@
-"""The engine, run as people run it: killed and resumed, with one process or two, sharded, and told to stop."""
+"""The engine, run as people run it: killed and resumed, with one process or two, sharded, and stopped by a signal."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def command(out: str, *extra: str, options: tuple[str, ...] = ()) -> list[str]:
 
 
 def start(world: Path, out: str, *extra: str, options: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
-    given = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     return subprocess.Popen(
-        command(out, *extra, options=options), cwd=world, env=given, stdout=-1, stderr=subprocess.STDOUT, text=True
+        command(out, *extra, options=options), cwd=world, env=variables, stdout=-1, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -70,8 +70,8 @@ def same_bits(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def never_stopped(toy_world: Path) -> Path:
-    run(toy_world, "runs/whole")
-    return toy_world / "runs/whole"
+    run(toy_world, "runs/unstopped")
+    return toy_world / "runs/unstopped"
 
 
 def test_killed_and_resumed_ends_with_the_very_same_bits(toy_world, never_stopped):
@@ -86,7 +86,7 @@ def test_killed_and_resumed_ends_with_the_very_same_bits(toy_world, never_stoppe
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_asked_to_stop_it_writes_a_checkpoint_and_says_how_to_go_on(toy_world, never_stopped, number):
+def test_a_stop_signal_writes_a_checkpoint_and_says_how_to_resume(toy_world, never_stopped, number):
     out = f"runs/stopped-{int(number)}"
     process = start(toy_world, out, "train.save_every=1000")
     wait_for_step(toy_world / out, 3)
@@ -131,8 +131,8 @@ def test_a_lost_process_is_named_and_nothing_hangs(toy_world):
 
 
 def test_under_slurm_two_tasks_join(toy_world, never_stopped):
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "SLURM_NTASKS": "2"}
-    tasks = [start(toy_world, "runs/slurm", SLURM_PROCID=str(n), SLURM_LOCALID=str(n), **place) for n in (0, 1)]
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "SLURM_NTASKS": "2"}
+    tasks = [start(toy_world, "runs/slurm", SLURM_PROCID=str(n), SLURM_LOCALID=str(n), **rendezvous) for n in (0, 1)]
     for task in tasks:
         said, _ = task.communicate(timeout=120)
         assert task.returncode == 0, said

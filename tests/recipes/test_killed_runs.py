@@ -1,7 +1,7 @@
 """kill -9 at random moments of a run on `scenes`, again and again: the end is the same, to the last bit and the last mask.
 
-Every process writes down each group that it makes: which examples, and a hash of all that was drawn for them. A run that was
-killed makes some groups twice; twice the same, or the test fails.
+Every process writes down each micro-batch that it loads: the examples, and a hash of their masking. A run that was killed
+loads some micro-batches twice; both must be equal.
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ SETTINGS = (
     *("model.dropout=0.1", "optimizer.warmup_steps=20", "data.validation=", f"train.steps={STEPS}"),
     *("train.batch_size=16", "train.micro_batch_size=8", "train.save_every=4", "train.report_every=1"),
 )
-NOTE_GROUPS = """
+NOTE_MICRO_BATCHES = """
 import hashlib, json, os
 import cmal.data.loaders as datasets
 
 plain = datasets.PretrainingData.__getitem__
 
-def noted(self, group):
-    group, batch = plain(self, group)
+def noted(self, micro_batch):
+    micro_batch, batch = plain(self, micro_batch)
     drawn = hashlib.sha256()
     masked, plan = batch.masked, batch.masked.plan
     for part in (masked.token_ids, masked.zeroed_region_mask, plan.example, plan.region, plan.fill,
                  plan.duplicate_region_mask, batch.text_of, batch.is_match):
         drawn.update(part.numpy().tobytes())
-    line = json.dumps([group.number, group.step, list(batch.ids), drawn.hexdigest()]) + "\\n"
-    file = os.open(os.environ["GROUPS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    line = json.dumps([micro_batch.number, micro_batch.step, list(batch.ids), drawn.hexdigest()]) + "\\n"
+    file = os.open(os.environ["MICRO_BATCHES_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
     os.close(file)
-    return group, batch
+    return micro_batch, batch
 
 datasets.PretrainingData.__getitem__ = noted
 """
 
 
 class Runs:
-    """Starts a pre-training in a folder; `NAME.groups` beside it is what its processes wrote down."""
+    """Starts a pre-training in a folder; `NAME.micro_batches` beside it is what its processes wrote down."""
 
     def __init__(self, world: Path, folder: Path):
         self.world, self.folder, self.kills = world, folder, Counter[str]()
         (folder / "notes").mkdir()
-        (folder / "notes/sitecustomize.py").write_text(NOTE_GROUPS)
+        (folder / "notes/sitecustomize.py").write_text(NOTE_MICRO_BATCHES)
 
     def start(self, name: str, processes: int) -> subprocess.Popen:
         scenes = self.world / "data/scenes"
-        places = (f"out={self.folder / name}", f"data.records=[{scenes}/train.jsonl]", f"data.regions={scenes}/regions")
-        sets = [word for value in (*SETTINGS, *places) for word in ("--set", value)]
+        paths = (f"out={self.folder / name}", f"data.records=[{scenes}/train.jsonl]", f"data.regions={scenes}/regions")
+        sets = [word for value in (*SETTINGS, *paths) for word in ("--set", value)]
         shared = ("--cpu-procs", str(processes)) if processes > 1 else ("--device", "cpu")
         command = [str(Path(sys.executable).with_name("cmal")), "pretrain", str(ROOT / "recipes/scenes.yaml"), *shared]
         environment = os.environ | {
             "PYTHONPATH": f"{self.folder / 'notes'}:{ROOT}",
             "OMP_NUM_THREADS": "1",
-            "GROUPS_FILE": str(self.folder / f"{name}.groups"),
+            "MICRO_BATCHES_FILE": str(self.folder / f"{name}.micro_batches"),
         }
         log = (self.folder / f"{name}.log").open("a")
         return subprocess.Popen([*command, *sets], env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -76,17 +76,17 @@ class Runs:
         assert self.start(name, processes).wait(timeout=900) == 0, (self.folder / f"{name}.log").read_text()[-2000:]
 
     def kill_at_random(self, name: str, processes: int, draws: random.Random) -> int:
-        """Starts or goes on, and kills all its processes at some moment: while it starts, or some steps further on.
+        """Starts or resumes, and kills all its processes at some moment: while it starts, or some steps further on.
 
         Where the run comes to its end before that moment nothing is killed; `kills` counts those that were.
         """
         before, process = self.steps_done(name), self.start(name, processes)
-        wanted = before + draws.randint(0, STEPS // KILLS)  # steps are fast: more would end the run too soon
+        target = before + draws.randint(0, STEPS // KILLS)  # steps are fast: more would end the run too soon
         for _ in range(6000):
-            if self.steps_done(name) >= wanted or process.poll() is not None:
+            if self.steps_done(name) >= target or process.poll() is not None:
                 break
             time.sleep(0.02)
-        time.sleep(draws.random() * (3 if wanted == before else 0.1))
+        time.sleep(draws.random() * (3 if target == before else 0.1))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             self.kills[name] += 1
@@ -106,21 +106,21 @@ class Runs:
         rows = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
         return [row["losses"]["loss"] for row in rows if "losses" in row]
 
-    def groups(self, name: str) -> dict[int, list]:
-        """Number -> what was in that group; made twice, it has to be the same."""
+    def micro_batches(self, name: str) -> dict[int, list]:
+        """Number -> content of that micro-batch; loaded twice, it must be the same."""
         found: dict[int, list] = {}
-        for line in (self.folder / f"{name}.groups").read_text().splitlines():
+        for line in (self.folder / f"{name}.micro_batches").read_text().splitlines():
             number, *content = json.loads(line)
-            assert found.setdefault(number, content) == content, f"group {number} came out in another way"
+            assert found.setdefault(number, content) == content, f"micro-batch {number} differs the second time"
         return found
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    made = Runs(tiny_world, tmp_path_factory.mktemp("kills"))
+    runs = Runs(tiny_world, tmp_path_factory.mktemp("kills"))
     for processes in (1, 2):
-        made.finish(f"whole-{processes}", processes)
-    return made
+        runs.finish(f"unstopped-{processes}", processes)
+    return runs
 
 
 def same_bits(one: dict, other: dict) -> bool:
@@ -128,9 +128,9 @@ def same_bits(one: dict, other: dict) -> bool:
 
 
 def test_two_processes_see_the_examples_and_masks_of_one(runs):
-    alone, together = runs.groups("whole-1"), runs.groups("whole-2")
+    alone, together = runs.micro_batches("unstopped-1"), runs.micro_batches("unstopped-2")
     assert sorted(alone) == list(range(2 * STEPS)) and alone == together
-    assert runs.losses("whole-2") == pytest.approx(runs.losses("whole-1"), rel=1e-5)
+    assert runs.losses("unstopped-2") == pytest.approx(runs.losses("unstopped-1"), rel=1e-5)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -140,9 +140,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(runs, processes):
     runs.finish(name, processes)
     print(f"{processes} processes, killed at steps {reached}")
     assert runs.kills[name] >= KILLS * 3 // 4 and max(reached) > STEPS // 4, "most kills fell into work"
-    assert runs.groups(name) == runs.groups("whole-1")
-    assert runs.losses(name) == runs.losses(f"whole-{processes}") and len(runs.losses(name)) == STEPS
-    assert same_bits(runs.weights(name), runs.weights(f"whole-{processes}"))
+    assert runs.micro_batches(name) == runs.micro_batches("unstopped-1")
+    assert runs.losses(name) == runs.losses(f"unstopped-{processes}") and len(runs.losses(name)) == STEPS
+    assert same_bits(runs.weights(name), runs.weights(f"unstopped-{processes}"))
 
 
 def test_killed_and_resumed_with_another_number_of_processes_it_sees_the_same(runs):
@@ -151,5 +151,5 @@ def test_killed_and_resumed_with_another_number_of_processes_it_sees_the_same(ru
     runs.finish("elastic", 1)
     assert runs.kills["elastic"] >= KILLS * 3 // 4
     print(f"1 and 2 processes by turns, killed at steps {reached}")
-    assert runs.groups("elastic") == runs.groups("whole-1")
-    assert runs.losses("elastic") == pytest.approx(runs.losses("whole-1"), rel=1e-5)
+    assert runs.micro_batches("elastic") == runs.micro_batches("unstopped-1")
+    assert runs.losses("elastic") == pytest.approx(runs.losses("unstopped-1"), rel=1e-5)

@@ -134,7 +134,7 @@ STEPS: dict[str, Iterable[tuple[object, ...]]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything done that the messages of `cmal eval` asked for, one after the other; `said` holds the messages."""
+    """Everything done that the messages of `cmal eval` named, one after the other; `said` holds the messages."""
     folder = tmp_path_factory.mktemp("official")
     write_downloads(folder / "downloads")
     with pytest.MonkeyPatch.context() as patch:
@@ -236,7 +236,7 @@ def test_without_the_flag_the_images_are_excluded_and_the_result_says_so(here, t
 
 
 @pytest.mark.parametrize("spelling", ["refcoco+", "refcocog", "coco-retrieval", "snli-ve", "vqa", "nlvr2", "flickr30k"])
-def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path, monkeypatch, spelling):
+def test_the_error_of_a_missing_input_names_the_command_that_makes_it(tmp_path, monkeypatch, spelling):
     monkeypatch.chdir(tmp_path)
     reported: list[str] = []
     folder = {"coco-retrieval": "coco-captions"}.get(spelling, spelling)

@@ -90,8 +90,8 @@ def test_the_labels_order_is_kept_in_the_checkpoint(cmal, tmp_path):
         result = cmal("eval", "scenes-ve", "--split", "dev", "--checkpoint", run, "--predictions", out, "--quiet")
         assert result.exit_code == 0, result.output
         answers[turn] = [row["answer"] for row in json.loads(out.read_text())]
-    place = dict(zip(config["labels"], ["neutral", "contradiction", "entailment"]))
-    assert answers["turned"] == [place[answer] for answer in answers["as trained"]]
+    turned = dict(zip(trained, ["neutral", "contradiction", "entailment"]))
+    assert answers["turned"] == [turned[answer] for answer in answers["as trained"]]
 
 
 @pytest.mark.parametrize(

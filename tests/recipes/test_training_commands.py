@@ -1,4 +1,4 @@
-"""A run folder explains itself, and the same command goes on exactly where a run was stopped."""
+"""A run folder explains itself, and the same command resumes exactly where a run was stopped."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def test_a_run_folder_explains_itself(pretrain, toy_world):
 
 
 def test_a_stopped_run_ends_with_bitwise_the_weights_of_one_never_stopped(pretrain, tmp_path):
-    _, whole = pretrain(out="whole")
+    _, unstopped = pretrain(out="unstopped")
     _, run = pretrain(out="stopped")
     for step in (2, 3):  # as if it had been stopped during step 2; what was reported of it is forgotten
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     result, _ = pretrain(out="stopped")
     assert result.exit_code == 0 and "went on from step 1" in result.output
-    before, after = weights(whole), weights(run)
+    before, after = weights(unstopped), weights(run)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    assert losses(run) == losses(whole)
+    assert losses(run) == losses(unstopped)
 
 
 def test_a_finished_run_is_left_as_it_is(pretrain):
@@ -85,7 +85,7 @@ def test_what_changes_no_number_may_change(pretrain):
     assert pretrain(sets=("train.report_every=2", "data.workers=1"))[0].exit_code == 0
 
 
-def test_a_run_whose_folder_was_moved_goes_on(pretrain):
+def test_a_run_whose_folder_was_moved_resumes(pretrain):
     _, run = pretrain()
     before = weights(run)
     run.rename(run.with_name("moved"))
@@ -95,7 +95,7 @@ def test_a_run_whose_folder_was_moved_goes_on(pretrain):
     assert str(load_recipe(PretrainRecipe, moved / "recipe.yaml").out) == str(moved)
 
 
-def test_a_run_whose_folder_was_copied_with_links_followed_goes_on(pretrain):
+def test_a_run_whose_folder_was_copied_with_links_followed_resumes(pretrain):
     """scp -r makes folders of `last` and `best`."""
     _, run = pretrain()
     shutil.copytree(run, run.with_name("copy"), symlinks=False)
@@ -104,7 +104,7 @@ def test_a_run_whose_folder_was_copied_with_links_followed_goes_on(pretrain):
     assert (copy / "last").is_symlink() and weights(copy).keys() == weights(run).keys()
 
 
-def test_fresh_starts_over_and_resume_needs_something_to_go_on_from(pretrain):
+def test_fresh_starts_over_and_resume_needs_something_to_resume_from(pretrain):
     result, run = pretrain("--resume")
     assert result.exit_code == 1 and "it holds no checkpoint" in result.stderr
     pretrain()
@@ -128,13 +128,13 @@ def test_another_seed_gives_other_weights(pretrain):
         ("model.text_checkpoint=data/toy", "data/toy"),
     ],
 )
-def test_what_is_missing_is_told_in_three_lines(pretrain, change, message):
+def test_the_error_of_a_missing_input_has_three_lines(pretrain, change, message):
     result, _ = pretrain(sets=(change,))
     assert result.exit_code == 1 and message in result.stderr, result.output
     assert len(result.stderr.splitlines()) == 3 and "Traceback" not in result.output
 
 
-def test_images_that_the_store_lacks_are_told_with_the_command_that_makes_them(pretrain, tmp_path):
+def test_the_error_of_images_that_the_store_lacks_names_the_command_that_makes_them(pretrain, tmp_path):
     line = '{"id": "x", "image_id": "toy:99", "caption": "a dog"}\n'
     (tmp_path / "more.jsonl").write_text(line)
     result, _ = pretrain(sets=(f"data.records=[{tmp_path}/more.jsonl]",))

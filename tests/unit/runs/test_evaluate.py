@@ -28,12 +28,12 @@ QUICK = (
 )
 
 
-def fine_tune(world_size: Path, task: str, out: Path, *changed: str) -> Path:
-    places = (f"init_from={world_size}/runs/tiny/last", f"data.regions={world_size}/data/scenes/regions", f"out={out}")
-    root = f"data.root={world_size}/data/{'scenes' if task == 'retrieval' else f'scenes-{task}'}"
+def fine_tune(world: Path, task: str, out: Path, *changed: str) -> Path:
+    paths = (f"init_from={world}/runs/tiny/last", f"data.regions={world}/data/scenes/regions", f"out={out}")
+    root = f"data.root={world}/data/{'scenes' if task == 'retrieval' else f'scenes-{task}'}"
     path = ROOT / f"recipes/finetune/scenes_{task}.yaml"
     run_finetuning(
-        load_recipe(FinetuneRecipe, path, (*QUICK, *places, root, *changed)), lambda step: None, "fresh", "cpu"
+        load_recipe(FinetuneRecipe, path, (*QUICK, *paths, root, *changed)), lambda step: None, "fresh", "cpu"
     )
     return out
 
@@ -51,14 +51,12 @@ def cmal(command_in, tiny_world):
 VQA, RETRIEVAL = ("scenes-vqa", "val"), ("scenes-retrieval", "test")
 
 
-def evaluate_both(vqa_run: Path, world_size: Path) -> dict[str, dict]:
+def evaluate_both(vqa_run: Path, world: Path) -> dict[str, dict]:
     """Questions, and retrieval without fine-tuning: answers and result of each, as plain values."""
-    data = world_size / "data"
+    data = world / "data"
     stores = {"regions": data / "scenes/regions"}
     vqa = EvaluationRequest(*VQA, vqa_run, records=data / "scenes-vqa", **stores)
-    retrieval = EvaluationRequest(
-        *RETRIEVAL, world_size / "runs/tiny", records=data / "scenes", zero_shot=True, **stores
-    )
+    retrieval = EvaluationRequest(*RETRIEVAL, world / "runs/tiny", records=data / "scenes", zero_shot=True, **stores)
     found = {}
     for request in (vqa, retrieval):
         (one,) = run_evaluation(request, device="cpu")
@@ -87,12 +85,12 @@ def by_two(tiny_world, vqa_run, tmp_path_factory) -> list[dict]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     paths = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}:{ROOT}"
-    micro_batch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
+    settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
     files = [folder / f"{rank}.json" for rank in range(2)]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(vqa_run), str(tiny_world), str(file)],
-            env=os.environ | micro_batch | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank, file in enumerate(files)
     ]
@@ -141,8 +139,8 @@ def test_unpublished_answers_are_predicted_for_the_server_and_not_scored(cmal, v
     assert result.exit_code == 0, result.output
     assert "nothing is scored" in result.output and not (tmp_path / "s.json").exists()
     rows = json.loads((tmp_path / "p.json").read_text())
-    asked = [json.loads(line)["id"] for line in (unanswered / "test.jsonl").read_text().splitlines()]
-    assert sorted(row["question_id"] for row in rows) == sorted(int(id.rpartition(":")[2]) for id in asked)
+    ids = [json.loads(line)["id"] for line in (unanswered / "test.jsonl").read_text().splitlines()]
+    assert sorted(row["question_id"] for row in rows) == sorted(int(id.rpartition(":")[2]) for id in ids)
     answers = [*json.loads((vqa_run / "last/config.json").read_text())["label2id"]]
     assert all(set(row) == {"question_id", "answer"} and row["answer"] in answers for row in rows)
 
@@ -167,9 +165,9 @@ def test_the_albef_protocol_is_named_in_the_result(cmal, vqa_run, tmp_path):
 
 def test_retrieval_rankings_put_every_item_in_the_order_of_its_score(cmal, tmp_path, tiny_world):
     run = shutil.copytree("runs/tiny", tmp_path / "tiny", symlinks=True)  # a result is kept in the run's folder
-    places = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
+    paths = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
     file = tmp_path / "p.json"
-    assert cmal("eval", "scenes-retrieval", "--split", "test", *places, "--predictions", file).exit_code == 0
+    assert cmal("eval", "scenes-retrieval", "--split", "test", *paths, "--predictions", file).exit_code == 0
     rankings = json.loads(file.read_text())
     request = EvaluationRequest(
         "scenes-retrieval",
@@ -193,11 +191,11 @@ def test_retrieval_rankings_put_every_item_in_the_order_of_its_score(cmal, tmp_p
 
 def test_a_shortlist_is_said_in_the_result_and_holds_all_where_it_is_long(cmal, tmp_path):
     run = shutil.copytree("runs/tiny", tmp_path / "tiny", symlinks=True)  # a result is kept in the run's folder
-    places = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
+    paths = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
     found = {}
     for keep in (0, 2, 64):
         file = tmp_path / f"{keep}.json"
-        reported = cmal("eval", "scenes-retrieval", "--split", "test", *places, "--shortlist", keep, "--json", file)
+        reported = cmal("eval", "scenes-retrieval", "--split", "test", *paths, "--shortlist", keep, "--json", file)
         assert reported.exit_code == 0, reported.output
         found[keep] = json.loads(file.read_text())
     assert "all 4 x" in found[0]["protocol"] and "shortlist of 2" in found[2]["protocol"]
@@ -227,7 +225,7 @@ def test_the_first_of_equally_good_checkpoints_is_the_best(tmp_path):
     assert (tmp_path / "best").readlink().name.endswith("2")
 
 
-def test_a_store_that_lacks_an_image_is_told_with_the_image(cmal, vqa_run, tmp_path, tiny_world):
+def test_the_error_of_a_store_that_lacks_an_image_names_the_image(cmal, vqa_run, tmp_path, tiny_world):
     folder = tmp_path / "vqa"
     shutil.copytree(tiny_world / "data/scenes-vqa", folder)
     line = (folder / "val.jsonl").read_text().splitlines()[0]

@@ -59,7 +59,7 @@ def test_the_run_tells_what_was_used_of_the_text_checkpoint(pretrain, bert):
     assert theirs.shape == ours.shape and (theirs - ours).abs().max() < 1e-6
 
 
-def test_a_bert_that_is_too_small_is_told(pretrain):
+def test_a_bert_that_is_too_small_is_an_error(pretrain):
     with pytest.raises(CheckpointError, match="cannot start the text encoder from"):
         pretrain("model.unified_layers=3")
 
@@ -80,7 +80,7 @@ def test_what_the_recipe_says_of_association_reaches_the_model_and_its_checkpoin
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "wanted"), [(-1, "cpu", 0), (-1, "cuda", 4), (3, "cpu", 3), (0, "cuda", 0)]
+    ("setting", "device", "count"), [(-1, "cpu", 0), (-1, "cuda", 4), (3, "cpu", 3), (0, "cuda", 0)]
 )
-def test_loader_processes_are_started_beside_a_gpu_or_where_they_are_asked_for(asked, device, wanted):
-    assert loader_workers(asked, torch.device(device)) == wanted
+def test_loader_processes_are_started_beside_a_gpu_or_where_the_recipe_sets_them(setting, device, count):
+    assert loader_workers(setting, torch.device(device)) == count

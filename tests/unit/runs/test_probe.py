@@ -40,19 +40,21 @@ def test_json_has_the_headline_numbers_and_everything_behind_them(request_of, ti
     assert found["coverage"] == found["statistics"]["coverage"] > 0.5
     assert found["precision"] == found["statistics"]["gold"]["all"]["precision"] > 0.5
     assert found["recall"] == found["statistics"]["gold"]["all"]["recall"] > 0.5
-    whole = found["association"]["all"]
+    overall = found["association"]["all"]
     for direction in ("t2v", "v2t"):
-        assert 0 <= found[f"association_{direction}"] == whole[f"association_{direction}"] <= 1
-        assert set(whole["controls"]) == {"chance", "context_hidden", "vectors_shuffled"}
-        assert set(whole["partner_in_sight"]) == {"swapped", "context_hidden", "vectors_shuffled"}
-    assert whole["anchors"] == found["statistics"]["anchors"]
-    assert sum(row["anchors"] for row in found["association"]["concepts"].values()) == whole["anchors"]
-    assert found["association"]["object"]["anchors"] + found["association"]["attribute"]["anchors"] == whole["anchors"]
+        assert 0 <= found[f"association_{direction}"] == overall[f"association_{direction}"] <= 1
+        assert set(overall["controls"]) == {"chance", "context_hidden", "vectors_shuffled"}
+        assert set(overall["partner_in_sight"]) == {"swapped", "context_hidden", "vectors_shuffled"}
+    assert overall["anchors"] == found["statistics"]["anchors"]
+    assert sum(row["anchors"] for row in found["association"]["concepts"].values()) == overall["anchors"]
+    assert (
+        found["association"]["object"]["anchors"] + found["association"]["attribute"]["anchors"] == overall["anchors"]
+    )
     assert found["checkpoint"]["path"].endswith("runs/tiny/best") and len(found["checkpoint"]["sha256"]) == 64
     assert reported[19] == ("anchors", 20, 20) and reported[-1] == (
         "associations",
-        whole["anchors"],
-        whole["anchors"],
+        overall["anchors"],
+        overall["anchors"],
     )
 
 
@@ -80,7 +82,7 @@ def test_gold_of_other_records_is_left_aside(copied):
         (lambda row: row | {"anchors": [{"role": "object", "span": [0], "box_xyxy_px": []}]}, "not enough values"),
     ],
 )
-def test_gold_that_cannot_be_used_is_told_with_its_line(copied, change, message):
+def test_the_error_of_damaged_gold_names_its_line(copied, change, message):
     path = copied.parent / "gold_anchors" / "test.jsonl"
     lines = path.read_text().splitlines()
     lines[1] = json.dumps(change(json.loads(lines[1])))

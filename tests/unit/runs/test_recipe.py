@@ -90,7 +90,7 @@ toys: {}
     ]
 
 
-def test_a_section_that_is_none_is_told(write):
+def test_a_value_in_place_of_a_section_is_an_error(write):
     assert errors_of(write("toy: 3\n")) == ['line 1: "toy" is a section of keys, found 3']
 
 
@@ -148,7 +148,7 @@ def test_set_replaces_a_value_and_goes_through_the_same_checks(write):
     )
 
 
-def test_set_of_a_value_in_the_file_is_told_as_such(write):
+def test_the_error_of_an_override_says_set_and_no_line(write):
     assert errors_of(write("toy:\n  steps: 5\n"), overrides=["toy.steps=0"]) == [
         '--set: "toy.steps" should be at least 1, found 0'
     ]
@@ -158,7 +158,7 @@ def test_the_last_set_wins(write):
     assert load_recipe(ToyRecipe, write(""), ["toy.steps=7", "toy.steps=8"]).toy.steps == 8
 
 
-def test_what_no_single_field_can_tell_is_told_once_the_fields_are_sound(write):
+def test_errors_of_several_fields_are_shown_once_every_field_is_right(write):
     assert errors_of(write("toy:\n  steps: 13\n")) == ["toy.steps: 13 is unlucky"]
     assert errors_of(write("toy:\n  steps: 13\n  is_on: 3\n")) == [
         'line 3: "toy.is_on" should be true or false, found 3'

@@ -1,4 +1,4 @@
-"""AdamW with clipping folded in, its parameter groups, and the learning rate's way."""
+"""AdamW with clipping folded in, its parameter groups, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -86,6 +86,6 @@ def test_the_rate_rises_from_nothing_and_falls_to_nothing():
             schedule.step()
         return found
 
-    full_state_dict = rates(0)
-    assert full_state_dict == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0])
-    assert rates(4) == pytest.approx(full_state_dict[4:])  # a run that goes on at step 4
+    all_rates = rates(0)
+    assert all_rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0])
+    assert rates(4) == pytest.approx(all_rates[4:])  # a run that resumes at step 4
