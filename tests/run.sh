@@ -12,4 +12,10 @@ fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+python -m mypy
+processes=()  # as many test processes as cores, one thread each, unless the call says otherwise
+if [[ " $* " != *" -n"* ]]; then
+  processes=(-n auto --dist loadgroup)
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+fi
+exec python -m pytest "${processes[@]}" "$@"

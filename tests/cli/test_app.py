@@ -149,7 +149,8 @@ def lines_with_commands(text: str) -> list[str]:
 
 def all_documented_lines() -> list[tuple[str, str]]:
     scripts = sorted((ROOT / "recipes").rglob("*.sh")) + sorted((ROOT / "recipes").rglob("*.md"))
-    texts = [("README.md", README)] + [(str(p.relative_to(ROOT)), p.read_text(encoding="utf-8")) for p in scripts]
+    pages = [ROOT / "README.md", *(ROOT / "cmal").rglob("README.md")]
+    texts = [(str(p.relative_to(ROOT)), p.read_text(encoding="utf-8")) for p in [*pages, *scripts]]
     recipes = sorted((ROOT / "recipes").rglob("*.yaml"))
     texts += [(str(p.relative_to(ROOT)), re.sub(r"^#\s*", "", p.read_text(), flags=re.MULTILINE)) for p in recipes]
     return [(name, line) for name, text in texts for line in lines_with_commands(text)]
@@ -159,7 +160,8 @@ def test_the_readme_mentions_every_command_and_begins_with_the_two_scripts():
     missing = [name for name in SIX if not re.search(rf"\bcmal {name}\b", README)]
     assert missing == []
     first = re.search(r"```\n(.*?)```", README, re.DOTALL)[1].splitlines()
-    assert [line.split("#")[0].strip() for line in first] == ["bash recipes/quickstart.sh", "bash tests/run.sh"]
+    commands = [line.split("#")[0].strip() for line in first]
+    assert commands == ["pip install .", "bash recipes/quickstart.sh", "bash tests/run.sh"]
 
 
 @pytest.mark.parametrize(("where", "line"), all_documented_lines())

@@ -1,4 +1,4 @@
-"""The README's blocks are run as they stand, or say that they need downloads; no block is without one of the two.
+"""The code blocks of the README and of the pages it links to are run as they stand, or say that they need downloads.
 
 A comment above each block says which: `<!-- tried by FILE::TEST -->`, `<!-- needs downloads -->`, or both.
 """
@@ -18,6 +18,8 @@ from cmal_cli.app import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINKED = sorted({link for link in re.findall(r"\]\(([^)#]+)\)", README) if link.endswith(".md")})
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *LINKED)}
 QUICK = [
     "--set",
     "train.steps=1",
@@ -30,55 +32,59 @@ QUICK = [
 ]
 
 
-PROGRAMS = ("cmal", "bash", "sbatch", "GPUS=8")
+PROGRAMS = ("cmal", "bash", "sbatch", "GPUS=8", "pip")
 
 
-def block_of(section: str, language: str = "") -> str:
-    """The first code block of a section."""
-    return re.search(rf"```{language}\n(.*?)```", section_text(section), re.DOTALL)[1]
+def block_of(page: str, start: str) -> str:
+    """The inside of the code block of a page whose first line starts so."""
+    return next(inside for name, _, inside in blocks() if name == page and inside.startswith(start))
 
 
-def section_text(section: str) -> str:
-    return README.split(f"\n## {section}\n")[1].split("\n## ")[0]
-
-
-def lines_of(section: str) -> list[list[str]]:
-    """Words of each command of a section's first block, without the word cmal."""
-    joined = re.sub(r"\\\n\s*", "", block_of(section)).strip().splitlines()
+def commands_of(page: str, start: str) -> list[list[str]]:
+    """Words of each command of such a block, without the word cmal."""
+    joined = re.sub(r"\\\n\s*", "", block_of(page, start)).strip().splitlines()
     return [shlex.split(line, comments=True)[1:] for line in joined]
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    """(section, the line above, inside) of every code block."""
-    found, section, lines = [], "", README.splitlines()
-    fences = [number for number, line in enumerate(lines) if line.startswith("```")]
-    for start, stop in zip(fences[::2], fences[1::2], strict=True):
-        section = next(line[3:] for line in reversed(lines[:start]) if line.startswith("## "))
-        found.append((section, lines[start - 1], "\n".join(lines[start + 1 : stop])))
+    """(page, the line above, inside) of every code block of every page."""
+    found = []
+    for page, text in PAGES.items():
+        lines = text.splitlines()
+        fences = [number for number, line in enumerate(lines) if line.startswith("```")]
+        for start, stop in zip(fences[::2], fences[1::2], strict=True):
+            found.append((page, lines[start - 1], "\n".join(lines[start + 1 : stop])))
     return found
 
 
-@pytest.mark.parametrize(("section", "mark", "inside"), blocks(), ids=lambda value: value.split("\n")[0][:40])
-def test_each_block_is_tried_by_a_test_or_needs_downloads(section, mark, inside):
-    assert re.fullmatch(r"<!-- (tried by|needs downloads).* -->", mark), (
-        f"the block below {mark!r} says nothing of itself"
-    )
+def test_the_front_page_is_short():
+    assert len(README.splitlines()) <= 150 and len(README.split()) <= 1800
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file(page):
+    links = {link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]) if "://" not in link}
+    assert [link for link in sorted(links) if not ((ROOT / page).parent / link).exists()] == []
+
+
+@pytest.mark.parametrize(("page", "mark", "inside"), blocks(), ids=lambda value: value.split("\n")[0][:40])
+def test_each_block_is_tried_by_a_test_or_needs_downloads(page, mark, inside):
+    assert re.fullmatch(r"<!-- (tried by|needs downloads).* -->", mark), f"{page}: {mark!r} stands above a block"
     tests = re.findall(r"(tests/[\w/]+\.py)::(\w+)", mark)
     for file, name in tests:
         assert f"def {name}(" in (ROOT / file).read_text(), f"there is no {file}::{name}"
     if not tests:
         assert "needs downloads" in mark
     if "download" in mark:
-        assert "download" in re.sub(r"<!--.*?-->", "", section_text(section)).lower(), "a reader is told so too"
+        assert "download" in re.sub(r"<!--.*?-->", "", PAGES[page]).lower(), "a reader is told so too"
     if "from cmal" not in inside:
         joined = re.sub(r"\\\n\s*", "", inside).splitlines()
         assert all(line.split()[0] in PROGRAMS for line in joined if line.strip()), joined
 
 
-def test_commands_within_the_text_are_such_as_the_program_takes():
-    spans = [span for span in re.findall(r"`([^`\n]+)`", README) if span.startswith("cmal ")]
-    assert spans
-    for span in spans:
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_within_the_text_are_such_as_the_program_takes(page):
+    for span in [span for span in re.findall(r"`([^`\n]+)`", PAGES[page]) if span.startswith("cmal ")]:
         name, *rest = [*shlex.split(span)[1:], "--help"]
         if name != "COMMAND":
             command = main.get_command(click.Context(main), name)
@@ -112,7 +118,7 @@ def run(arguments: list[str]) -> None:
 def test_the_six_commands(tmp_path, monkeypatch):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
-    lines = lines_of("The commands")
+    lines = commands_of("README.md", "cmal prepare scenes")
     assert [arguments[0] for arguments in lines] == list(COMMANDS)
     for arguments in lines:
         run(arguments)
@@ -121,15 +127,19 @@ def test_the_six_commands(tmp_path, monkeypatch):
 def test_what_one_does_with_a_store(here):
     """The lines of the block on regions that need no download, on a store made of the same photographs."""
     run(["extract-regions", "photos", "--out", "regions"])
-    tried = [line for line in lines_of("Regions") if {"--inspect", "--verify", "--merge"} & set(line)]
+    tried = [
+        line
+        for line in commands_of("cmal/regions/README.md", "cmal extract-regions")
+        if {"--inspect", "--verify", "--merge"} & set(line)
+    ]
     assert len(tried) == 3
     for arguments in tried:
         run(arguments)
     assert Path("regions.h5").is_file() and list(Path("regions-preview").iterdir())
 
 
-def test_own_data_in_ten_lines(here):
-    lines = lines_of("Your own data")
+def test_own_photographs(here):
+    lines = commands_of("README.md", "cmal prepare pairs")
     assert len(lines) <= 10
     for arguments in lines:
         run(arguments)
@@ -140,7 +150,7 @@ def test_own_data_in_ten_lines(here):
 
 def test_python_use(tiny_world, monkeypatch, capsys):
     monkeypatch.chdir(tiny_world)
-    code = block_of("In Python", "python").replace('"runs/scenes"', '"runs/tiny"')
+    code = block_of("README.md", "from cmal").replace('"runs/scenes"', '"runs/tiny"')
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 6
     exec(compile(code, "README.md", "exec"), {})
     shown = capsys.readouterr().out.splitlines()
@@ -148,6 +158,12 @@ def test_python_use(tiny_world, monkeypatch, capsys):
     assert 0 < float(shown[1]) < 1 and shown[2].startswith("Found(probability=")
 
 
-def test_the_scripts_it_names_are_tested_by_their_dry_runs():
-    named = set(re.findall(r"recipes/(reproduce_\w+\.sh)", README))
+def test_the_reproduction_scripts_are_named_on_their_page():
+    named = set(re.findall(r"recipes/(reproduce_\w+\.sh)", PAGES["recipes/README.md"]))
     assert named == {path.name for path in (ROOT / "recipes").glob("reproduce_*.sh")}
+
+
+def test_the_development_commands_exist():
+    inside = block_of("CONTRIBUTING.md", "bash tests/run.sh")
+    paths = re.findall(r"\btests/[\w/.]+", inside)
+    assert paths and all((ROOT / path).exists() for path in paths)
