@@ -1,7 +1,7 @@
-"""What can truly be said of a scene: captions, referring expressions, questions, hypotheses, and their gold anchors.
+"""Generates the texts of a scene: captions, referring expressions, questions, hypotheses, and their gold anchors.
 
-`nouns` names things, `meaning` decides what is true, `phrases` builds noun phrases whose anchors are known; the other
-modules each make one kind of text. Everything is a function of scenes and a seeded generator.
+`nouns` is the lexicon, `meaning` decides what is true of a scene, and `phrases` builds noun phrases with known anchors.
+The other modules each generate one kind of text. All texts depend only on scenes and a seeded generator.
 """
 
 from cmal.scenes.language.captions import make_captions

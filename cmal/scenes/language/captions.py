@@ -1,6 +1,6 @@
-"""Captions: five true sentences about a scene, from a varied grammar.
+"""Captions: five true sentences about a scene, from seven templates.
 
-Most things are left out of a caption, as people do; some are mentioned without their name ("an animal", "it").
+As in captions written by people, most things are not mentioned, and some are mentioned indirectly ("an animal", "it").
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from cmal.scenes.language.gold import Piece, Sentence, join
 from cmal.scenes.language.meaning import (
     RELATIONS,
     Description,
+    clear_others,
     clear_things,
     fitting,
     is_countable,
@@ -64,10 +65,10 @@ WITH_IT = {
 
 
 def make_captions(scene: Scene, rng: Generator) -> tuple[Sentence, ...]:
-    """Five captions that differ from one another, each with its gold anchors; all they say is true of the scene."""
+    """Five captions with gold anchors. They differ, unless the scene has too little to mention."""
     captions: dict[str, Sentence] = {}
     for attempt in range(40):
-        pieces = TEMPLATES[weighted(rng, _WEIGHTS)](scene, rng) or _ground_with(scene, rng)
+        pieces = weighted(rng, TEMPLATES)(scene, rng) or _ground_with(scene, rng)
         if pieces is None or attempt > 30 or rng.random() < PLACE_ONLY_SHARE:
             pieces = _place_only(scene, rng)
         sentence = _finish(pieces, rng)
@@ -86,21 +87,17 @@ def _finish(pieces: list[Piece], rng: Generator) -> Sentence:
 
 
 def spoken_relations(scene: Scene, thing: int, among: list[int]) -> list[tuple[str, int]]:
-    """(relation, other) that people would say of the thing: above only of what hangs or flies."""
-    found = []
-    for other in among:
-        for relation in RELATIONS:
-            if relation == "below" or (relation == "above" and scene.things[thing].kind not in AIRBORNE):
-                continue
-            if related(scene, relation, thing, other):
-                found.append((relation, other))
-    return found
+    """(relation, other) pairs that people would mention: never "below", "above" only for things that hang or fly."""
+    usual = [
+        r for r in RELATIONS if r not in ("above", "below") or (r == "above" and scene.things[thing].kind in AIRBORNE)
+    ]
+    return [(relation, other) for other in among for relation in usual if related(scene, relation, thing, other)]
 
 
 def _one(scene: Scene, thing: int, rng: Generator, vague: bool = False) -> list[Piece]:
-    """A mention of one thing: mostly by name, now and then with colour or size, sometimes indirect.
+    """A mention of one thing: usually its name, sometimes with colour or size, sometimes indirect.
 
-    Only where `vague` may it be "something" or "an object".
+    "something" and "an object" occur only if `vague` is true.
     """
     is_grouped = group_of(scene.things[thing].kind) != "thing"
     if rng.random() < INDIRECT_SHARE and (is_grouped or vague):
@@ -116,7 +113,7 @@ def _describe(scene: Scene, thing: int, rng: Generator) -> Description:
 
 
 def _some(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
-    """A mention of the thing alone or, where there are several of its kind, often of all of them: "two dogs"."""
+    """A mention of the thing or, if there are several of its kind, in 70% of cases of all of them ("two dogs")."""
     kind = scene.things[thing].kind
     count = len(fitting(scene, Description(kind)))
     if count < 2 or not is_countable(scene, Description(kind)) or rng.random() < 0.3:
@@ -130,17 +127,17 @@ def _some(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
     return noun_phrase(scene, description, rng, "a", count)
 
 
-def _pick(scene: Scene, rng: Generator, count: int, different: bool = True) -> list[int]:
-    """Up to `count` clear things in drawn order, of different kinds."""
+def _pick(scene: Scene, rng: Generator, count: int) -> list[int]:
+    """Up to `count` clear things of different kinds, in random order."""
     picked: list[int] = []
     for i in rng.permutation(clear_things(scene)):
-        if len(picked) < count and not (different and scene.things[i].kind in {scene.things[j].kind for j in picked}):
+        if len(picked) < count and scene.things[i].kind not in {scene.things[j].kind for j in picked}:
             picked.append(int(i))
     return picked
 
 
 def _list(parts: list[list[Piece]]) -> list[Piece]:
-    """Phrases joined as in "a, b and c"."""
+    """Joins phrases as in "a, b and c"."""
     joined = list(parts[0])
     for number, part in enumerate(parts[1:], start=2):
         joined += plain("and" if number == len(parts) else ",") + part
@@ -148,7 +145,7 @@ def _list(parts: list[list[Piece]]) -> list[Piece]:
 
 
 def _in_ground(scene: Scene, things: list[int], rng: Generator) -> str:
-    """Where the things are; of what flies or hangs nobody says that it is "on the road"."""
+    """Where the things are. Things that fly or hang are "outdoors", not "on the road"."""
     if scene.ground in ("street", "field") and any(scene.things[i].kind in AIRBORNE for i in things):
         return choose(rng, ("outdoors", "outside"))
     return choose(rng, IN_GROUND[scene.ground])
@@ -161,7 +158,7 @@ def _surroundings(scene: Scene, things: list[int], rng: Generator) -> list[Piece
     words = [_in_ground(scene, things, rng)] if pick < 0.9 else []
     if scene.ground != "room" and (not words or rng.random() < 0.4):
         words.append(choose(rng, AT_LIGHT[scene.light]))
-    return plain(" ".join(words)) if words else []
+    return plain(" ".join(words))
 
 
 def _relation(scene: Scene, rng: Generator) -> list[Piece] | None:
@@ -172,15 +169,14 @@ def _relation(scene: Scene, rng: Generator) -> list[Piece] | None:
 
 def _related_pair(scene: Scene, rng: Generator) -> tuple[list[Piece], set[int]] | None:
     for thing in _pick(scene, rng, 4):
-        others = [i for i in clear_things(scene) if scene.things[i].kind != scene.things[thing].kind]
-        relations = spoken_relations(scene, thing, others)
+        relations = spoken_relations(scene, thing, clear_others(scene, thing))
         if relations:
             relation, other = choose(rng, relations)
             person = scene.things[thing].kind in PEOPLE
             verb = choose(rng, ("", "", "", "is", "who is" if person else "that is"))
             doing = DOING.get(scene.things[thing].kind, "") if rng.random() < DOING_SHARE else ""
             words = " ".join(f"{verb} {doing} {choose(rng, RELATION_WORDS[relation])}".split())
-            start = plain("there is") if not verb and rng.random() < 0.2 else []
+            start = plain("there is" if not verb and rng.random() < 0.2 else "")
             pair = [thing, other]
             end = plain(_in_ground(scene, pair, rng)) if len(verb) > 2 else _surroundings(scene, pair, rng)
             return start + _one(scene, thing, rng, True) + plain(words) + _one(scene, other, rng) + end, set(pair)
@@ -192,14 +188,14 @@ def _with_it(scene: Scene, rng: Generator) -> list[Piece] | None:
     for thing in _pick(scene, rng, 4):
         if scene.things[thing].kind in PEOPLE:
             continue
-        others = [i for i in clear_things(scene) if scene.things[i].kind != scene.things[thing].kind]
+        others = clear_others(scene, thing)
         relations = [(r, i) for i in others for r in WITH_IT if (r, thing) in spoken_relations(scene, i, [thing])]
         if relations:
             relation, other = choose(rng, relations)
             where = plain(choose(rng, WITH_IT[relation]))
             if rng.random() < 0.5:
                 return _one(scene, thing, rng) + plain("with") + _one(scene, other, rng) + where
-            start = plain("there is") if rng.random() < 0.5 else plain("you can see")
+            start = plain("there is" if rng.random() < 0.5 else "you can see")
             return start + _one(scene, thing, rng) + plain("and") + where + plain("is") + _one(scene, other, rng)
     return None
 
@@ -213,8 +209,7 @@ def _listing(scene: Scene, rng: Generator) -> list[Piece] | None:
     phrases = [_some(scene, thing, rng) for thing in things]
     if start == "there is" and phrases[0][0].text not in ("a", "an"):
         start = "there are"
-    listed = _list(phrases)
-    return (plain(start) if start else []) + listed + _surroundings(scene, things, rng)
+    return plain(start) + _list(phrases) + _surroundings(scene, things, rng)
 
 
 def _ground_with(scene: Scene, rng: Generator) -> list[Piece] | None:
@@ -229,7 +224,7 @@ def _ground_with(scene: Scene, rng: Generator) -> list[Piece] | None:
 
 def _places(scene: Scene, rng: Generator) -> list[Piece] | None:
     """A dog on the left and a chair on the right."""
-    parts = []
+    parts: list[tuple[str, int]] = []
     for thing in _pick(scene, rng, 8):
         places = [place for place in IN_PLACE if placed(scene, place, thing) and place not in [p for p, _ in parts]]
         if places and len(parts) < 2:
@@ -260,34 +255,31 @@ def _chain(scene: Scene, rng: Generator) -> list[Piece] | None:
     first = _related_pair(scene, rng)
     if first is None:
         return None
-    told = {scene.things[i].kind for i in first[1]}
-    rest = [i for i in clear_things(scene) if scene.things[i].kind not in told]
+    mentioned = {scene.things[i].kind for i in first[1]}
+    rest = [i for i in clear_things(scene) if scene.things[i].kind not in mentioned]
     sides = [(side, i) for i in rest for side in ("left", "right") if placed(scene, side, i)]
     if sides and rng.random() < 0.5:
         side, thing = choose(rng, sides)
-        return (
-            first[0]
-            + plain(choose(rng, (f", while on the {side} there is", f", and on the {side} is")))
-            + _one(scene, thing, rng)
-        )
+        link = choose(rng, (f", while on the {side} there is", f", and on the {side} is"))
+        return first[0] + plain(link) + _one(scene, thing, rng)
     if not rest:
         return None
     return first[0] + plain(choose(rng, (", and there is also", ", along with"))) + _one(scene, choose(rng, rest), rng)
 
 
 def _place_only(scene: Scene, rng: Generator) -> list[Piece]:
-    """A picture of a street: of the things not a word."""
+    """A picture of a street (mentions no thing)."""
     start = choose(rng, ("a picture of ", "a photo of ", "", "this is ", "we see "))
     return plain(start + choose(rng, GROUND_NAMES[scene.ground]))
 
 
-TEMPLATES = {f.__name__: f for f in (_relation, _with_it, _listing, _ground_with, _places, _predicate, _chain)}
-_WEIGHTS = {
-    "_relation": 0.32,
-    "_with_it": 0.1,
-    "_listing": 0.2,
-    "_ground_with": 0.16,
-    "_places": 0.12,
-    "_predicate": 0.03,
-    "_chain": 0.06,
+TEMPLATES = {
+    _relation: 0.32,
+    _with_it: 0.1,
+    _listing: 0.2,
+    _ground_with: 0.16,
+    _places: 0.12,
+    _predicate: 0.03,
+    _chain: 0.06,
 }
+"""How often each template is used (relative weights)."""

@@ -1,7 +1,7 @@
-"""Referring expressions: short descriptions that fit exactly one thing, as players of a referring game write them.
+"""Referring expressions: short descriptions that fit exactly one thing, as in a referring game.
 
-An `Expression` is a meaning; `referents` evaluates it against the scene, and only expressions that fit their thing and
-clearly nothing else are put into words. Most need more than the noun: several things share it.
+An `Expression` is a meaning and `referents` evaluates it in a scene. Only expressions that clearly fit one thing become
+sentences. Most need more than the noun, because several things share it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from cmal.scenes.language.meaning import (
     only_fit,
     related,
 )
-from cmal.scenes.language.nouns import GROUPS, choose, group_of, kinds_named
+from cmal.scenes.language.nouns import GROUPS, choose, group_of, means_people
 from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase, plain
 from cmal.scenes.world import Scene
 
 REFERENCES_PER_IMAGE = 3
 ORDINALS = ("", "second", "third")
-MIN_STEP = 0.05  # of the picture's width: centres closer than this cannot be counted off
-RELATIONS_SAID = ("left of", "right of", "next to", "in front of", "behind", "above", "below")
+MIN_STEP = 0.05  # of the picture's width: the order of closer centres is unclear
+RELATIONS_USED = ("left of", "right of", "next to", "in front of", "behind", "above", "below")
 
 
 @dataclass(frozen=True)
 class Expression:
-    """What an expression means: the things that fit `what`, narrowed by at most one of the others.
+    """The meaning of an expression: the things that fit `what`, narrowed by `side`, `relation` or `extreme` (at most one).
 
     Attributes:
         what: kind or group, colour, size.
-        side: "left" or "right": counted from that side, the `rank`-th (0 = the outermost); "middle": of exactly three.
-        rank: see `side`.
+        side: "left" or "right": the thing number `rank` from that side. "middle": the middle one of exactly three.
+        rank: 0 = the outermost; see `side`.
         relation: one of RELATIONS, to something that fits `other`.
         extreme: "largest" or "smallest" by the area of its box.
     """
@@ -68,7 +68,7 @@ class Reference:
 
 
 def referents(scene: Scene, expression: Expression) -> tuple[int, ...] | None:
-    """The things an expression refers to; None where that is a matter of opinion.
+    """The things an expression refers to; None if people could disagree.
 
     Example: two dogs and a cat: "dog" gives both dogs, "left dog" one, "left cat" the cat, "second cat" nothing.
     """
@@ -79,7 +79,7 @@ def referents(scene: Scene, expression: Expression) -> tuple[int, ...] | None:
         return _counted_off(scene, found, expression)
     if expression.extreme:
         return _extreme(scene, found, expression.extreme)
-    if expression.relation:
+    if expression.other is not None:
         others = fitting(scene, expression.other)
         truths = [any_of([related(scene, expression.relation, i, j) for j in others]) for i in found]
         return None if None in truths else tuple(i for i, true in zip(found, truths) if true)
@@ -107,14 +107,13 @@ def _extreme(scene: Scene, found: tuple[int, ...], extreme: str) -> tuple[int, .
 
 
 def make_references(scene: Scene, rng: Generator) -> tuple[Reference, ...]:
-    """Up to three things, each with two or three sentences that fit it alone; things with a double are preferred."""
-    has_double = [len(fitting(scene, Description(t.kind))) > 1 for t in scene.things]
-    order = sorted(rng.permutation(clear_things(scene)).tolist(), key=lambda i: not has_double[i])
+    """Up to three things with two or three sentences each that fit only it. Things that share their kind come first."""
+    shares_kind = [len(fitting(scene, Description(t.kind))) > 1 for t in scene.things]
+    order = sorted(rng.permutation(clear_things(scene)).tolist(), key=lambda i: not shares_kind[i])
     marks = landmarks(scene)
     references = []
     for thing in order:
-        wanted = int(rng.integers(2, 4))
-        found = unique_meanings(scene, thing, rng, wanted, marks)
+        found = unique_meanings(scene, thing, rng, int(rng.integers(2, 4)), marks)
         if len(found) >= 2:
             sentences = {put_in_words(scene, meaning, rng): meaning for meaning in found}
             references.append(Reference(thing, tuple(sentences), tuple(sentences.values())))
@@ -124,16 +123,16 @@ def make_references(scene: Scene, rng: Generator) -> tuple[Reference, ...]:
 
 
 def unique_meanings(
-    scene: Scene, thing: int, rng: Generator, wanted: int, marks: list[tuple[int, Description]]
+    scene: Scene, thing: int, rng: Generator, count: int, marks: list[tuple[int, Description]]
 ) -> list[Expression]:
-    """Up to `wanted` meanings that fit this thing alone, of different forms; those whose noun fits others too first.
+    """Up to `count` meanings of different forms that fit only this thing. Those whose noun fits other things come first.
 
     Args:
-        scene: the picture.
+        scene: content of the picture.
         thing: index of the thing.
-        rng: draws the order.
-        wanted: how many meanings at most.
-        marks: `landmarks(scene)`, found once a scene.
+        rng: shuffles the candidates.
+        count: largest number of meanings.
+        marks: `landmarks(scene)`, computed once per scene.
     """
     hard: dict[str, Expression] = {}
     easy: dict[str, Expression] = {}
@@ -144,13 +143,13 @@ def unique_meanings(
             continue
         into = hard if len(fitting(scene, Description(meaning.what.noun))) > 1 else easy
         into[form] = meaning
-        if len(hard) == wanted:
+        if len(hard) == count:
             break
     return [*hard.values(), *list(easy.values())[: max(2 - len(hard), 0)]]
 
 
 def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) -> Iterator[tuple[str, Expression]]:
-    """(form, meaning) pairs that may single out the thing; unchecked, and with no word more than it needs."""
+    """(form, meaning) pairs that may fit only this thing, without superfluous words. The caller checks them."""
     what = scene.things[thing]
     group = group_of(what.kind)
     by_colour = Description("person" if group == "person" else "thing", what.colour)
@@ -160,7 +159,7 @@ def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) 
     if what.size != "medium":
         bases.append(Description(what.kind, size=what.size))
     places = [(i, other) for i, other in marks if i != thing]
-    beside = [(r, i, other) for i, other in places for r in RELATIONS_SAID if related(scene, r, thing, i)]
+    beside = [(r, i, other) for i, other in places for r in RELATIONS_USED if related(scene, r, thing, i)]
     for base in bases:
         form = f"{base.noun in GROUPS}{bool(base.colour)}{bool(base.size)}"
         if base.noun != "thing" or base.colour:
@@ -180,7 +179,7 @@ def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) 
 
 
 def landmarks(scene: Scene) -> list[tuple[int, Description]]:
-    """(thing, description) of things that a kind, or a kind and a colour, singles out: what others are placed by."""
+    """(thing, description) of things identified by kind, or by kind and colour. Other things are located by them."""
     found = []
     for i in clear_things(scene):
         mark = scene.things[i]
@@ -192,13 +191,13 @@ def landmarks(scene: Scene) -> list[tuple[int, Description]]:
 
 
 def put_in_words(scene: Scene, meaning: Expression, rng: Generator) -> Sentence:
-    """The meaning as a player would type it: "left dog", "the cup next to the lamp", "second car from the right"."""
+    """The meaning in words: "left dog", "the cup next to the lamp", "second car from the right"."""
     article = "the" if rng.random() < 0.4 else ""
     if meaning.side or meaning.extreme:
         pieces = _superlative(scene, meaning, rng, article)
     else:
         pieces = noun_phrase(scene, meaning.what, rng, article)
-    if meaning.relation:
+    if meaning.other is not None:
         other = noun_phrase(scene, meaning.other, rng, "the")
         pieces += plain(choose(rng, RELATION_WORDS[meaning.relation])) + other
     return join(pieces, capital=rng.random() < 0.1)
@@ -206,7 +205,7 @@ def put_in_words(scene: Scene, meaning: Expression, rng: Generator) -> Sentence:
 
 def _superlative(scene: Scene, meaning: Expression, rng: Generator, article: str) -> list[Piece]:
     what = noun_phrase(scene, meaning.what, rng, "")
-    the = plain(article) if article else []
+    the = plain(article)
     if meaning.extreme:
         words = {"largest": ("largest", "biggest", "bigger"), "smallest": ("smallest", "tiniest", "smaller")}
         several = len(fitting(scene, meaning.what)) > 2
@@ -216,9 +215,7 @@ def _superlative(scene: Scene, meaning: Expression, rng: Generator, article: str
     if meaning.rank:
         return the + plain(ORDINALS[meaning.rank]) + what + plain(f"from the {meaning.side}")
     side = meaning.side
-    if meaning.what.colour and kinds_named(meaning.what.noun) <= GROUPS["person"]:
+    if meaning.what.colour and means_people(meaning.what.noun):
         return the + what + plain(f"on the {side}")  # "man in red on the left", not "left man in red"
-    before, after = choose(
-        rng, ((f"{side}", ""), (f"{side}most", ""), ("", f"on the {side}"), ("", f"on the far {side}"))
-    )
-    return the + (plain(before) if before else []) + what + (plain(after) if after else [])
+    before, after = choose(rng, ((side, ""), (f"{side}most", ""), ("", f"on the {side}"), ("", f"on the far {side}")))
+    return the + plain(before) + what + plain(after)

@@ -1,7 +1,7 @@
-"""Sentences that know which of their words name what: pieces, and the anchors they give.
+"""Sentences with gold anchors.
 
-A text is put together from pieces. A piece that names a kind or a colour carries the concept and the things it is true
-of, and keeps them through joining, so the gold anchors are by construction and nothing has to be parsed.
+A text is joined from pieces. A piece that names a kind or a colour also holds the concept and the things it is true of.
+The gold anchors of a sentence follow from its pieces, so no parsing is needed.
 Example: `join([Piece("a"), Piece("dog", (2,), "dog"), Piece("outside")])` has one anchor, characters 2-5, thing 2.
 """
 
@@ -15,7 +15,7 @@ GLUED = (",", ".", ";", "?", "'s")  # pieces that take no space before them
 
 @dataclass(frozen=True)
 class Piece:
-    """Some words; `concept` and `things` say what they name (role "object" or "attribute"), or are empty."""
+    """Some words. `concept` and `things` are what they name, empty for none; `role` is "object" or "attribute"."""
 
     text: str
     things: tuple[int, ...] = ()
@@ -42,7 +42,7 @@ class Sentence:
 
 
 def join(pieces: Iterable[Piece], capital: bool = False, end: str = "") -> Sentence:
-    """Pieces as one sentence, with a capital letter and an end mark where asked."""
+    """Joins pieces into one sentence. `capital` capitalises the first letter; `end` is appended."""
     text, anchors = "", []
     for piece in pieces:
         if text and not piece.text.startswith(GLUED):

@@ -1,14 +1,15 @@
-"""Hypotheses: does the picture entail a sentence, contradict it, or say nothing about it?
+"""Hypotheses: does the picture entail a sentence, contradict it, or neither (neutral)?
 
-What the labels mean here [ours]:
-* "The dog is brown": entailment or contradiction by the dog's colour; neutral where the picture shows no dog, for then it
-  says nothing about the dog that is meant. Likewise for its place and its relations to other things.
-* "There is a dog", "there are two dogs", "it is night": claims about the picture; entailment or contradiction.
-* "There is a dog that belongs to Anna": contradiction where no dog is there, else neutral.
+Meaning of the labels [ours]:
 
-So that the words alone tell little, hypotheses are made for a block of scenes at once, and every sentence is used two or
-three times, on different pictures and under different labels (as VQA v2 pairs pictures for one question). Knowing the
-sentence, the best guess is right in about 41% of the cases.
+- "The dog is brown": entailment or contradiction by the dog's colour, neutral if the picture shows no dog. The same
+  holds for the dog's location and its relations to other things.
+- "There is a dog", "there are two dogs", "it is night": entailment or contradiction by the picture.
+- "There is a dog that belongs to Anna": contradiction if there is no dog, else neutral.
+
+A model must not be able to guess the label from the sentence alone. For this reason hypotheses are generated for a block
+of scenes, and each sentence is used two or three times, for different pictures with different labels. (VQA v2 pairs
+pictures per question in the same way.) The best guess from the sentence alone is right in about 41% of cases.
 """
 
 from __future__ import annotations
@@ -23,28 +24,32 @@ from cmal.scenes.language.gold import join
 from cmal.scenes.language.meaning import (
     Description,
     any_of,
+    clear_others,
     clear_things,
     fitting,
     is_countable,
     is_disputed,
     only_fit,
+    only_of_kind,
     placed,
     related,
 )
-from cmal.scenes.language.nouns import NUMBERS, choose, group_of, name_of, weighted, with_article
+from cmal.scenes.language.nouns import (
+    NAMED_GROUPS,
+    NUMBERS,
+    choose,
+    group_of,
+    means_people,
+    name_of,
+    weighted,
+    with_article,
+)
 from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase
-from cmal.scenes.world import PEOPLE, Scene
+from cmal.scenes.world import Scene
 
 LABELS = ("entailment", "neutral", "contradiction")
 HYPOTHESES_PER_IMAGE = 4
 
-# How many sentences of each family a block of 16 scenes gets, and the labels that each is used under.
-FAMILIES = (
-    ("definite", ("entailment", "contradiction", "neutral"), 12),
-    ("definite", ("entailment", "neutral"), 5),
-    ("claim", ("entailment", "contradiction"), 5),
-    ("unknowable", ("neutral", "contradiction"), 5),
-)
 SCENES_IN_PLAN = 16
 Truth = Callable[[Scene], bool | None]
 OWNERS = ("Anna", "Tom", "the neighbours", "a teacher", "my uncle", "the mayor")
@@ -58,7 +63,7 @@ TAILS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence, and what it is to a scene: one of LABELS, or None where people could disagree."""
+    """A sentence and its label in any scene: one of LABELS, or None where people could disagree."""
 
     text: str
     label_in: Callable[[Scene], str | None]
@@ -73,44 +78,49 @@ class Hypothesis:
 
 
 def make_hypotheses(scenes: Sequence[Scene], rng: Generator) -> list[list[Hypothesis]]:
-    """About four hypotheses for each scene of a block; every sentence comes under two or three labels in the block.
+    """About four hypotheses per scene of a block. Every sentence occurs with two or three labels in the block.
 
     Args:
-        scenes: at least three that differ, best 16 or more; with fewer, scenes get fewer hypotheses.
-        rng: draws all of it.
+        scenes: 16 or more for four hypotheses per scene; with fewer scenes there are fewer. At least three.
+        rng: makes all random choices.
     """
-    made: list[list[Hypothesis]] = [[] for _ in scenes]
-    for family, labels, count in FAMILIES:
+    hypotheses: list[list[Hypothesis]] = [[] for _ in scenes]
+    for make_statement, labels, count in FAMILIES:
         for _ in range(max(1, round(count * len(scenes) / SCENES_IN_PLAN))):
             for _attempt in range(12):
                 source = scenes[int(rng.integers(len(scenes)))]
-                statement = _MAKERS[family](source, rng)
-                if statement is not None and _use(statement, labels, scenes, made, rng):
+                statement = make_statement(source, rng)
+                if statement is not None and _use(statement, labels, scenes, hypotheses, rng):
                     break
-    for found in made:
+    for found in hypotheses:
         order = rng.permutation(len(found))
         found[:] = [found[int(i)] for i in order]
-    return made
+    return hypotheses
 
 
 def _use(
-    statement: Statement, labels: tuple[str, ...], scenes: Sequence[Scene], made: list[list[Hypothesis]], rng: Generator
+    statement: Statement,
+    labels: tuple[str, ...],
+    scenes: Sequence[Scene],
+    hypotheses: list[list[Hypothesis]],
+    rng: Generator,
 ) -> bool:
-    """Gives the statement to one scene per label, those with the fewest so far; False if some label has no scene."""
-    taken: list[int] = []
-    given = [statement.label_in(scene) for scene in scenes]
-    order = [int(i) for i in rng.permutation(len(scenes))]
+    """Adds the statement once per label, each time to the fitting scene with the fewest hypotheses.
+
+    Returns False and adds nothing if some label fits no scene.
+    """
+    chosen: list[int] = []
+    label_in = [statement.label_in(scene) for scene in scenes]
+    order = rng.permutation(len(scenes)).tolist()
+    text = statement.text.rstrip(".")
+    unused = [i for i in order if all(h.text.rstrip(".") != text for h in hypotheses[i])]
     for label in labels:
-        fit = [
-            i
-            for i in order
-            if given[i] == label and all(h.text.rstrip(".") != statement.text.rstrip(".") for h in made[i])
-        ]
+        fit = [i for i in unused if label_in[i] == label]
         if not fit:
             return False
-        taken.append(min(fit, key=lambda i: len(made[i])))
-    for label, i in zip(labels, taken):
-        made[i].append(Hypothesis(statement.text, label))
+        chosen.append(min(fit, key=lambda i: len(hypotheses[i])))
+    for label, i in zip(labels, chosen):
+        hypotheses[i].append(Hypothesis(statement.text, label))
     return True
 
 
@@ -119,12 +129,12 @@ def _entailed(truth: bool | None) -> str | None:
 
 
 def _is_absent(scene: Scene, noun: str) -> bool:
-    """The picture shows no such thing, not even half hidden or under another name."""
+    """Does the picture show no such thing, not even a hidden or disputed one?"""
     return not fitting(scene, Description(noun)) and not is_disputed(scene, Description(noun))
 
 
 def _about(nouns: Sequence[str], truth_of: Callable[..., bool | None]) -> Callable[[Scene], str | None]:
-    """Label of a sentence about "the X" (and "the Y"): neutral if one of them is not shown, else by its truth."""
+    """Label function of a sentence about "the X" (and "the Y"): neutral if one is absent, else by `truth_of`."""
 
     def label_in(scene: Scene) -> str | None:
         if any(_is_absent(scene, noun) for noun in nouns):
@@ -136,10 +146,9 @@ def _about(nouns: Sequence[str], truth_of: Callable[..., bool | None]) -> Callab
 
 
 def _definite(scene: Scene, rng: Generator) -> Statement | None:
-    """A sentence about the one thing of its kind or group, true of this scene."""
-    single = [i for i in clear_things(scene) if only_fit(scene, Description(scene.things[i].kind)) == i]
-    groups = [(only_fit(scene, Description(g)), g) for g in ("person", "animal", "vehicle")]
-    groups = [(i, g) for i, g in groups if i is not None]
+    """A sentence about the only thing of its kind or group that is true of this scene."""
+    single = only_of_kind(scene)
+    groups = [(i, g) for g in NAMED_GROUPS if (i := only_fit(scene, Description(g))) is not None]
     form = weighted(rng, {"colour": 0.42, "place": 0.16, "relation": 0.26, "kind": 0.16})
     if form == "kind" and groups:
         i, group = choose(rng, groups)
@@ -159,7 +168,7 @@ def _definite(scene: Scene, rng: Generator) -> Statement | None:
             return None
         words = choose(rng, ("on the {}", "on the {} side")).format(place)
         return Statement(_end(f"{subject} is {words}", rng), _about([noun], lambda s, a: placed(s, place, a)))
-    verb = choose(rng, ("is dressed in", "is wearing", "wears")) if noun == "person" or noun in PEOPLE else "is"
+    verb = choose(rng, ("is dressed in", "is wearing", "wears")) if means_people(noun) else "is"
     text = _end(f"{subject} {verb} {what.colour}", rng)
     return Statement(text, _about([noun], lambda s, a: s.things[a].colour == what.colour))
 
@@ -178,12 +187,11 @@ def _definite_relation(
 
 
 def _claim(scene: Scene, rng: Generator) -> Statement | None:
-    """A claim about the picture itself: what there is, how many, where, when."""
+    """A sentence about the picture: what there is, how many, where, when."""
     form = weighted(rng, {"there is": 0.45, "count": 0.25, "relation": 0.15, "ground": 0.1, "light": 0.05})
     if form == "ground":
-        text = choose(rng, ("The picture was taken {}", "This is {}", "We are {}")).format(
-            choose(rng, IN_GROUND[scene.ground])
-        )
+        pattern = choose(rng, ("The picture was taken {}", "This is {}", "We are {}"))
+        text = pattern.format(choose(rng, IN_GROUND[scene.ground]))
         return Statement(_end(text, rng), lambda s: _entailed(s.ground == scene.ground))
     if form == "light":
         return _light(scene, rng)
@@ -198,7 +206,7 @@ def _claim(scene: Scene, rng: Generator) -> Statement | None:
 
 
 def _light(scene: Scene, rng: Generator) -> Statement | None:
-    """Said and judged of outdoor scenes only: in a room the time of day is hard to tell."""
+    """A sentence about the time of day. Only for outdoor scenes: in a room it is hard to see."""
     if scene.ground == "room":
         return None
     text = choose(rng, ("The picture was taken {}", "This is {}")).format(choose(rng, AT_LIGHT[scene.light]))
@@ -206,13 +214,8 @@ def _light(scene: Scene, rng: Generator) -> Statement | None:
 
 
 def _count(scene: Scene, rng: Generator) -> Statement | None:
-    counts = {
-        t.kind: len(fitting(scene, Description(t.kind)))
-        for t in scene.things
-        if is_countable(scene, Description(t.kind))
-    }
-    groups = ("person", "animal", "vehicle")
-    counts |= {g: len(fitting(scene, Description(g))) for g in groups if is_countable(scene, Description(g))}
+    nouns = [n for n in (*(t.kind for t in scene.things), *NAMED_GROUPS) if is_countable(scene, Description(n))]
+    counts = {noun: len(fitting(scene, Description(noun))) for noun in nouns}
     several = {noun: float(count) for noun, count in counts.items() if 2 <= count < len(NUMBERS)}
     if not several:
         return None
@@ -228,7 +231,7 @@ def _count(scene: Scene, rng: Generator) -> Statement | None:
 
 
 def _existence(scene: Scene, rng: Generator, with_relation: bool) -> tuple[str, Truth] | None:
-    """A phrase such as "a red car" or "a red car next to a tree", and its truth as a function of a scene."""
+    """A phrase ("a red car", "a red car next to a tree") and a function that gives its truth in a scene."""
     clear = clear_things(scene)
     if not clear:
         return None
@@ -236,7 +239,7 @@ def _existence(scene: Scene, rng: Generator, with_relation: bool) -> tuple[str, 
     what = scene.things[i]
     description = Description(what.kind, what.colour if rng.random() < 0.6 else "")
     phrase = join(noun_phrase(scene, description, rng)).text
-    relations = spoken_relations(scene, i, [j for j in clear if scene.things[j].kind != what.kind])
+    relations = spoken_relations(scene, i, clear_others(scene, i))
     if not with_relation:
         return phrase, lambda s: _some_fit(s, description)
     if not relations:
@@ -254,13 +257,11 @@ def _existence(scene: Scene, rng: Generator, with_relation: bool) -> tuple[str, 
 
 
 def _some_fit(scene: Scene, description: Description) -> bool | None:
-    if not is_countable(scene, description):
-        return None
-    return bool(fitting(scene, description))
+    return bool(fitting(scene, description)) if is_countable(scene, description) else None
 
 
 def _unknowable(scene: Scene, rng: Generator) -> Statement | None:
-    """A claim that something is there, with a remark that no picture can settle."""
+    """A sentence that mentions a thing with a property that no picture can show."""
     clear = clear_things(scene)
     if not clear:
         return None
@@ -268,11 +269,8 @@ def _unknowable(scene: Scene, rng: Generator) -> Statement | None:
     description = Description(what.kind, what.colour if rng.random() < 0.5 else "")
     phrase = join(noun_phrase(scene, description, rng)).text
     group = group_of(what.kind)
-    tail = (
-        f"that belongs to {choose(rng, OWNERS)}"
-        if group != "person" and rng.random() < 0.4
-        else choose(rng, TAILS[group])
-    )
+    owned = group != "person" and rng.random() < 0.4
+    tail = f"that belongs to {choose(rng, OWNERS)}" if owned else choose(rng, TAILS[group])
     pattern = choose(rng, ("There is {} {}", "You can see {} {}", "The picture shows {} {}"))
     label = {True: "neutral", False: "contradiction", None: None}
     return Statement(_end(pattern.format(phrase, tail), rng), lambda s: label[_some_fit(s, description)])
@@ -282,4 +280,10 @@ def _end(text: str, rng: Generator) -> str:
     return text + ("." if rng.random() < 0.85 else "")
 
 
-_MAKERS = {"definite": _definite, "claim": _claim, "unknowable": _unknowable}
+# (function, labels of each of its sentences, number of sentences per block of 16 scenes)
+FAMILIES = (
+    (_definite, ("entailment", "contradiction", "neutral"), 12),
+    (_definite, ("entailment", "neutral"), 5),
+    (_claim, ("entailment", "contradiction"), 5),
+    (_unknowable, ("neutral", "contradiction"), 5),
+)

@@ -1,7 +1,7 @@
-"""What is true of a scene, in three values: True, False, and None where a reasonable person could say either.
+"""What is true of a scene. Three values: True, False, and None where people could disagree.
 
-Texts only claim what is True and only deny what is False, so a label never hangs on a pixel. Left and right are the
-viewer's. Nearness and depth are read off the boxes and the drawing order (`Scene.things` stand back to front).
+Texts only assert what is True and only deny what is False, so no label depends on a few pixels. Left and right are from
+the viewer's side. Distance and depth come from the boxes and the drawing order (`Scene.things` is back to front).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cmal.scenes.language.nouns import ALSO_CALLED, kinds_named
 from cmal.scenes.world import PEOPLE, Scene, Thing
 
-MIN_VISIBLE_SHARE = 0.4  # below this, people disagree whether the thing is there or what it is
+MIN_VISIBLE_SHARE = 0.4  # below this, people disagree about whether it is there and what it is
 RELATIONS = ("left of", "right of", "above", "below", "next to", "in front of", "behind")
 PLACES = ("left", "right", "middle")
 CLEAR_GAP = 0.10  # of the picture's width or height: centres this far apart are clearly left/right, above/below
@@ -19,7 +19,7 @@ CLEAR_GAP = 0.10  # of the picture's width or height: centres this far apart are
 
 @dataclass(frozen=True)
 class Description:
-    """What a noun phrase says of a thing: a kind or group word, and perhaps colour and size ("" = not said)."""
+    """The content of a noun phrase: a kind or group word, colour and size ("" = not mentioned)."""
 
     noun: str
     colour: str = ""
@@ -27,7 +27,7 @@ class Description:
 
 
 def is_clear(thing: Thing) -> bool:
-    """Enough of it shows to be named and counted by everybody."""
+    """Is enough of it visible that everybody would name and count it?"""
     return thing.visible_share >= MIN_VISIBLE_SHARE
 
 
@@ -41,11 +41,11 @@ def fits(thing: Thing, description: Description) -> bool:
 
 
 def fitting(scene: Scene, description: Description) -> tuple[int, ...]:
-    """Indices of all things the description is true of, hidden ones included."""
+    """Indices of all things that the description fits, including hidden ones."""
     kinds = kinds_named(description.noun)
     colour, size = description.colour, description.size
     return tuple(
-        [  # a list inside: this is the innermost loop of all, and twice as fast so
+        [  # innermost loop: a list is twice as fast as a generator
             i
             for i, thing in enumerate(scene.things)
             if thing.kind in kinds and colour in ("", thing.colour) and size in ("", thing.size)
@@ -54,7 +54,7 @@ def fitting(scene: Scene, description: Description) -> tuple[int, ...]:
 
 
 def is_disputed(scene: Scene, description: Description) -> bool:
-    """Does something fit that one would hardly call so? A duck is a bird too; is somebody in red a red thing?"""
+    """Is there a thing that only some people would call by this noun (a duck "bird", a person "thing")?"""
     if description.noun == "thing":
         return any(t.kind in PEOPLE and description.colour in ("", t.colour) for t in scene.things)
     disputed = ALSO_CALLED.get(description.noun)
@@ -62,7 +62,7 @@ def is_disputed(scene: Scene, description: Description) -> bool:
 
 
 def is_countable(scene: Scene, description: Description) -> bool:
-    """Would everybody count the same number of these? No where one is nearly hidden, or its name is disputed."""
+    """Would everybody count the same number? False if one is nearly hidden or the noun is disputed."""
     if is_disputed(scene, description):
         return False
     kinds = kinds_named(description.noun)
@@ -70,7 +70,7 @@ def is_countable(scene: Scene, description: Description) -> bool:
 
 
 def centre(thing: Thing) -> tuple[float, float]:
-    """Middle of the box, in pixels."""
+    """(x, y) centre of the box in pixels."""
     x1, y1, x2, y2 = thing.box_xyxy_px
     return (x1 + x2) / 2, (y1 + y2) / 2
 
@@ -82,12 +82,12 @@ def area(thing: Thing) -> int:
 
 
 def _overlap(a: Thing, b: Thing, axis: int) -> int:
-    """Length in pixels that both boxes share on an axis; negative = the gap between them."""
+    """Overlap of the boxes on an axis in pixels (0 = x, 1 = y). Negative = gap between them."""
     return min(a.box_xyxy_px[axis + 2], b.box_xyxy_px[axis + 2]) - max(a.box_xyxy_px[axis], b.box_xyxy_px[axis])
 
 
 def _side(scene: Scene, a: Thing, b: Thing, axis: int) -> bool | None:
-    """True: a lies clearly before b on the axis (left of it, above it). False: clearly not. None: hard to say."""
+    """True: `a` is clearly left of (axis 0) or above (axis 1) `b`. False: clearly not. None: unclear."""
     gap = (centre(b)[axis] - centre(a)[axis]) / scene.size_wh_px[axis]
     shorter = min(t.box_xyxy_px[axis + 2] - t.box_xyxy_px[axis] for t in (a, b))
     if gap >= CLEAR_GAP and _overlap(a, b, axis) <= 0.25 * shorter:
@@ -108,7 +108,7 @@ def _is_next_to(scene: Scene, a: Thing, b: Thing) -> bool | None:
 
 
 def _is_before(scene: Scene, front: int, back: int) -> bool | None:
-    """Does one thing stand in front of the other? Said only where they overlap and both reach the ground alike."""
+    """Does one thing stand in front of the other? None unless their boxes overlap by 12% of the smaller."""
     a, b = scene.things[front], scene.things[back]
     shared = max(_overlap(a, b, 0), 0) * max(_overlap(a, b, 1), 0)
     if shared < 0.12 * min(area(a), area(b)):
@@ -117,7 +117,7 @@ def _is_before(scene: Scene, front: int, back: int) -> bool | None:
 
 
 def related(scene: Scene, relation: str, a: int, b: int) -> bool | None:
-    """Is thing `a` in this relation to thing `b`? One of RELATIONS; a thing is in none with itself."""
+    """Is thing `a` in this relation (one of RELATIONS) to thing `b`? False if they are the same thing."""
     if a == b:
         return False
     first, second = scene.things[a], scene.things[b]
@@ -149,13 +149,23 @@ def any_of(values: list[bool | None]) -> bool | None:
 
 
 def clear_things(scene: Scene) -> list[int]:
-    """Indices of the things that a text may speak of."""
+    """Indices of the things that texts may mention."""
     return [i for i, thing in enumerate(scene.things) if is_clear(thing)]
 
 
 def only_fit(scene: Scene, description: Description) -> int | None:
-    """The one thing that the description fits, clearly seen and undisputed; None where there is none or more than one."""
+    """The only thing that the description fits. None if there is not exactly one, or it is unclear or disputed."""
     found = fitting(scene, description)
     if len(found) != 1 or not is_clear(scene.things[found[0]]):
         return None
     return None if is_disputed(scene, description) else found[0]
+
+
+def only_of_kind(scene: Scene) -> list[int]:
+    """Indices of the clear things that are the only one of their kind."""
+    return [i for i in clear_things(scene) if only_fit(scene, Description(scene.things[i].kind)) == i]
+
+
+def clear_others(scene: Scene, thing: int) -> list[int]:
+    """Indices of the clear things of other kinds than this thing's."""
+    return [i for i in clear_things(scene) if scene.things[i].kind != scene.things[thing].kind]

@@ -1,10 +1,15 @@
-"""The lexicon: names of every kind, group words, and the little grammar that English nouns need."""
+"""The lexicon: names of every kind, group words, plurals and articles; and random choices among words."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from numpy.random import Generator
 
 from cmal.scenes.world import ANIMALS, KINDS, PEOPLE, VEHICLES
+
+T = TypeVar("T")
 
 # kind -> (singular, plural) pairs, the usual name first.
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -37,13 +42,12 @@ GROUPS: dict[str, frozenset[str]] = {
     "thing": frozenset(KINDS) - frozenset(PEOPLE),
 }
 _KINDS_NAMED = {kind: frozenset((kind,)) for kind in KINDS} | GROUPS
-_GROUP_OF = {
-    kind: group for group, kinds in reversed(GROUPS.items()) for kind in kinds
-}  # "thing" gives way to the rest
+NAMED_GROUPS = ("person", "animal", "vehicle")  # groups that people count and refer to by name
+_GROUP_OF = {kind: group for group, kinds in reversed(GROUPS.items()) for kind in kinds}  # "thing" is overwritten
 GROUP_NAMES = {"person": ("person", "people"), "animal": ("animal", "animals"), "vehicle": ("vehicle", "vehicles")}
 GROUP_NAMES["thing"] = ("thing", "things")
 
-# A duck is a bird too, so nothing that turns on "a bird" is asked of a picture with a duck.
+# A duck is a bird too, so a picture with a duck gets no text whose truth depends on "a bird".
 ALSO_CALLED = {"bird": ("duck",)}
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -51,17 +55,22 @@ USUAL_NAME_SHARE = 0.65
 
 
 def kinds_named(noun: str) -> frozenset[str]:
-    """The kinds that a kind's own name or a group word takes in: "animal" -> dog, cat, ..."""
+    """The kinds that a kind or group word includes: "animal" -> dog, cat, ..."""
     return _KINDS_NAMED[noun]
 
 
 def group_of(kind: str) -> str:
-    """person, animal, vehicle, or thing."""
+    """The group of a kind: person, animal, vehicle, or thing."""
     return _GROUP_OF[kind]
 
 
+def means_people(noun: str) -> bool:
+    """Does a kind or group word include people only?"""
+    return kinds_named(noun) <= GROUPS["person"]
+
+
 def name_of(noun: str, count: int, rng: Generator | None = None) -> str:
-    """A name of a kind or group for `count` of them; with `rng` now and then a synonym."""
+    """The name of a kind or group, plural unless `count` is 1. With `rng`, a synonym in 35% of cases."""
     names = NAMES.get(noun) or (GROUP_NAMES[noun],)
     pick = 0
     if rng is not None and len(names) > 1 and rng.random() >= USUAL_NAME_SHARE:
@@ -70,17 +79,17 @@ def name_of(noun: str, count: int, rng: Generator | None = None) -> str:
 
 
 def with_article(phrase: str) -> str:
-    """ "a" or "an" before a phrase; good for every word this lexicon has ("an orange cup", "a house")."""
+    """ "a" or "an" before a phrase. Correct for all words of this lexicon ("an orange cup", "a house")."""
     return ("an " if phrase[0] in "aeio" or phrase.startswith("umbrella") else "a ") + phrase
 
 
-def choose(rng: Generator, options):
-    """One of a non-empty sequence, evenly."""
+def choose(rng: Generator, options: Sequence[T]) -> T:
+    """One element of a non-empty sequence, uniformly at random."""
     return options[int(rng.integers(len(options)))]
 
 
-def weighted(rng: Generator, options: dict):
-    """One key of a dict of positive weights."""
+def weighted(rng: Generator, options: Mapping[T, float]) -> T:
+    """One key of {option: positive weight}, with probability proportional to its weight."""
     point = rng.random() * sum(options.values())
     for option, weight in options.items():
         point -= weight

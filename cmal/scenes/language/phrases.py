@@ -1,4 +1,4 @@
-"""Noun phrases: from a description of things to pieces that know what they name."""
+"""Noun phrases: turns a description of things into pieces with anchors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from numpy.random import Generator
 
 from cmal.scenes.language.gold import Piece
 from cmal.scenes.language.meaning import Description, fitting
-from cmal.scenes.language.nouns import GROUPS, NUMBERS, choose, group_of, kinds_named, name_of, with_article
+from cmal.scenes.language.nouns import GROUPS, NUMBERS, choose, group_of, means_people, name_of, with_article
 from cmal.scenes.world import Scene
 
 RELATION_WORDS = {
@@ -28,18 +28,18 @@ def noun_phrase(
     """The description in words, e.g. "a small red car", "two dogs", "the man in blue".
 
     Args:
-        scene: what the anchors point into; they take in all things the description fits.
-        description: kind or group, colour, size. A group word gives no object anchor: it is an indirect mention.
+        scene: the anchors refer to all of its things that the description fits.
+        description: kind or group, colour, size. A group word has no object anchor, because it is an indirect mention.
         rng: chooses synonyms.
-        determiner: "a" (or "an"), "the", or "" for none; with `count` other than 1 the number stands instead of "a".
-        count: how many; decides number word and plural.
+        determiner: "a" (or "an"), "the", or "" for none. If `count` is not 1, the number replaces "a".
+        count: number of things, for number word and plural.
     """
     things = fitting(scene, description)
     concept = "" if description.noun in GROUPS else description.noun
     words: list[Piece] = []
     if description.size:
         words.append(Piece(choose(rng, SIZE_WORDS[description.size])))
-    dressed = description.colour and kinds_named(description.noun) <= GROUPS["person"]
+    dressed = description.colour and means_people(description.noun)
     colour = Piece(description.colour, things, description.colour, "attribute")
     if description.colour and not dressed:
         words.append(colour)
@@ -50,7 +50,7 @@ def noun_phrase(
         determiner = NUMBERS[count]
     elif determiner == "a":
         determiner = with_article(words[0].text).split()[0]
-    return ([Piece(determiner)] if determiner else []) + words
+    return plain(determiner) + words
 
 
 def indirect_phrase(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
@@ -67,5 +67,5 @@ def indirect_phrase(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
 
 
 def plain(text: str) -> list[Piece]:
-    """Words that name nothing."""
-    return [Piece(text)]
+    """Words without anchors; no piece at all for an empty text."""
+    return [Piece(text)] if text else []

@@ -1,7 +1,7 @@
-"""Questions about a scene, each with ten annotators' answers that mostly, not always, agree.
+"""Questions about a scene, each with the answers of ten simulated annotators, who usually agree.
 
-The kind of question is drawn first and its answer next, before a fitting question is looked for: so yes is as common as
-no, and no number, colour or kind is a good guess without the picture. Types are filled in as VQA v2 fills them.
+The kind of question is sampled first, then the answer, then a question with this answer. This keeps yes as frequent as
+no, and no number, colour or kind is a good guess without the picture. Question and answer types are those of VQA v2.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from cmal.scenes.language.meaning import (
     fitting,
     is_countable,
     only_fit,
+    only_of_kind,
     related,
 )
-from cmal.scenes.language.nouns import NAMES, NUMBERS, choose, group_of, name_of, weighted
+from cmal.scenes.language.nouns import NAMED_GROUPS, NAMES, NUMBERS, choose, group_of, name_of, weighted
 from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase
 from cmal.scenes.world import COLOURS, KINDS, LIGHTS, PEOPLE, Scene
 
 QUESTIONS_PER_IMAGE = 4
 ANNOTATORS = 10
-AGREEMENT, AGREEMENT_YES_NO = 0.86, 0.94  # how often an annotator gives the expected answer in its usual wording
+AGREEMENT, AGREEMENT_YES_NO = 0.86, 0.94  # probability of the usual answer, per annotator
 
-# Prefixes from the official list of question types that our questions begin with, plus "none of the above".
+# The entries of the official list of question types that occur as prefixes of these questions.
 QUESTION_TYPES = (
     "how many", "how many people are", "is the", "what", "what color is the", "what is the", "what is", "is there a",
     "where is the", "what kind of", "is it", "are there", "is there", "which", "what animal is", "what is in the",
@@ -62,13 +63,13 @@ SLIPS = {
     "guitar": ("violin",), "cow": ("animal", "bull"), "fish": ("goldfish",),
 }  # fmt: skip
 
-Asked = tuple[str, str, tuple[str, ...]] | None  # question, usual answer, what some annotators say instead
+Draft = tuple[str, str, tuple[str, ...]] | None  # question, usual answer, alternative answers
 Marks = list[tuple[int, Description]]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its ten answers, the most common of them, and its types as VQA v2 names them."""
+    """A question, its ten answers, the most frequent answer, and the types as in VQA v2."""
 
     text: str
     answers: tuple[str, ...]
@@ -78,20 +79,19 @@ class Question:
 
 
 def make_questions(scene: Scene, rng: Generator) -> tuple[Question, ...]:
-    """Four different questions (fewer in a scene that has hardly anything to ask about)."""
+    """Four different questions; fewer if the scene allows no more."""
     questions: dict[str, Question] = {}
     for _ in range(40):
-        kind = weighted(rng, _WEIGHTS)
-        asked = _ASK[kind](scene, rng)
-        if asked is not None and asked[0] not in questions:
-            questions[asked[0]] = _answered(*asked, rng)
+        draft = weighted(rng, _TEMPLATES)(scene, rng)
+        if draft is not None and draft[0] not in questions:
+            questions[draft[0]] = _answered(*draft, rng)
         if len(questions) == QUESTIONS_PER_IMAGE:
             break
     return tuple(questions.values())
 
 
 def _answered(text: str, usual: str, others: tuple[str, ...], rng: Generator) -> Question:
-    """Ten answers: the usual one mostly; `others` are wordings and slips that some annotators give."""
+    """Adds ten answers: at least six times `usual`, else one of `others` (other wordings and mistakes)."""
     agreement = AGREEMENT_YES_NO if usual in ("yes", "no") else AGREEMENT
     answers = [usual if rng.random() < agreement else choose(rng, others) for _ in range(ANNOTATORS)]
     if answers.count(usual) < 6:
@@ -107,7 +107,7 @@ def question_type_of(text: str) -> str:
     return max(found, key=len, default="none of the above")
 
 
-def _colour(scene: Scene, rng: Generator) -> Asked:
+def _colour(scene: Scene, rng: Generator) -> Draft:
     """What color is the car on the left?"""
     things = [i for i in clear_things(scene) if scene.things[i].kind not in PEOPLE]
     marks = landmarks(scene)
@@ -116,10 +116,8 @@ def _colour(scene: Scene, rng: Generator) -> Asked:
         if meanings:
             colour = scene.things[i].colour
             name = _definite(put_in_words(scene, meanings[0], rng).text)
-            form = choose(
-                rng, ("What color is {}?", "What color is {}?", "What colour is {}?", "What is the color of {}?")
-            )
-            return form.format(name), colour, CLOSE_COLOURS[colour]
+            forms = ("What color is {}?", "What color is {}?", "What colour is {}?", "What is the color of {}?")
+            return choose(rng, forms).format(name), colour, CLOSE_COLOURS[colour]
     return None
 
 
@@ -128,28 +126,25 @@ def _definite(phrase: str) -> str:
     return phrase if phrase.startswith("the ") else f"the {phrase}"
 
 
-def _how_many(scene: Scene, rng: Generator) -> Asked:
+def _how_many(scene: Scene, rng: Generator) -> Draft:
     """How many dogs are there?"""
-    wanted = int(weighted(rng, {0: 1.0, 1: 1.0, 2: 1.3, 3: 1.2, 4: 0.8, 5: 0.7}))
-    nouns = [*KINDS, "person", "animal", "vehicle", "thing"]
-    descriptions = [Description(noun) for noun in nouns if noun != "thing"]
+    count = weighted(rng, {0: 1.0, 1: 1.0, 2: 1.3, 3: 1.2, 4: 0.8, 5: 0.7})
+    descriptions = [Description(noun) for noun in (*KINDS, *NAMED_GROUPS)]
     descriptions += [Description("thing", colour) for colour in COLOURS]
-    fit = [d for d in descriptions if is_countable(scene, d) and len(fitting(scene, d)) == wanted]
+    fit = [d for d in descriptions if is_countable(scene, d) and len(fitting(scene, d)) == count]
     if not fit:
         return None
     what = choose(rng, fit)
     name = f"{what.colour} {name_of(what.noun, 2, rng)}".strip()
     tail = choose(rng, ("are there", "are in the picture", "can you see", "are in this photo"))
-    near = tuple(str(n) for n in (wanted - 1, wanted + 1) if n >= 0)
-    return f"How many {name} {tail}?", str(wanted), near
+    near = tuple(str(n) for n in (count - 1, count + 1) if n >= 0)
+    return f"How many {name} {tail}?", str(count), near
 
 
-def _what_beside(scene: Scene, rng: Generator) -> Asked:
+def _what_beside(scene: Scene, rng: Generator) -> Draft:
     """What is to the left of the tree?"""
     found = []
-    for mark in clear_things(scene):
-        if only_fit(scene, Description(scene.things[mark].kind)) != mark:
-            continue
+    for mark in only_of_kind(scene):
         for relation in ("left of", "right of", "next to", "in front of", "behind", "above"):
             truths = {i: related(scene, relation, i, mark) for i in range(len(scene.things)) if i != mark}
             kinds = {scene.things[i].kind for i, true in truths.items() if true}
@@ -166,11 +161,11 @@ def _what_beside(scene: Scene, rng: Generator) -> Asked:
 
 
 def _namings(kind: str) -> tuple[str, ...]:
-    """What else annotators call a kind."""
+    """Other names that annotators use for a kind."""
     return SLIPS.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (group_of(kind),)
 
 
-def _which_kind(scene: Scene, rng: Generator) -> Asked:
+def _which_kind(scene: Scene, rng: Generator) -> Draft:
     """What is the animal on the left? What object is red?"""
     marks = landmarks(scene)
     for i in rng.permutation(clear_things(scene)).tolist():
@@ -196,35 +191,35 @@ def _group_questions(scene: Scene, thing: int, group: str, marks: Marks, rng: Ge
     return texts
 
 
-def _is_there(scene: Scene, rng: Generator) -> Asked:
-    """Is there a red car? When the answer is no, it is the colour of something else, or a kind that is not there."""
-    wanted = bool(rng.random() < 0.5)
+def _is_there(scene: Scene, rng: Generator) -> Draft:
+    """Is there a red car? For the answer no: another thing's colour, or a kind that is absent."""
+    is_yes = bool(rng.random() < 0.5)
     clear = clear_things(scene)
     if not clear:
         return None
     what = scene.things[choose(rng, clear)]
     kind, colour = what.kind, what.colour if rng.random() < 0.5 else ""
-    if not wanted and colour:
+    if not is_yes and colour:
         own = {t.colour for t in scene.things if t.kind == kind}
         colour = choose(rng, sorted({t.colour for t in scene.things} - own) or sorted(set(COLOURS) - own))
-    elif not wanted:
+    elif not is_yes:
         kind = choose(rng, sorted(set(KINDS) - {t.kind for t in scene.things}))
     if not is_countable(scene, Description(kind, colour)):
         return None
     name = join(noun_phrase(scene, Description(kind, colour), rng)).text
     tail = choose(rng, ("", " in the picture", " in this photo"))
     text = choose(rng, ("Is there {}{}?", "Is there {}{}?", "Can you see {}{}?")).format(name, tail)
-    return text, *_yes_no(wanted)
+    return text, *_yes_no(is_yes)
 
 
 def _yes_no(truth: bool) -> tuple[str, tuple[str, ...]]:
     return ("yes", ("no",)) if truth else ("no", ("yes",))
 
 
-def _is_the(scene: Scene, rng: Generator) -> Asked:
+def _is_the(scene: Scene, rng: Generator) -> Draft:
     """Is the dog brown? Is the dog to the left of the tree?"""
-    wanted = bool(rng.random() < 0.5)
-    single = [i for i in clear_things(scene) if only_fit(scene, Description(scene.things[i].kind)) == i]
+    is_yes = bool(rng.random() < 0.5)
+    single = only_of_kind(scene)
     if not single:
         return None
     i = choose(rng, single)
@@ -234,69 +229,62 @@ def _is_the(scene: Scene, rng: Generator) -> Asked:
         (relation, j)
         for j in single
         for relation in ("left of", "right of", "next to", "in front of", "behind")
-        if j != i and related(scene, relation, i, j) is wanted
+        if j != i and related(scene, relation, i, j) is is_yes
     ]
     if relations and (what.kind in PEOPLE or rng.random() < 0.5):
         relation, j = choose(rng, relations)
         other = name_of(scene.things[j].kind, 1, rng)
-        return f"Is the {name} {choose(rng, RELATION_WORDS[relation])} the {other}?", *_yes_no(wanted)
+        return f"Is the {name} {choose(rng, RELATION_WORDS[relation])} the {other}?", *_yes_no(is_yes)
     if what.kind in PEOPLE:
         return None
     seen = sorted({t.colour for t in scene.things} - {what.colour}) or [c for c in COLOURS if c != what.colour]
-    colour = what.colour if wanted else choose(rng, seen)
-    return f"Is the {name} {colour}?", *_yes_no(wanted)
+    colour = what.colour if is_yes else choose(rng, seen)
+    return f"Is the {name} {colour}?", *_yes_no(is_yes)
 
 
-def _are_there(scene: Scene, rng: Generator) -> Asked:
-    """Are there two dogs? (Two means: two and no more.)"""
-    wanted = bool(rng.random() < 0.5)
-    nouns = [n for n in (*KINDS, "person", "animal", "vehicle") if is_countable(scene, Description(n))]
+def _are_there(scene: Scene, rng: Generator) -> Draft:
+    """Are there exactly two dogs?"""
+    is_yes = bool(rng.random() < 0.5)
+    nouns = [n for n in (*KINDS, *NAMED_GROUPS) if is_countable(scene, Description(n))]
     counts = {n: len(fitting(scene, Description(n))) for n in nouns}
     several = [n for n, count in counts.items() if 2 <= count <= 6]
     if not several:
         return None
     noun = choose(rng, several)
-    number = counts[noun] if wanted else max(2, counts[noun] + (1 if rng.random() < 0.5 else -1))
-    if not wanted and number == counts[noun]:
+    number = counts[noun] if is_yes else max(2, counts[noun] + (1 if rng.random() < 0.5 else -1))
+    if not is_yes and number == counts[noun]:
         number += 1
-    return f"Are there exactly {NUMBERS[number]} {name_of(noun, 2, rng)}?", *_yes_no(wanted)
+    return f"Are there exactly {NUMBERS[number]} {name_of(noun, 2, rng)}?", *_yes_no(is_yes)
 
 
-def _ground(scene: Scene, rng: Generator) -> Asked:
+def _ground(scene: Scene, rng: Generator) -> Draft:
     """Where was this picture taken?"""
-    text = choose(
-        rng, ("Where was this picture taken?", "Where is this?", "What place is this?", "What is the setting?")
-    )
+    texts = ("Where was this picture taken?", "Where is this?", "What place is this?", "What is the setting?")
     answers = GROUND_ANSWERS[scene.ground]
-    return text, answers[0], answers[1:]
+    return choose(rng, texts), answers[0], answers[1:]
 
 
-def _light(scene: Scene, rng: Generator) -> Asked:
+def _light(scene: Scene, rng: Generator) -> Draft:
     """Is it night? What time of day is it?"""
     if scene.ground == "room":
         return None
     if rng.random() < 0.5:
         return "What time of day is it?", LIGHT_ANSWERS[scene.light][0], LIGHT_ANSWERS[scene.light][1:]
-    wanted = bool(rng.random() < 0.5)
+    is_yes = bool(rng.random() < 0.5)
     other = choose(rng, [light for light in LIGHTS if light != scene.light])
-    text = {"day": "Is it daytime?", "evening": "Is it evening?", "night": "Is it night?"}[
-        scene.light if wanted else other
-    ]
-    return text, *_yes_no(wanted)
+    texts = {"day": "Is it daytime?", "evening": "Is it evening?", "night": "Is it night?"}
+    return texts[scene.light if is_yes else other], *_yes_no(is_yes)
 
 
-_ASK: dict[str, Callable[[Scene, Generator], Asked]] = {
-    f.__name__: f
-    for f in (_colour, _how_many, _what_beside, _which_kind, _is_there, _is_the, _are_there, _ground, _light)
+_TEMPLATES: dict[Callable[[Scene, Generator], Draft], float] = {
+    _colour: 0.22,
+    _how_many: 0.17,
+    _what_beside: 0.13,
+    _which_kind: 0.13,
+    _is_there: 0.13,
+    _is_the: 0.12,
+    _are_there: 0.03,
+    _ground: 0.05,
+    _light: 0.04,
 }
-_WEIGHTS = {
-    "_colour": 0.22,
-    "_how_many": 0.17,
-    "_what_beside": 0.13,
-    "_which_kind": 0.13,
-    "_is_there": 0.13,
-    "_is_the": 0.12,
-    "_are_there": 0.03,
-    "_ground": 0.05,
-    "_light": 0.04,
-}
+"""How often each kind of question is tried (relative weights)."""
