@@ -27,7 +27,7 @@ Examples:
     default="scenes",
     show_default=True,
     metavar="NAME",
-    help="scenes, frcnn-vg, torchvision:NAME, hf:MODEL, or boxes:FILE (COCO instances json).",
+    help="scenes, nanodet (photographs), frcnn-vg, torchvision:NAME, hf:MODEL, or boxes:FILE (COCO instances json).",
 )
 @click.option("--features", metavar="NAME", help="boxes:FILE: timm:NAME or a detector; hf:MODEL: decoder or backbone.")
 @click.option("--weights", metavar="FILE", help="Weight file, folder or hub name in place of the detector's own.")

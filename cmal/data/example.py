@@ -14,7 +14,7 @@ from cmal.anchors.finder import AnchorFinder, Anchors, Mentions, RegionConcepts
 from cmal.data.text import TokenisedText, WordPieces
 from cmal.errors import StoreError
 from cmal.regions.store.store import RegionStore
-from cmal.regions.types import Regions, are_finite
+from cmal.regions.types import NO_OBJECT, Regions, are_finite
 
 KEPT = 10_000  # pairs
 
@@ -75,7 +75,7 @@ class TagNoise:
         if self.share == 0:
             return regions
         generator = np.random.default_rng([self.seed, zlib.crc32(image_id.encode())])
-        is_changed = generator.random(len(regions)) < self.share
+        is_changed = (generator.random(len(regions)) < self.share) & (regions.object_ids != NO_OBJECT)
         drawn = generator.integers(self.classes, size=len(regions))
         return replace(regions, object_ids=np.where(is_changed, drawn, regions.object_ids))
 

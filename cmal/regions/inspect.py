@@ -14,7 +14,7 @@ from cmal.errors import ImageError, StoreError
 from cmal.regions.extract import read_failures
 from cmal.regions.images import read_image
 from cmal.regions.store.store import RegionStore
-from cmal.regions.types import Regions
+from cmal.regions.types import NO_OBJECT, Regions
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALLEST_PREVIEW_PX = 480
@@ -151,7 +151,7 @@ def draw_regions(
     taken: list[tuple[float, float, float, float]] = []
     for row in order:
         x, y = (float(value) * scale for value in regions.boxes_xyxy_px[row, :2])
-        text = _tag(regions, row, class_names, attribute_names)
+        text = region_tag(regions, row, class_names, attribute_names)
         place = _free_place(pen.textbbox((0, 0), text), (x + 2, y + 1), taken, picture.size)
         taken.append(place)
         pen.rectangle(place, fill=colour_of[int(regions.object_ids[row])])
@@ -173,8 +173,11 @@ def _free_place(
         y = lower + 1
 
 
-def _tag(regions: Regions, row: int, class_names: tuple[str, ...], attribute_names: tuple[str, ...]) -> str:
+def region_tag(regions: Regions, row: int, class_names: tuple[str, ...], attribute_names: tuple[str, ...]) -> str:
+    """A region's tag as people read it: "red dog 0.87"; "no tag" for a region without an object."""
     kind, attribute = int(regions.object_ids[row]), int(regions.attribute_ids[row])
+    if kind == NO_OBJECT:
+        return "no tag"
     words = [attribute_names[attribute]] if 0 <= attribute < len(attribute_names) else []
     words.append(class_names[kind] if 0 <= kind < len(class_names) else f"#{kind}")
     return f"{' '.join(words)} {float(regions.object_conf[row]):.2f}"

@@ -8,7 +8,7 @@ import numpy as np
 
 HALF_EXPONENT = 0x7C00  # all ones in a float16: infinite, or not a number
 
-NO_ATTRIBUTE = -1
+NO_OBJECT = NO_ATTRIBUTE = -1
 TOP_CLASSES = 10
 
 
@@ -19,8 +19,8 @@ class Regions:
     Attributes:
         features: (R, F) float32 or float16, raw detector features.
         boxes_xyxy_px: (R, 4) float32, x1 y1 x2 y2 in pixels of the upright raw image, inside it.
-        object_ids: (R,) int, index into the detector's class names.
-        object_conf: (R,) float, probability of that class.
+        object_ids: (R,) int, index into the detector's class names, or -1 for a region without a tag.
+        object_conf: (R,) float, probability of that class; 0 without a tag.
         attribute_ids: (R,) int, index into the detector's attribute names, or -1 for none.
         attribute_conf: (R,) float.
         class_top_ids, class_top_probs: (R, 10) the ten likeliest classes and their probabilities, for masked region

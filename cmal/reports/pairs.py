@@ -10,6 +10,7 @@ import numpy as np
 
 from cmal.data.records import ImageTextRecord
 from cmal.data.text import split_words, word_spans
+from cmal.regions.inspect import region_tag
 from cmal.regions.types import Regions
 from cmal.runs.probe import Probe
 from cmal.tasks.anchor_probe import ROLES, GoldSpan, gold_boxes_by_span, judge_anchors
@@ -126,8 +127,4 @@ def _boxes(probe: Probe, regions: Regions) -> tuple[tuple[Box, str], ...]:
     """Box and tag ("red dog .87") of every region."""
     names, attributes = probe.store.class_names, probe.store.attribute_names
     boxes = np.asarray(regions.boxes_xyxy_px, np.float64).round(1).tolist()
-    rows = zip(boxes, regions.object_ids.tolist(), regions.object_conf.tolist(), regions.attribute_ids.tolist())
-    return tuple(
-        (tuple(box), f"{attributes[attribute] + ' ' if attribute >= 0 else ''}{names[kind]} {confidence:.2f}")
-        for box, kind, confidence, attribute in rows
-    )
+    return tuple((tuple(box), region_tag(regions, row, names, attributes)) for row, box in enumerate(boxes))

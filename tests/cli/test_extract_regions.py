@@ -115,7 +115,7 @@ def test_inspect_prints_a_table_and_preview_draws(images, store):
         ((), 2, "--out is missing"),
         (("--out", "s"), 2, "IMAGES is missing"),
         (("nowhere", "--out", "s"), 1, "there is no such file or folder"),
-        (("IMAGES", "--out", "s", "--detector", "yolo"), 1, "known: scenes, boxes:FILE, frcnn-vg"),
+        (("IMAGES", "--out", "s", "--detector", "yolo"), 1, "known: nanodet, scenes, boxes:FILE, frcnn-vg"),
         (("IMAGES", "--out", "s", "--shard", "4/4"), 2, "is not I/N"),
         (("IMAGES", "--out", "s", "--gpus", "64"), 1, "cannot use 64 GPUs"),
         (("--inspect", "nowhere"), 1, "there is no such file or folder"),

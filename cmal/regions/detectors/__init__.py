@@ -1,7 +1,7 @@
 """Detectors: images in, regions out, one interface; `build_detector` finds one by name.
 
-Names: `scenes`, `boxes:FILE`, `frcnn-vg`, `torchvision:NAME`, `hf:MODEL`. The module of a detector is imported when it
-is asked for. It has one function `build([argument,] **options)`: `argument` is what stands after the colon, where the
+Names: `nanodet`, `scenes`, `boxes:FILE`, `frcnn-vg`, `torchvision:NAME`, `hf:MODEL`. A detector's module is imported on
+first use. It has one function `build([argument,] **options)`: `argument` is what stands after the colon, where the
 name has one; `options` are those of `build_detector` that were given (not None).
 """
 
@@ -19,13 +19,14 @@ from cmal.errors import CmalError
 from cmal.regions.types import Regions
 
 MODULES = {
+    "nanodet": "cmal.regions.detectors.nanodet",
     "scenes": "cmal.scenes.detector",
     "boxes": "cmal.regions.detectors.boxes",
     "frcnn-vg": "cmal.regions.detectors.frcnn_vg",
     "torchvision": "cmal.regions.detectors.torchvision_models",
     "hf": "cmal.regions.detectors.huggingface",
 }
-FORMS = ("scenes", "boxes:FILE", "frcnn-vg", "torchvision:NAME", "hf:MODEL")
+FORMS = ("nanodet", "scenes", "boxes:FILE", "frcnn-vg", "torchvision:NAME", "hf:MODEL")
 
 
 class Detector(Protocol):

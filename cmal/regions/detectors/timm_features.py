@@ -44,7 +44,7 @@ class TimmFeatures:
         self.net = self.net.eval().to(self.device)
         config = self.net.pretrained_cfg
         self.mean, self.std = (torch.tensor(config[key], device=self.device).view(3, 1, 1) for key in ("mean", "std"))
-        self.feature_size = sum(level.shape[1] for level in self._levels(torch.zeros(1, 3, 224, 224)))
+        self.feature_size = sum(level.shape[1] for level in self.levels(torch.zeros(1, 3, 224, 224)))
         self.class_names: tuple[str, ...] = ()
         self.attribute_names: tuple[str, ...] = ()
 
@@ -63,18 +63,17 @@ class TimmFeatures:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1).float().div_(255)
         pixels = nn.functional.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
         pooled = []
-        for level in self._levels(((pixels - self.mean) / self.std)[None]):
+        for level in self.levels(pixels[None]):
             cells = torch.tensor([level.shape[3] / width, level.shape[2] / height] * 2, device=self.device)
             rois = torch.as_tensor(boxes, dtype=torch.float32, device=self.device) * cells
             pooled.append(roi_align(level, [rois], POOL, sampling_ratio=2, aligned=True).mean(dim=(2, 3)))
         return torch.cat(pooled, dim=1).cpu().numpy()
 
-    def _levels(self, pixels: Tensor) -> list[Tensor]:
-        """The last two feature maps of (1, 3, H, W): (1, C, h, w) each."""
+    def levels(self, pixels: Tensor) -> list[Tensor]:
+        """The last two feature maps of RGB pixels (N, 3, H, W) in [0, 1]: (N, C, h, w) each."""
+        normal = (pixels.to(self.device) - self.mean) / self.std
         with torch.inference_mode():
-            levels = self.net.forward_intermediates(
-                pixels.to(self.device), indices=2, intermediates_only=True, output_fmt="NCHW"
-            )
+            levels = self.net.forward_intermediates(normal, indices=2, intermediates_only=True, output_fmt="NCHW")
         return [level.float() for level in levels]
 
 

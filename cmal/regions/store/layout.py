@@ -11,7 +11,7 @@ shard packs N images with M regions altogether, F numbers a region:
 | `sizes_wh_px`     | (N, 2)   | int32   | width and height of the upright raw image, pixels |
 | `features`        | (M, F)   | float16 | raw detector features |
 | `boxes_xyxy_px`   | (M, 4)   | float32 | x1 y1 x2 y2, pixels of the upright raw image |
-| `object_ids`      | (M,)     | int16   | index into class_names |
+| `object_ids`      | (M,)     | int16   | index into class_names, -1 = no tag |
 | `object_conf`     | (M,)     | float16 | probability of that class, 0 to 1 |
 | `attribute_ids`   | (M,)     | int16   | index into attribute_names, -1 = none |
 | `attribute_conf`  | (M,)     | float16 | probability of that attribute, 0 to 1 |

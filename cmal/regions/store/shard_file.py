@@ -13,7 +13,7 @@ import numpy as np
 
 from cmal.errors import StoreError, system_word
 from cmal.regions.store.layout import BYTES_A_REGION, COLUMNS, FEATURES, StoreHeader, unreadable
-from cmal.regions.types import NO_ATTRIBUTE, Regions
+from cmal.regions.types import NO_ATTRIBUTE, NO_OBJECT, Regions
 
 ROUNDING_PX = 1.0  # so far may a box reach out of its image
 MAX_UNPACKED_BYTES, MAX_PACKING = 64 << 20, 64  # a packed dataset: so large, or so many times as large as its file
@@ -172,7 +172,7 @@ def _check_columns(shard: Shard, columns: dict[str, np.ndarray]) -> None:
     first, last = boxes[:, :2], boxes[:, 2:]
     if not ((first >= -ROUNDING_PX).all() and (last >= first).all() and (last <= images + ROUNDING_PX).all()):
         raise unreadable(shard.path, "a box is reversed, outside of its image or no number")
-    names = {"object_ids": 0, "class_top_ids": 0, "attribute_ids": NO_ATTRIBUTE}
+    names = {"object_ids": NO_OBJECT, "class_top_ids": 0, "attribute_ids": NO_ATTRIBUTE}
     for name, least in names.items():
         most = len(shard.header.attribute_names if name == "attribute_ids" else shard.header.class_names)
         ids = columns[name]

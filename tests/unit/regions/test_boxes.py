@@ -146,7 +146,7 @@ def test_the_state_file_of_another_model_is_refused(backbone_file):
 
 
 def test_unknown_detectors_and_options_are_told():
-    with pytest.raises(CmalError, match='cannot build the detector "yolo"\n  known: scenes, boxes:FILE'):
+    with pytest.raises(CmalError, match='cannot build the detector "yolo"\n  known: nanodet, scenes, boxes:FILE'):
         build_detector("yolo")
     with pytest.raises(CmalError, match='cannot build the detector "boxes"'):
         build_detector("boxes")
