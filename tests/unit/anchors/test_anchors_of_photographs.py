@@ -1,4 +1,4 @@
-"""Anchors between real captions and the true categories of their photographs: how many captions have one, are they right?
+"""Anchors between real captions and the true categories of their photographs: coverage of captions and correctness.
 
 A test cannot read, so `recipes/results/anchors_read.tsv` keeps what one reading of 200 anchors found. These tests keep that
 list true: it is the draw it claims to be, of the anchors that are found today.
@@ -35,7 +35,7 @@ class Photograph:
 
 @pytest.fixture(scope="module")
 def captions(real_data) -> list[dict]:
-    """Caption rows of the 80 photographs with boxes that are no crowds, each with its `photograph`; by caption id."""
+    """Caption rows of the 80 photographs with non-crowd boxes, each with its `photograph`; by caption id."""
     boxes: dict[int, list[tuple[int, list[float]]]] = {}
     rows, names = [], []
     for split in ("val", "train"):
@@ -78,7 +78,7 @@ def as_photograph(boxes: list[tuple[int, list[float]]], names: list[str]) -> Pho
 
 
 def all_anchors(captions: list[dict]) -> list[dict[str, str]]:
-    """Every anchor as a line of the list: by caption, then by the place of the words."""
+    """Every anchor as a line of the list: sorted by caption, then by word position."""
     lines = []
     for row in captions:
         for region, mention in sorted(row["anchors"].pairs.tolist(), key=lambda pair: pair[1]):

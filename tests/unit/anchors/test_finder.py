@@ -1,4 +1,4 @@
-"""Where words meet tags: mentions, positives, and the one-to-one anchors among them."""
+"""Matching words and tags: mentions, positives, and the one-to-one anchors among them."""
 
 from __future__ import annotations
 
@@ -214,9 +214,11 @@ def test_anchors_are_positives_one_to_one_and_the_same_each_time(words, rows):
     thing_region = {m: r for r, m in things}
     assert all(thing_region[int(mentions.modifies[m])] == r for r, m in attributes)
     taken = {m for _, m in things}
-    met = {m for _, m in positives if not mentions.is_attribute[m]}
+    matched = {m for _, m in positives if not mentions.is_attribute[m]}
     free = {r for r, m in positives if not mentions.is_attribute[m]} - {r for r, _ in things}
-    assert all((r, m) not in positives for m in met - taken for r in free), "a mention left a region of its own unused"
+    assert all((r, m) not in positives for m in matched - taken for r in free), (
+        "a mention without an anchor has a free matching region"
+    )
     again = finder.find_anchors(finder.find_mentions(words), regions)
     assert again.pairs.tolist() == anchors.pairs.tolist() and again.positives.tolist() == anchors.positives.tolist()
     spans = mentions.spans

@@ -1,4 +1,4 @@
-"""Where captions speak of things and attributes: longest names, and words with two uses."""
+"""Mentions of objects and attributes in captions: longest names, and words with two uses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def finder() -> MentionFinder:
 
 
 def spoken(finder: MentionFinder, caption: str) -> list[str]:
-    """Mentions as readable text: "dog:dog" for a thing, "red@2:red" for an attribute that modifies mention 2."""
+    """Mentions as readable text: "dog:dog" for an object, "red@2:red" for an attribute that modifies mention 2."""
     words = split_words(caption)
     m = finder.find(words)
     names = finder.thesaurus.concept_names

@@ -1,4 +1,4 @@
-"""Names to concepts: the reader of the thesaurus, the singular, and what the package's own file promises."""
+"""From names to concepts: reading a thesaurus, singulars, and the contents of the package's file."""
 
 from __future__ import annotations
 

@@ -75,7 +75,9 @@ def test_a_place_that_hides_too_much_of_what_stands_behind_is_refused():
     behind, front = _placed(20, 30, 10, depth=40), _placed(26, 28, 20, depth=48)
     assert drawing._all_visible([behind, front])
     assert not drawing._all_visible([_placed(20, 30, 10, depth=40, least_share=0.61), front])
-    assert not drawing._all_visible([front, _placed(27, 30, 10, depth=40)])  # wholly covered, whatever the order given
+    assert not drawing._all_visible(
+        [front, _placed(27, 30, 10, depth=40)]
+    )  # fully covered, in either order of the list
 
 
 def test_boxes_hold_what_the_picture_shows_and_their_borders_are_used(monkeypatch):

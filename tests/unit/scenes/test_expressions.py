@@ -62,16 +62,16 @@ def test_hidden_doubles_make_an_expression_a_matter_of_opinion():
     assert referents(hidden, Expression(Description("cup"))) is None
 
 
-def test_every_expression_made_fits_its_thing_alone():
-    made = 0
+def test_every_expression_fits_only_its_thing():
+    checked = 0
     for seed in range(150):
         scene = random_scene(seed)
         for reference in make_references(scene, np.random.default_rng(seed)):
             assert 1 <= len(reference.sentences) <= 3
             for meaning in reference.meanings:
                 assert referents(scene, meaning) == (reference.thing,)
-                made += 1
-    assert made > 500
+                checked += 1
+    assert checked > 500
 
 
 def test_the_noun_alone_is_seldom_enough():

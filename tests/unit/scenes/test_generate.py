@@ -1,4 +1,4 @@
-"""The whole data set: official formats, ids that join, the same bytes whatever the number of workers, nothing done twice."""
+"""The generated data set: official formats, consistent ids, equal bytes for any number of workers, no repeated work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES = {"train": 18, "val": 2, "test": 3}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def data_set(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("one") / "scenes"
     write_scenes(out, IMAGES, seed=5, workers=1)
     return out
@@ -43,18 +43,18 @@ def hashes(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_two_workers_write_the_same_bytes_as_one(made, tmp_path):
+def test_two_workers_write_the_same_bytes_as_one(data_set, tmp_path):
     write_scenes(tmp_path / "two", IMAGES, seed=5, workers=2)
-    assert hashes(tmp_path / "two") == hashes(made)
+    assert hashes(tmp_path / "two") == hashes(data_set)
 
 
-def test_an_image_does_not_depend_on_how_many_follow_and_leftovers_go(made, tmp_path):
+def test_an_image_does_not_depend_on_how_many_follow_and_leftovers_go(data_set, tmp_path):
     out = tmp_path / "scenes"
     write_scenes(out, {"train": 4, "val": 2, "test": 1}, seed=5, workers=1)
     assert sorted(p.name for p in (out / "images/train").iterdir()) == [f"{i:06d}.jpg" for i in range(4)]
-    small, large = (read(o / "official/captions_train.json")["annotations"] for o in (out, made))
+    small, large = (read(o / "official/captions_train.json")["annotations"] for o in (out, data_set))
     assert small == large[:20]
-    small, large = (read_lines(o / "official/snli_ve_train.jsonl") for o in (out, made))
+    small, large = (read_lines(o / "official/snli_ve_train.jsonl") for o in (out, data_set))
     assert small == large[: len(small)]
     (out / "images/train/000009.jpg").write_bytes(b"left by a larger run")
     (out / "images/train/mine.jpg").write_bytes(b"not ours")
@@ -63,14 +63,14 @@ def test_an_image_does_not_depend_on_how_many_follow_and_leftovers_go(made, tmp_
     assert names == ["000000.jpg", "000001.jpg", "000002.jpg", "mine.jpg"]
 
 
-def test_an_identical_call_returns_at_once_and_another_seed_does_not(made, monkeypatch):
+def test_an_identical_call_returns_at_once_and_another_seed_does_not(data_set, monkeypatch):
     def refuse(*_):
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(generate, "_make_block", refuse)
-    before = hashes(made)
-    write_scenes(made, IMAGES, seed=5)
-    assert hashes(made) == before and is_complete(made, IMAGES, 5) and not is_complete(made, IMAGES, 6)
+    before = hashes(data_set)
+    write_scenes(data_set, IMAGES, seed=5)
+    assert hashes(data_set) == before and is_complete(data_set, IMAGES, 5) and not is_complete(data_set, IMAGES, 6)
 
 
 def test_a_broken_run_is_not_complete_and_leaves_no_temporary_file(tmp_path, monkeypatch):
@@ -87,31 +87,31 @@ def test_a_broken_run_is_not_complete_and_leaves_no_temporary_file(tmp_path, mon
     assert [p.name for p in tmp_path.rglob("*") if p.name.endswith(".tmp")] == []
 
 
-def test_captions_are_coco_captions(made):
-    captions = read(made / "official/captions_train.json")
+def test_captions_are_coco_captions(data_set):
+    captions = read(data_set / "official/captions_train.json")
     assert set(captions) == {"info", "licenses", "images", "annotations"}
     assert captions["images"][12]["id"] == 10_000_012 and captions["images"][12]["file_name"] == "train/000012.jpg"
     assert len(captions["annotations"]) == 5 * 18
     assert {a["image_id"] for a in captions["annotations"]} == {i["id"] for i in captions["images"]}
     for row in captions["images"]:
-        assert Image.open(made / "images" / row["file_name"]).size == (row["width"], row["height"])
+        assert Image.open(data_set / "images" / row["file_name"]).size == (row["width"], row["height"])
 
 
-def test_instances_are_coco_instances_and_one_file_holds_all_splits(made):
-    parts = [read(made / f"official/instances_{split}.json") for split in ("train", "val", "test")]
-    whole = read(made / "official/instances.json")
-    assert [c["name"] for c in whole["categories"]] == list(KINDS) and whole["categories"][0]["id"] == 1
-    assert whole["annotations"] == [a for part in parts for a in part["annotations"]]
-    assert len({a["id"] for a in whole["annotations"]}) == len(whole["annotations"])
-    sizes = {i["id"]: (i["width"], i["height"]) for i in whole["images"]}
-    for row in whole["annotations"]:
+def test_instances_are_coco_instances_and_one_file_holds_all_splits(data_set):
+    parts = [read(data_set / f"official/instances_{split}.json") for split in ("train", "val", "test")]
+    joined = read(data_set / "official/instances.json")
+    assert [c["name"] for c in joined["categories"]] == list(KINDS) and joined["categories"][0]["id"] == 1
+    assert joined["annotations"] == [a for part in parts for a in part["annotations"]]
+    assert len({a["id"] for a in joined["annotations"]}) == len(joined["annotations"])
+    sizes = {i["id"]: (i["width"], i["height"]) for i in joined["images"]}
+    for row in joined["annotations"]:
         (x, y, w, h), (width, height) = row["bbox"], sizes[row["image_id"]]
         assert x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height and row["area"] == w * h
 
 
-def test_refs_are_as_refer_has_them_and_join_with_instances(made):
-    annotations = {a["id"]: a for a in read(made / "official/instances.json")["annotations"]}
-    refs = read_refs(made)
+def test_refs_are_as_refer_has_them_and_join_with_instances(data_set):
+    annotations = {a["id"]: a for a in read(data_set / "official/instances.json")["annotations"]}
+    refs = read_refs(data_set)
     assert {ref["split"] for ref in refs} <= {"train", "val", "testA", "testB"}
     assert len({ref["ref_id"] for ref in refs}) == len(refs)
     for ref in refs:
@@ -123,17 +123,17 @@ def test_refs_are_as_refer_has_them_and_join_with_instances(made):
         assert ref["split"] not in ("testA", "testB") or (ref["split"] == "testA") == is_person
 
 
-def test_refs_are_a_protocol_2_pickle_of_plain_values(made):
+def test_refs_are_a_protocol_2_pickle_of_plain_values(data_set):
     import pickletools
 
-    data = (made / "official/refs(scenes).p").read_bytes()
+    data = (data_set / "official/refs(scenes).p").read_bytes()
     names = {operation.name for operation, _, _ in pickletools.genops(data)}
     assert data[:2] == b"\x80\x02" and not names & {"GLOBAL", "REDUCE", "BUILD", "INST", "NEWOBJ"}
 
 
-def test_questions_and_annotations_are_vqa_v2_and_pair_up(made):
-    questions = read(made / "official/v2_OpenEnded_scenes_train_questions.json")
-    annotations = read(made / "official/v2_scenes_train_annotations.json")
+def test_questions_and_annotations_are_vqa_v2_and_pair_up(data_set):
+    questions = read(data_set / "official/v2_OpenEnded_scenes_train_questions.json")
+    annotations = read(data_set / "official/v2_scenes_train_annotations.json")
     ids = [q["question_id"] for q in questions["questions"]]
     assert ids == [a["question_id"] for a in annotations["annotations"]] and len(set(ids)) == len(ids)
     assert all(q["question_id"] // 1000 == q["image_id"] for q in questions["questions"])
@@ -142,31 +142,31 @@ def test_questions_and_annotations_are_vqa_v2_and_pair_up(made):
     assert row["answer_type"] in ("yes/no", "number", "other")
 
 
-def test_entailment_rows_have_the_official_keys(made):
+def test_entailment_rows_have_the_official_keys(data_set):
     for split in ("train", "dev", "test"):
-        rows = read_lines(made / f"official/snli_ve_{split}.jsonl")
+        rows = read_lines(data_set / f"official/snli_ve_{split}.jsonl")
         assert rows and len({row["pairID"] for row in rows}) == len(rows)
         for row in rows:
             assert row["gold_label"] in ("entailment", "neutral", "contradiction")
-            assert (made / "images" / f"{row['Flickr30K_ID']}.jpg").is_file()
+            assert (data_set / "images" / f"{row['Flickr30K_ID']}.jpg").is_file()
             assert row["captionID"].split("#")[0] == f"{row['Flickr30K_ID']}.jpg"
 
 
-def test_karpathy_file_numbers_its_images_through(made):
-    images = read(made / "official/dataset_scenes.json")["images"]
+def test_karpathy_file_numbers_its_images_through(data_set):
+    images = read(data_set / "official/dataset_scenes.json")["images"]
     assert [image["imgid"] for image in images] == list(range(23))
     assert [image["split"] for image in images] == ["train"] * 18 + ["val"] * 2 + ["test"] * 3
     assert images[18]["filepath"] == "val" and images[18]["filename"] == "000000.jpg"
 
 
-def test_gold_spans_cut_exactly_the_noun_and_boxes_are_instances(made):
-    captions = {f"scenes:{a['id']}": a for a in read(made / "official/captions_train.json")["annotations"]}
+def test_gold_spans_cut_exactly_the_noun_and_boxes_are_instances(data_set):
+    captions = {f"scenes:{a['id']}": a for a in read(data_set / "official/captions_train.json")["annotations"]}
     boxes = {}
-    for row in read(made / "official/instances_train.json")["annotations"]:
+    for row in read(data_set / "official/instances_train.json")["annotations"]:
         x, y, w, h = row["bbox"]
         kind, colour = KINDS[row["category_id"] - 1], row["attributes"]["colour"]
         boxes.setdefault(row["image_id"], {})[x, y, x + w, y + h] = (kind, colour)
-    gold = read_lines(made / "gold_anchors/train.jsonl")
+    gold = read_lines(data_set / "gold_anchors/train.jsonl")
     assert [row["id"] for row in gold] == list(captions)
     for row in gold:
         caption = captions[row["id"]]

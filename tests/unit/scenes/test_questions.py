@@ -91,8 +91,8 @@ def test_counts_and_presence_are_true():
     assert checked > 100
 
 
-def test_colours_asked_of_a_lone_thing_are_its_own():
+def test_a_question_for_the_colour_of_a_lone_thing_has_its_colour_as_answer():
     lone = Scene("train", 0, "room", "day", (99, 99), (Thing("vase", "pink", "medium", "front", (9, 9, 50, 50), 1.0),))
-    asked = [q for seed in range(30) for q in make_questions(lone, np.random.default_rng(seed))]
-    colours = {q.answer for q in asked if q.text.startswith("What color is the vase")}
+    questions = [q for seed in range(30) for q in make_questions(lone, np.random.default_rng(seed))]
+    colours = {q.answer for q in questions if q.text.startswith("What color is the vase")}
     assert colours == {"pink"}
