@@ -147,7 +147,7 @@ class AnchorFinder:
         if not len(mentions) or not len(regions.objects):
             return _NO_ANCHORS
         concepts = mentions.concepts.tolist()
-        attribute_of, tags = regions.attributes.tolist(), regions.objects.tolist()
+        tags = regions.objects.tolist()
         any_match = frozenset().union(*[self._matching[concept] for concept in concepts])
         tagged = [(region, tags[region]) for region in regions.order.tolist() if tags[region] in any_match]
         if not tagged:
@@ -158,6 +158,7 @@ class AnchorFinder:
         matches = [sorted(a + b) for a, b in zip(exact, narrower)]
         pairs = [(region_of[mention], mention) for mention in sorted(region_of)]
         object_count = len(pairs)
+        attribute_of = regions.attributes.tolist()
         for mention, thing in enumerate(mentions.modifies.tolist()):
             if thing != NO_MENTION and matches[thing]:
                 concept = concepts[mention]
