@@ -3,4 +3,4 @@
 # Further arguments go to the trainer, e.g.: bash recipes/train_scenes_detector.sh --set steps=100 --out /tmp/try.safetensors
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec "${PYTHON:-python3}" -m cmal.scenes.detector_training recipes/scenes_detector.yaml "$@"
+exec "${PYTHON:-python3}" -m cmal.runs.train_scenes_detector recipes/scenes_detector.yaml "$@"

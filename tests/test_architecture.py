@@ -60,8 +60,12 @@ def is_in(module: str, package: str) -> bool:
 
 def floor_of(module: str) -> int:
     """The floor of a module's package, 0 for the ground floor."""
-    package = ".".join(module.split(".")[:2]) if module.startswith("cmal.") else module.split(".")[0]
-    return next(number for number, packages in enumerate(FLOORS) if package in packages)
+    return next(number for number, packages in enumerate(FLOORS) if package_of(module) in packages)
+
+
+def package_of(module: str) -> str:
+    """ "cmal.data" for "cmal.data.batch"; "cmal_cli" for everything in it."""
+    return ".".join(module.split(".")[:2]) if module.startswith("cmal.") else module.split(".")[0]
 
 
 def reaching_up(imports: dict[str, set[str]]) -> list[str]:
@@ -70,8 +74,7 @@ def reaching_up(imports: dict[str, set[str]]) -> list[str]:
     return [
         f"{a} -> {b}"
         for a, b in ours
-        if floor_of(b) > floor_of(a)
-        or (floor_of(b) == floor_of(a) and a.split(".")[:2] != b.split(".")[:2] != ["cmal"])
+        if floor_of(b) > floor_of(a) or (floor_of(b) == floor_of(a) and package_of(a) != package_of(b) != "cmal")
     ]
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,7 +208,9 @@ def _detect_batch(run: _Run, batch: list[tuple[str, np.ndarray]], found: list[tu
     run.tell()
 
 
-def _read_ahead(run: _Run, items: Sequence[tuple[str, Path | None]]) -> Iterator[tuple[str, np.ndarray | str]]:
+def _read_ahead(
+    run: _Run, items: Sequence[tuple[str, Path | None]]
+) -> Generator[tuple[str, np.ndarray | str], None, None]:
     """Decodes in threads, a few batches ahead and no more; gives pixels, or the reason why there are none."""
     knows = getattr(run.detector, "knows", None)
 

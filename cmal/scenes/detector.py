@@ -1,12 +1,13 @@
-"""The `scenes` detector: kinds and colours of the things in generated pictures, from their pixels alone.
+"""The `scenes` detector finds the things in generated pictures and names their kinds and colours.
 
-It ships with the package, weights included (`detector.safetensors`), and is trained by
-`recipes/scenes_detector.yaml` on pictures of its own seed. The region feature is the last hidden layer of its box head
-at the final box; class names are the world's kinds, attribute names its colours.
+Its weights ship with the package (`detector.safetensors`); `recipes/scenes_detector.yaml` trained them on a seed that no
+data set uses. The region feature is the last hidden layer of the box head at the final box. Class names are the kinds of
+things, attribute names their colours.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,24 @@ from cmal.errors import CheckpointError
 from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import boxes_on, find_device, load_strictly, make_regions, read_state_file
 from cmal.regions.types import Regions
-from cmal.scenes.detector_network import SceneDetectorNet
+from cmal.scenes.detector_network import SceneDetectorNet, size_of
 from cmal.scenes.world import COLOURS, KINDS
 
 WEIGHTS = Path(__file__).with_name("detector.safetensors")
-LARGEST_SIDE_PX = 320  # larger pictures are made smaller: the network knows things of a scene's size
+LARGEST_SIDE_PX = 320  # larger pictures are scaled down: the network was trained on things of this size
 STRIDE_PX = 16
-CANDIDATE_IOUS = (0.5, 0.75)  # of one kind, of any two kinds: boxes that overlap more are one thing, at the first look
-FINAL_IOUS = (0.45, 0.6)  # and at the second, which knows the kinds better
+CANDIDATE_IOUS = (0.5, 0.75)  # suppression at the first stage: within one kind, across kinds
+FINAL_IOUS = (0.45, 0.6)  # at the second stage, whose kinds are more accurate
 
 
 class ScenesDetector:
-    """See `Detector`. Gives `min_regions` to `max_regions` regions an image, those of `min_confidence` and more.
+    """A `Detector` that returns the regions with `min_confidence` or more, at least `min_regions` and at most `max_regions`
+    per image.
 
     Args:
         net: the network, its weights loaded.
-        weights_sha256: of the file they came from.
-        device: where it runs.
+        weights_sha256: hash of the weight file.
+        device: device that the network runs on.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class ScenesDetector:
         min_confidence: float = 0.25,
     ):
         self.name, self.weights_sha256 = "scenes", weights_sha256
-        self.class_names, self.attribute_names = KINDS, COLOURS
+        self.class_names: tuple[str, ...] = KINDS
+        self.attribute_names: tuple[str, ...] = COLOURS
         self.feature_size = net.feature.out_features
         self.max_regions, self.min_regions, self.min_confidence = max_regions, min_regions, min_confidence
         self.settings: dict[str, Any] = {
@@ -58,12 +61,12 @@ class ScenesDetector:
             "min_confidence": min_confidence,
         }
         self.device = device
-        self.net = net.eval().to(device, memory_format=torch.channels_last)
+        self.net = net.eval().to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
         """Regions of each image, most confident first; see `Detector`."""
-        found: list[Regions | None] = [None] * len(images)
+        found: dict[int, Regions] = {}
         for rows, pixels, scales in self._batches(images):
             maps = self.net.maps(pixels)
             picked = [
@@ -71,33 +74,33 @@ class ScenesDetector:
                 for row, scale, (boxes, probabilities) in zip(rows, scales, self.net.detect(pixels, maps))
             ]
             boxes = [box for box, _ in picked]
-            described = self._describe(maps, boxes, pixels)
-            for row, scale, (box, first), (features, second, colours) in zip(rows, scales, picked, described):
-                kinds = (first + second) / 2  # at the proposal and at the final box: two looks are surer than one
+            second_stage = self._read_at(maps, boxes, pixels)
+            for row, scale, (box, first), (features, second, colours) in zip(rows, scales, picked, second_stage):
+                kinds = (first + second) / 2  # the mean of both stages is more accurate than either
                 kept = _distinct(box, kinds, *FINAL_IOUS)
                 kept = kept[: self._count(kinds[kept], self.min_regions)]
                 found[row] = make_regions(
                     features[kept], box[kept] / scale, kinds[kept], colours[kept], _wh(images[row])
                 )
-        return found
+        return [found[row] for row in range(len(images))]
 
     @torch.inference_mode()
-    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
-        """Regions at given boxes, which are taken for things: the background's probability is shared out."""
-        found: list[Regions | None] = [None] * len(images)
+    def regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at given boxes. Kinds are renormalised without the background, since each box holds a thing."""
+        found: dict[int, Regions] = {}
         for rows, pixels, scales in self._batches(images):
             boxes = [
                 boxes_on(self.device, np.reshape(boxes_xyxy_px[row], (-1, 4))) * scale
                 for row, scale in zip(rows, scales)
             ]
-            described = self._describe(self.net.maps(pixels), boxes, pixels)
-            for row, scale, box, (features, kinds, colours) in zip(rows, scales, boxes, described):
+            read = self._read_at(self.net.maps(pixels), boxes, pixels)
+            for row, scale, box, (features, kinds, colours) in zip(rows, scales, boxes, read):
                 kinds = kinds / kinds.sum(1, keepdim=True).clamp(min=1e-9)
                 found[row] = make_regions(features, box / scale, kinds, colours, _wh(images[row]), clip=False)
-        return found
+        return [found[row] for row in range(len(images))]
 
     def _batches(self, images: Sequence[np.ndarray]) -> list[tuple[list[int], Tensor, list[float]]]:
-        """Images of one size together, in order of first sight: row numbers, pixels (N, 3, H, W), scales."""
+        """Images grouped by size, in order of first occurrence: indices, pixels (N, 3, H, W), scales."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, image in enumerate(images):
             groups.setdefault(image.shape[:2], []).append(row)
@@ -112,7 +115,10 @@ class ScenesDetector:
     def _pick(
         self, boxes: Tensor, probabilities: Tensor, size_hw: tuple[int, int], scale: float
     ) -> tuple[Tensor, Tensor]:
-        """Boxes to look at again, and their kinds' probabilities: confident ones, and some in the place of doubles."""
+        """Boxes for the second stage with the probabilities of their kinds, after a first suppression.
+
+        Up to twice `min_regions` are kept, since the second suppression removes more.
+        """
         height, width = size_hw
         limits = torch.tensor([width, height, width, height], device=boxes.device) * scale
         boxes = boxes.minimum(limits)
@@ -124,13 +130,15 @@ class ScenesDetector:
         return boxes[kept], kinds[kept]
 
     def _count(self, kinds: Tensor, fewest: int) -> int:
-        """How many are confident enough, `fewest` at least and `max_regions` at most. kinds: (R, C)."""
+        """Number of rows with `min_confidence`, but at least `fewest` and at most `max_regions`. kinds: (R, C)."""
         confident = int((kinds.max(dim=1).values >= self.min_confidence).sum())
         return min(max(confident, fewest), self.max_regions)
 
-    def _describe(self, maps: dict, boxes: list[Tensor], pixels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _read_at(
+        self, maps: OrderedDict[str, Tensor], boxes: list[Tensor], pixels: Tensor
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Features (R, F), kinds (R, C) without the background, colours (R, A) of each image's boxes."""
-        features = self.net.describe(maps, boxes, tuple(pixels.shape[-2:]))
+        features = self.net.features_at(maps, boxes, size_of(pixels))
         kinds = self.net.kind(features).softmax(-1)[:, :-1]
         colours = self.net.colour(features).softmax(-1)
         counts = [len(box) for box in boxes]
@@ -138,7 +146,7 @@ class ScenesDetector:
 
 
 def _distinct(boxes: Tensor, kinds: Tensor, same_kind_iou: float, any_kind_iou: float) -> Tensor:
-    """Rows of boxes (R, 4) of which no two are the same thing, most confident first. kinds: (R, C)."""
+    """Rows of boxes (R, 4) that survive suppression within each kind (R, C), then across kinds, most confident first."""
     confidence, kind = kinds.max(dim=1)
     kept = batched_nms(boxes, confidence, kind, same_kind_iou)
     return kept[nms(boxes[kept], confidence[kept], any_kind_iou)]
@@ -149,7 +157,7 @@ def _wh(image: np.ndarray) -> tuple[int, int]:
 
 
 def _fitted(pixels: Tensor) -> tuple[Tensor, float]:
-    """Pictures made smaller where they are too large, and padded to the network's stride; with the scale used."""
+    """Pictures scaled down to `LARGEST_SIDE_PX` and padded to the network's stride, and the scale."""
     height, width = pixels.shape[-2:]
     scale = min(1.0, LARGEST_SIDE_PX / max(height, width))
     if scale < 1:
@@ -169,7 +177,7 @@ def build(
     min_regions: int = 4,
     min_confidence: float = 0.25,
 ) -> ScenesDetector:
-    """The detector with the weights that ship with the package, or those of a file that its recipe made.
+    """The detector with the shipped weights, or with those of a file that `train_scenes_detector` wrote.
 
     Raises:
         CheckpointError: no such file, or not weights of this network.

@@ -1,22 +1,18 @@
-"""Trains the `scenes` detector from nothing, on pictures drawn while it learns; and measures it on pictures it never saw.
+"""Trains the `scenes` detector from scratch on generated pictures, and scores it on pictures of another seed.
 
-    python -m cmal.scenes.detector_training recipes/scenes_detector.yaml --out scenes_detector.safetensors
-
-Every picture is seen once: a further picture teaches more than the same one again.
+Each picture is drawn when it is needed and used once. The command line is `python -m cmal.runs.train_scenes_detector`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cmal.errors import RecipeError
 from cmal.io.files import atomic_path
 from cmal.regions.detection_map import match_boxes, mean_average_precision
-from cmal.regions.detectors import Detector
-from cmal.runs.recipe import load_recipe, recipe_text
-from cmal.runs.recipe.schema import number
-from cmal.scenes.detector import WEIGHTS, ScenesDetector
+from cmal.regions.types import Regions
+from cmal.scenes.detector import ScenesDetector
 from cmal.scenes.detector_network import SceneDetectorNet
 from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal.scenes.world import COLOURS, KINDS, Scene
@@ -40,29 +33,34 @@ LOSS_WEIGHTS = {"proposal_objectness": 1.0, "proposal_box": 1.0, "kind": 2.0, "c
 Picture = tuple[np.ndarray, Scene]
 
 
+def _bounded(default: float, least: float, most: float | None = None) -> Any:
+    """A dataclass field with inclusive bounds, in the form that the recipe reader checks."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
 @dataclass(frozen=True)
 class ScenesDetectorRecipe:
-    """What the training reads; see `recipes/scenes_detector.yaml`."""
+    """Settings of the training; `recipes/scenes_detector.yaml` explains each."""
 
-    seed: int = number(7001, 0)
-    steps: int = number(600, 1)
-    batch_size: int = number(16, 1)
-    lr: float = number(2e-3, 0)
-    weight_decay: float = number(0.02, 0)
-    warmup_share: float = number(0.1, 0, 1)
-    clip_norm: float = number(5.0, 0)
-    test_seed: int = number(7002, 0)
-    test_images: int = number(300, 0)
-    workers: int = number(1, 0)
+    seed: int = _bounded(7001, 0)
+    steps: int = _bounded(600, 1)
+    batch_size: int = _bounded(16, 1)
+    lr: float = _bounded(2e-3, 0)
+    weight_decay: float = _bounded(0.02, 0)
+    warmup_share: float = _bounded(0.1, 0, 1)
+    clip_norm: float = _bounded(5.0, 0)
+    test_seed: int = _bounded(7002, 0)
+    test_images: int = _bounded(300, 0)
+    workers: int = _bounded(1, 0)
 
     def errors(self) -> Iterable[str]:
-        """What no single field can tell."""
+        """Errors that involve more than one field."""
         if self.seed == self.test_seed:
-            yield "test_seed: equals seed; the test would be on other pictures of a world that was trained on"
+            yield "test_seed: equals seed; test pictures must be drawn from another seed than training pictures"
 
 
 class _Pictures(Dataset):
-    """Pictures 0, 1, ... of one seed with what to learn from them; drawn when asked for."""
+    """Pictures 0 to count - 1 of one seed with their boxes, kinds and colours; drawn on access."""
 
     def __init__(self, seed: int, count: int):
         self.seed, self.count = seed, count
@@ -75,7 +73,7 @@ class _Pictures(Dataset):
         boxes = torch.tensor([thing.box_xyxy_px for thing in scene.things], dtype=torch.float32).reshape(-1, 4)
         kinds = torch.tensor([KINDS.index(thing.kind) for thing in scene.things], dtype=torch.int64)
         colours = torch.tensor([COLOURS.index(thing.colour) for thing in scene.things], dtype=torch.int64)
-        if torch.rand(()) < 0.5:  # mirrored: left and right are no part of what is learned here
+        if torch.rand(()) < 0.5:  # mirror: neither kind nor colour depends on left and right
             image = image[:, ::-1]
             boxes = torch.stack(
                 [image.shape[1] - boxes[:, 2], boxes[:, 1], image.shape[1] - boxes[:, 0], boxes[:, 3]], 1
@@ -85,7 +83,7 @@ class _Pictures(Dataset):
 
 
 def _picture(seed: int, split: str, index: int) -> Picture:
-    """One picture as extraction will see it: drawn, and through JPEG and back."""
+    """One picture as extraction reads it: drawn, encoded as JPEG and decoded."""
     image, scene = make_scene(seed, split, index)
     with Image.open(io.BytesIO(encode_jpeg(image))) as file:
         return np.array(file.convert("RGB")), scene
@@ -96,7 +94,7 @@ def _collate(items: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, lis
 
 
 def train(recipe: ScenesDetectorRecipe, report: Callable[[str], None] = print) -> SceneDetectorNet:
-    """Trains a network as the recipe says, on the CPU; leaves torch's random state as it was."""
+    """Returns a trained network, in evaluation mode. Runs on the CPU and restores torch's random state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = SceneDetectorNet(len(KINDS), len(COLOURS)).to(memory_format=torch.channels_last).train()
@@ -107,11 +105,12 @@ def train(recipe: ScenesDetectorRecipe, report: Callable[[str], None] = print) -
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, recipe.lr, total_steps=recipe.steps, pct_start=recipe.warmup_share
         )
-        started, shown = time.monotonic(), {}
+        started = time.monotonic()
+        shown: dict[str, float] = {}
         for step, (pixels, targets) in enumerate(_batches(recipe), start=1):
             images = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
             losses = net.losses(images, targets)
-            sum(LOSS_WEIGHTS[name] * loss for name, loss in losses.items()).backward()
+            sum((LOSS_WEIGHTS[name] * loss for name, loss in losses.items()), images.new_zeros(())).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
             optimizer.step()
             scheduler.step()
@@ -142,30 +141,30 @@ def _one_thread(_: int) -> None:
 
 @dataclass(frozen=True)
 class DetectorScores:
-    """How a detector does on pictures whose things are known.
+    """Scores of a detector on pictures with known things.
 
     Attributes:
-        mean_ap: at IoU 0.5, mean over kinds, of all boxes that the detector can be made to give.
-        found_share: things that one of the regions it gives by default overlaps by 0.5, with the right kind.
-        extra_a_picture: regions it gives by default that no thing explains.
-        colour_accuracy: of regions that match a thing of their kind.
-        given_box_kind_accuracy, given_box_colour_accuracy: of `describe` at the true boxes.
-        pictures_a_second: of `detect`, 16 pictures at a time.
-        worst_kinds: the five kinds of lowest average precision.
+        mean_ap: at IoU 0.5, mean over kinds, of up to 64 boxes per picture with confidence 0.02 or more.
+        found_share: share of things that a region with the right kind overlaps by IoU 0.5, with default settings.
+        extra_per_picture: regions per picture that match no thing of their kind, with default settings.
+        colour_accuracy: over regions that match a thing of their kind.
+        given_box_kind_accuracy, given_box_colour_accuracy: of `regions_at` at the true boxes.
+        pictures_per_second: speed of `detect`, 16 pictures per batch.
+        worst_kinds: average precision of the five worst kinds.
     """
 
     mean_ap: float
     found_share: float
-    extra_a_picture: float
+    extra_per_picture: float
     colour_accuracy: float
     given_box_kind_accuracy: float
     given_box_colour_accuracy: float
-    pictures_a_second: float
+    pictures_per_second: float
     worst_kinds: dict[str, float]
 
 
 def score_detector(net: SceneDetectorNet, pictures: list[Picture]) -> DetectorScores:
-    """Scores a network on pictures, e.g. of `draw_pictures`."""
+    """Scores a network on pictures such as `draw_pictures` returns."""
     cpu = torch.device("cpu")
     usual, eager = ScenesDetector(net, "", cpu), ScenesDetector(net, "", cpu, max_regions=64, min_regions=0)
     eager.min_confidence = 0.02
@@ -179,35 +178,35 @@ def score_detector(net: SceneDetectorNet, pictures: list[Picture]) -> DetectorSc
         [(one.boxes_xyxy_px, one.object_conf, one.object_ids) for one in everything],
         [(boxes, kinds) for boxes, kinds, _ in truth],
     )
-    right_colour, right, given, things = [], 0, 0, 0
+    right_colour, right, found, things = [], 0, 0, 0
     for one, (boxes, kinds, colours) in zip(regions, truth):
-        things, given = things + len(kinds), given + len(one)
+        things, found = things + len(kinds), found + len(one)
         matched = match_boxes(one.boxes_xyxy_px, boxes)
         is_right = (matched >= 0) & (one.object_ids == kinds[matched])
         right += int(is_right.sum())
         right_colour += (one.attribute_ids[is_right] == colours[matched[is_right]]).tolist()
-    described = [usual.describe([image], [boxes])[0] for image, (boxes, _, _) in zip(images, truth)]
+    described = [usual.regions_at([image], [boxes])[0] for image, (boxes, _, _) in zip(images, truth)]
     same_kind = np.concatenate([one.object_ids == kinds for one, (_, kinds, _) in zip(described, truth)])
     same_colour = np.concatenate([one.attribute_ids == colours for one, (_, _, colours) in zip(described, truth)])
     worst = sorted(per_kind.items(), key=lambda item: item[1])[:5]
     return DetectorScores(
         mean_ap=round(mean_ap, 4),
         found_share=round(right / max(things, 1), 4),
-        extra_a_picture=round((given - right) / len(pictures), 3),
+        extra_per_picture=round((found - right) / len(pictures), 3),
         colour_accuracy=round(float(np.mean(right_colour)) if right_colour else 0.0, 4),
         given_box_kind_accuracy=round(float(same_kind.mean()), 4),
         given_box_colour_accuracy=round(float(same_colour.mean()), 4),
-        pictures_a_second=round(len(pictures) / seconds, 1),
+        pictures_per_second=round(len(pictures) / seconds, 1),
         worst_kinds={KINDS[kind]: round(value, 3) for kind, value in worst},
     )
 
 
 def draw_pictures(seed: int, split: str, count: int) -> list[Picture]:
-    """Pictures 0 to count - 1 of a seed and split, with their scenes."""
+    """Pictures 0 to count - 1 of a seed and split, each with its scene."""
     return [_picture(seed, split, index) for index in range(count)]
 
 
-def _in_batches(detector: Detector, images: list[np.ndarray]) -> list:
+def _in_batches(detector: ScenesDetector, images: list[np.ndarray]) -> list[Regions]:
     return [one for first in range(0, len(images), 16) for one in detector.detect(images[first : first + 16])]
 
 
@@ -217,40 +216,16 @@ def _truth(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return boxes, kinds, np.array([COLOURS.index(thing.colour) for thing in scene.things], int)
 
 
-def save_weights(
-    net: SceneDetectorNet, path: Path, recipe: ScenesDetectorRecipe, scores: DetectorScores | None
-) -> None:
-    """Writes half-precision weights; the file says which recipe made it and how it scored."""
+def save_weights(net: SceneDetectorNet, path: Path, recipe_sha256: str, scores: DetectorScores | None) -> None:
+    """Writes the weights in half precision; the file's metadata holds the recipe's hash and the scores."""
     state = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in net.state_dict().items()
     }
-    said = {"recipe_sha256": hashlib.sha256(recipe_text(recipe).encode()).hexdigest()}
+    metadata = {"recipe_sha256": recipe_sha256}
     if scores is not None:
-        said["scores"] = json.dumps({k: v for k, v in dataclasses.asdict(scores).items() if k != "pictures_a_second"})
+        kept = {key: value for key, value in dataclasses.asdict(scores).items() if key != "pictures_per_second"}
+        metadata["scores"] = json.dumps(kept)
     with atomic_path(path) as temporary:
-        save_file(state, str(temporary), metadata=said)
-        temporary.chmod(0o644)  # the library makes it readable by its maker alone
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Trains, scores, saves; prints the scores as JSON."""
-    parser = argparse.ArgumentParser(description="Train the scenes detector from nothing.")
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    given = parser.parse_args(arguments)
-    try:
-        recipe = load_recipe(ScenesDetectorRecipe, given.recipe, given.overrides)
-    except RecipeError as error:
-        parser.exit(1, f"Error: {error}\n")
-    net = train(recipe, report=partial(print, flush=True))
-    scores = None
-    if recipe.test_images:
-        scores = score_detector(net, draw_pictures(recipe.test_seed, "test", recipe.test_images))
-        print(json.dumps(dataclasses.asdict(scores), indent=2))
-    save_weights(net, given.out, recipe, scores)
-
-
-if __name__ == "__main__":
-    main()
+        save_file(state, str(temporary), metadata=metadata)
+        temporary.chmod(0o644)  # save_file leaves it readable by its owner only

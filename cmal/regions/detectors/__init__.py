@@ -1,8 +1,10 @@
-"""Detectors: images in, regions out, one interface; `build_detector` finds one by name.
+"""Object detectors behind one interface; `build_detector` builds one by name.
 
-Names: `nanodet`, `scenes`, `boxes:FILE`, `frcnn-vg`, `torchvision:NAME`, `hf:MODEL`. A detector's module is imported on
-first use. It has one function `build([argument,] **options)`: `argument` is what stands after the colon, where the
-name has one; `options` are those of `build_detector` that were given (not None).
+How to add a detector: write a module with a function `build([argument,] *, device=None, **options)` that returns a
+`Detector`, and add its name to `MODULES` and `FORMS`. `argument` is the text after the colon of the name, if the name has
+one. `device` is always passed; of the options of `build_detector`, `build` receives those that are not None, and names as
+keyword-only parameters those that it accepts. Other options are refused with an error that lists the accepted ones. The
+module is imported only when its detector is built.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ import importlib
 import inspect
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from cmal.errors import CmalError
 from cmal.regions.types import Regions
+
+if TYPE_CHECKING:
+    import torch
 
 MODULES = {
     "nanodet": "cmal.regions.detectors.nanodet",
@@ -30,16 +35,16 @@ FORMS = ("nanodet", "scenes", "boxes:FILE", "frcnn-vg", "torchvision:NAME", "hf:
 
 
 class Detector(Protocol):
-    """One object detector.
+    """Interface of all detectors.
 
-    A detector may also have `settings` (a dict of plain values; a store that was begun with others is not continued),
-    `max_regions` (for the size foretold) and the methods of `NamedDetector`.
+    A detector may also have `settings` (a dict of plain values; a store that was started with other settings is not
+    continued), `max_regions` (for the estimate of the store's size) and the methods of `NamedDetector`.
 
     Attributes:
-        name: as the user gave it, e.g. "scenes"; written into the store.
-        weights_sha256: of the weights in use; "" where there are none.
+        name: for example "scenes"; written into the store.
+        weights_sha256: hash of the weights in use; "" if there are none.
         feature_size: F.
-        class_names, attribute_names: what object_ids and attribute_ids index.
+        class_names, attribute_names: the names that object_ids and attribute_ids index.
     """
 
     name: str
@@ -52,20 +57,20 @@ class Detector(Protocol):
         """Regions of each image. images: (H, W, 3) uint8 RGB, upright, sizes may differ."""
         ...
 
-    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
-        """Regions at the given boxes, one an input box and in their order; boxes: (R, 4) pixels of each image."""
+    def regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at the given boxes, (R, 4) pixels of each image: one region per box, in the order of the boxes."""
         ...
 
 
 class NamedDetector(Detector, Protocol):
-    """A detector that must know which image it looks at, because it was given the boxes by image id."""
+    """A detector that needs image ids, because it looks boxes up by image id."""
 
     def knows(self, image_id: str) -> bool:
-        """Whether it has anything to say of this image; others are listed as failed."""
+        """Whether the detector has an entry for this image; images without one are recorded as failed."""
         ...
 
     def detect_named(self, image_ids: Sequence[str], images: Sequence[np.ndarray]) -> list[Regions]:
-        """As `detect`, with the id of each image."""
+        """Regions of each image, like `detect`, with the id of each image."""
         ...
 
 
@@ -73,7 +78,7 @@ def build_detector(
     name: str,
     *,
     weights: str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     precision: str | None = None,
     max_regions: int | None = None,
     min_regions: int | None = None,
@@ -84,16 +89,16 @@ def build_detector(
     """The detector called `name`, one of `FORMS`.
 
     Args:
-        name: kind, and after a colon what it needs.
-        weights: a file, a folder or a hub name in place of the detector's own.
-        device: "cpu", "cuda:0", ...; None is the first GPU, or the CPU where there is none.
-        precision: "auto", "fp32" or "bf16", where the detector offers a choice.
+        name: the kind of detector; for some kinds followed by a colon and an argument.
+        weights: a file, a folder or a hub name that replaces the default weights.
+        device: "cpu", "cuda:0", ...; None means the first GPU, or the CPU if there is none.
+        precision: "auto", "fp32" or "bf16", for detectors with a choice.
         max_regions, min_regions, min_confidence: which regions are kept; each detector has its own defaults.
-        features: for `boxes:FILE`, what describes the boxes: "scenes", "timm:NAME" or another detector's name.
-        others: passed on to detectors that take more.
+        features: for `boxes:FILE`, the source of the features: "scenes", "timm:NAME" or the name of another detector.
+        others: options that only some detectors accept.
 
     Raises:
-        CmalError: no such detector, or an option that it does not take.
+        CmalError: unknown detector, or an option that it does not accept.
     """
     kind, _, argument = name.partition(":")
     if kind not in MODULES or bool(argument) != (f"{kind}:" in " ".join(FORMS)):
@@ -103,7 +108,7 @@ def build_detector(
             f"known: {', '.join(FORMS)}",
             f'did you mean "{close[0]}"?' if close else "choose one of these",
         )
-    given = {
+    named = {
         "weights": weights,
         "precision": precision,
         "max_regions": max_regions,
@@ -112,7 +117,7 @@ def build_detector(
         "features": features,
         **others,
     }
-    options = {key: value for key, value in given.items() if value is not None}
+    options = {key: value for key, value in named.items() if value is not None}
     build = importlib.import_module(MODULES[kind]).build
     parameters = inspect.signature(build).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -121,7 +126,7 @@ def build_detector(
     if unknown:
         raise CmalError(
             f'cannot build the detector "{name}"',
-            f"it does not take {', '.join(unknown)}",
-            f"it takes {', '.join(known)}",
+            f"it does not accept {', '.join(unknown)}",
+            f"it accepts {', '.join(known)}",
         )
     return build(*([argument] if argument else []), device=device, **options)

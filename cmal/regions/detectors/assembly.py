@@ -1,6 +1,6 @@
-"""What detectors of other people's making share: from their tensors to `Regions`, devices, and weight files.
+"""Shared by the detectors: from tensors to `Regions`, region limits, devices, and weight files.
 
-Legend: R regions, F feature numbers, C classes, A attributes.
+Legend: R regions, F feature dimension, C classes, A attributes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +35,15 @@ def make_regions(
     scores: Tensor | None = None,
     clip: bool = True,
 ) -> Regions:
-    """One image's regions as arrays, in the rows' order.
+    """Regions of one image as arrays, in the order of the rows.
 
     Args:
         features: (R, F). boxes_xyxy_px: (R, 4) in pixels of the raw image.
-        class_probs: (R, C) without background; the best class of a row is its tag.
-        attribute_probs: (R, A), or None where the detector knows no attributes.
+        class_probs: (R, C) without background; the most probable class of a row is its tag.
+        attribute_probs: (R, A), or None if the detector has no attributes.
         image_wh_px: width and height of the raw image.
-        labels, scores: (R,) the detector's own verdict, where it is not the best of `class_probs`.
-        clip: cut the boxes to the image; not wanted for boxes that the caller gave.
+        labels, scores: (R,) class and confidence, if they are not the maximum of `class_probs`.
+        clip: clip the boxes to the image; False for boxes that the caller passed in.
     """
     count, (width, height) = len(features), image_wh_px
     boxes = boxes_xyxy_px.float().cpu().numpy()
@@ -75,10 +76,10 @@ def make_regions(
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """The named device; None is the first GPU where there is one, else the CPU.
+    """The named device; None means the first GPU, or the CPU if there is none.
 
     Raises:
-        CmalError: no such device on this machine.
+        CmalError: this machine has no such device.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,9 +96,12 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 
 def autocast_for(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """A context for the forward pass: bf16 on CUDA for "auto" and "bf16", else plain float32.
+    """Context manager for the forward pass: bf16 on CUDA for "auto" and "bf16", else float32.
 
-    On a CPU bf16 is never chosen, whatever was asked for: without the hardware for it, it is many times slower.
+    The CPU always runs in float32: bf16 is many times slower on CPUs without hardware support.
+
+    Raises:
+        CmalError: unknown precision.
     """
     if precision not in PRECISIONS:
         raise CmalError(
@@ -109,14 +113,15 @@ def autocast_for(device: torch.device, precision: str) -> contextlib.AbstractCon
 
 
 def read_state_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file, on the CPU: `.safetensors`, or a torch file read without running any code in it.
+    """The state dict of a weight file, on the CPU. Code inside a file is never run.
 
-    A file that wraps its state dict in one key ("model" or "state_dict") is unwrapped.
+    Reads `.safetensors` and torch files. A state dict under the key "model" or "state_dict" is unwrapped.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no state dict.
+        CheckpointError: the file cannot be read or contains no state dict.
     """
     path = Path(path)
+    state: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -130,44 +135,42 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
             in_one_line(error),
             "download the file again; files that would run code when opened are refused",
         ) from error
-    except Exception as error:  # safetensors has an exception of its own, of no public base
+    except Exception as error:  # the exception class of safetensors has no public base
         raise CheckpointError(f"cannot read the weights {path}", str(error)[:200], "download the file again") from error
     for key in ("model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
-            f"cannot read the weights {path}", "it holds no table of named tensors", "give a state dict"
+            f"cannot read the weights {path}",
+            "it contains no state dict (a mapping from names to tensors)",
+            "give a state dict",
         )
     return {str(name): value for name, value in state.items()}
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
-    """Gives `model` exactly the tensors of `state` (it may have been made on the meta device); floats become float32.
+    """Loads `state` into `model`, which may be on the meta device; floats become float32.
 
     Raises:
-        CheckpointError: a name is missing, unknown, or of another shape; all of them are listed.
+        CheckpointError: lists every tensor that is missing, unknown or has a wrong shape.
     """
-    wanted = model.state_dict()
-    errors = list(_differences(wanted, state))
-    if errors:
+    if errors := list(_state_errors(model.state_dict(), state)):
         raise CheckpointError(
-            f"cannot load the weights {where}",
-            list_errors(errors),
-            "give the weights of this very detector",
+            f"cannot load the weights {where}", list_errors(errors), "give weights of exactly this detector"
         )
     values = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     model.load_state_dict(values, strict=True, assign=True)
     model.requires_grad_(False)
 
 
-def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    for name, value in wanted.items():
+def _state_errors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, value in expected.items():
         if name not in state:
             yield f"{name} is missing"
         elif state[name].shape != value.shape:
             yield f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
-    yield from (f"{name} is not a parameter of this detector" for name in state if name not in wanted)
+    yield from (f"{name} is not a parameter of this detector" for name in state if name not in expected)
 
 
 def choose_rows(
@@ -176,10 +179,10 @@ def choose_rows(
     limits: RegionLimits,
     nms_iou: float,
 ) -> Tensor:
-    """Which detections become regions: rows (R,), highest score first.
+    """Rows (R,) of the detections that become regions, highest score first.
 
-    A suppression over all of them, whatever their class, drops the lower of two that overlap by more than `nms_iou`. Those
-    above the least confidence stay, within the limits (while there are so many).
+    Class-agnostic non-maximum suppression at `nms_iou`, then the rows above `limits.min_confidence`, but at least
+    `limits.min_regions` (if the image has that many detections) and at most `limits.max_regions`.
 
     Args:
         boxes: (N, 4). scores: (N,).
@@ -191,7 +194,7 @@ def choose_rows(
 
 @dataclass(frozen=True)
 class RegionLimits:
-    """How many regions of an image are kept: those above `min_confidence`, within `min_regions` and `max_regions`."""
+    """Regions kept per image: those above `min_confidence`, at least `min_regions` and at most `max_regions`."""
 
     min_regions: int
     max_regions: int
@@ -199,7 +202,7 @@ class RegionLimits:
 
     @classmethod
     def of(cls, max_regions: int | None, min_regions: int | None, min_confidence: float | None) -> RegionLimits:
-        """What a detector's options mean: without a confidence exactly 36 (or `max_regions`), with one 10 to 100.
+        """Limits from a detector's options. Default: exactly 36 regions; with `min_confidence`, 10 to 100.
 
         Raises:
             CmalError: `max_regions` is below 1.
@@ -207,24 +210,30 @@ class RegionLimits:
         is_fixed = min_confidence is None
         most = (FIXED_REGIONS if is_fixed else MAX_REGIONS) if max_regions is None else max_regions
         if most < 1:
-            raise CmalError("cannot keep regions", f"max_regions is {most}", "ask for at least one")
+            raise CmalError("cannot keep regions", f"max_regions is {most}", "give at least 1")
         least = (most if is_fixed else MIN_REGIONS) if min_regions is None else min_regions
         return cls(min(least, most), most, min_confidence or 0.0)
 
 
 def check_boxes(images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> None:
-    """Raises ShapeError where `describe` got lists of different lengths, or boxes that are not (R, 4)."""
+    """Checks the arguments of `regions_at`.
+
+    Raises:
+        ShapeError: the lists differ in length, or boxes are not (R, 4).
+    """
     if len(images) != len(boxes):
         raise ShapeError(
-            "cannot describe boxes", f"{len(images)} images meet {len(boxes)} lists of boxes", "give one list an image"
+            "cannot compute regions at boxes",
+            f"{len(images)} images, {len(boxes)} lists of boxes",
+            "give one list per image",
         )
-    for row, given in enumerate(boxes):
-        if np.asarray(given).ndim != 2 or np.asarray(given).shape[1] != 4:
+    for row, shape in enumerate(np.shape(one) for one in boxes):
+        if len(shape) != 2 or shape[1] != 4:
             raise ShapeError(
-                "cannot describe boxes", f"the boxes of image {row} have shape {np.asarray(given).shape}", "give (R, 4)"
+                "cannot compute regions at boxes", f"the boxes of image {row} have shape {shape}", "give (R, 4)"
             )
 
 
 def boxes_on(device: torch.device, boxes: np.ndarray) -> Tensor:
-    """(R, 4) float32 on the device, whatever the array's type and strides."""
+    """Boxes as a (R, 4) float32 tensor on the device."""
     return torch.from_numpy(np.array(boxes, dtype=np.float32, order="C")).to(device)

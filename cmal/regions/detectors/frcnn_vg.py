@@ -1,11 +1,11 @@
-"""`frcnn-vg`: the detector behind most published region features, Faster R-CNN ResNet-101-C4 on Visual Genome.
+"""`frcnn-vg`: Faster R-CNN ResNet-101-C4 on Visual Genome, the source of most published region features.
 
-1,600 object classes, 400 attributes, 2,048 numbers a region. Pure torch and torchvision; loads the public weights
-`unc-nlp/frcnn-vg-finetuned`, from the hub by name or from a folder or file. The feature of a region is that of its
-*proposal*; its box is the refined one. The network is in `frcnn_vg_model.py`, the arithmetic on boxes in
-`frcnn_vg_boxes.py`, the input in `frcnn_vg_input.py`.
+1,600 object classes, 400 attributes, feature dimension 2,048. Pure torch and torchvision; loads the public weights
+`unc-nlp/frcnn-vg-finetuned`, from the hub by name or from a folder or file. The feature of a region is pooled at its
+*proposal*; its box is the refined one. The network is in `frcnn_vg_model.py`, box arithmetic in `frcnn_vg_boxes.py`,
+preprocessing in `frcnn_vg_input.py`.
 
-Usual settings: 36 regions an image (LXMERT), or 10 to 100 with class confidence above 0.2 (bottom-up attention, UNITER).
+Usual settings: 36 regions per image (LXMERT), or 10 to 100 with class confidence above 0.2 (bottom-up attention, UNITER).
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from cmal.regions.types import Regions
 NAME = "frcnn-vg"
 HUB_NAME = "unc-nlp/frcnn-vg-finetuned"
 WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors")
-NMS_IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)  # the first decides, unless it leaves fewer regions than asked for
+NMS_IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)  # the first is used, unless it leaves fewer than the minimum number of regions
 
 
 class FrcnnVgDetector:
-    """The detector behind the `Detector` interface.
+    """A `Detector` that wraps the network.
 
     Args:
-        model: the network; put on `device`, used in evaluation mode.
+        model: the network; moved to `device` and set to evaluation mode.
         class_names, attribute_names: in the order of the ids.
-        weights_sha256: of the weight file; "" where there is none.
-        device: None is a GPU where there is one.
-        max_regions, min_regions, min_confidence: without a confidence exactly `max_regions` regions an image (36; while
-            there are so many proposals); with one, those whose class is more probable than it, at least `min_regions` (10)
-            and at most `max_regions` (100).
-        precision: "auto" or "bf16" is bf16 on CUDA and float32 elsewhere; "fp32" is float32 everywhere.
-        shortest_edge_px, longest_edge_px: of the network's input.
-        nms_ious: thresholds of the class-agnostic suppression, tried in turn while fewer than the minimum remain.
+        weights_sha256: hash of the weight file; "" if there is none.
+        device: None means the first GPU, or the CPU if there is none.
+        max_regions, min_regions, min_confidence: without `min_confidence`, `max_regions` (default 36) regions per image, or
+            fewer if there are fewer proposals. With it, the regions above it, but at least `min_regions` (default 10) and
+            at most `max_regions` (default 100).
+        precision: "auto" and "bf16" mean bf16 on CUDA and float32 elsewhere; "fp32" means float32 everywhere.
+        shortest_edge_px, longest_edge_px: edges of the network's input.
+        nms_ious: thresholds of the class-agnostic suppression, tried in turn until at least the minimum remains.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class FrcnnVgDetector:
         }
         self.precision, self.nms_ious = precision, tuple(nms_ious)
         self.shortest_edge_px, self.longest_edge_px = shortest_edge_px, longest_edge_px
-        autocast_for(self.device, precision)  # an unknown name is told now, not at the first image
+        autocast_for(self.device, precision)  # raises for an unknown name now rather than at the first image
 
     @torch.inference_mode()
     def detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
         """Regions of each image, the most confident first.
 
-        Images of different sizes are padded to the largest of the batch, which changes the numbers near the right and the
-        lower edge a little: the same batches give the same features.
+        Images of different sizes are padded to the largest of the batch, which slightly changes features near the right and
+        lower edges. Features are therefore reproducible only with the same batches.
 
         Args:
             images: (H, W, 3) uint8 RGB each, upright.
@@ -115,11 +115,11 @@ class FrcnnVgDetector:
         return found
 
     @torch.inference_mode()
-    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
-        """Features, classes and attributes at the given boxes, one region a box and in the boxes' order.
+    def regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at the given boxes: one region per box, in the order of the boxes.
 
         Args:
-            images: as in `detect`. boxes_xyxy_px: (R, 4) in pixels of each raw image; they come back as they are.
+            images: as in `detect`. boxes_xyxy_px: (R, 4) in pixels of each raw image; returned unchanged.
 
         Raises:
             ShapeError: the two lists differ in length, or boxes are not (R, 4).
@@ -133,7 +133,7 @@ class FrcnnVgDetector:
             feature_maps = self.model.backbone(batch.images)
             for row, given in enumerate(boxes_xyxy_px):
                 raw = boxes_on(self.device, given)
-                features, class_probs, _, attributes = self._look_at(
+                features, class_probs, _, attributes = self._predict_at(
                     feature_maps[row : row + 1], raw / _scale_of(batch, row, raw)
                 )
                 size = batch.raw_sizes_wh[row]
@@ -143,13 +143,13 @@ class FrcnnVgDetector:
     def _make_input(self, images: Sequence[np.ndarray]) -> NetworkInput:
         return make_input(images, self.device, shortest=self.shortest_edge_px, longest=self.longest_edge_px)
 
-    def _look_at(self, feature_map: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _predict_at(self, feature_map: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features (P, F), class probabilities (P, C), deltas (P, C, 4) and attribute probabilities (P, A) at boxes."""
         features = self.model.roi_heads.features(feature_map, boxes)
         return features, *self.model.roi_heads.box_predictor(features)
 
     def _regions_of(self, feature_map: Tensor, proposals: Tensor, batch: NetworkInput, row: int) -> Regions:
-        features, class_probs, deltas, attributes = self._look_at(feature_map, proposals)
+        features, class_probs, deltas, attributes = self._predict_at(feature_map, proposals)
         kept, boxes = choose_regions(
             proposals,
             class_probs,
@@ -173,16 +173,16 @@ def build(
     min_confidence: float | None = None,
     precision: str = "auto",
 ) -> FrcnnVgDetector:
-    """The detector with weights.
+    """A `frcnn-vg` detector with weights.
 
     Args:
-        weights: a folder with `pytorch_model.bin` (or `model.safetensors`), such a file, or a name on the hub; None is
-            the public weights' name. The folder's `config.yaml` is not needed: what it says is fixed for these weights.
+        weights: a folder with `pytorch_model.bin` (or `model.safetensors`), such a file, or a name on the hub; None
+            means the public weights. The folder's `config.yaml` is not read: its values are fixed for these weights.
             `objects_vocab.txt` and `attributes_vocab.txt` beside the weights replace the names that ship with the package.
         device, max_regions, min_regions, min_confidence, precision: see `FrcnnVgDetector`.
 
     Raises:
-        CheckpointError: no weights there, unreadable, or not these 640 tensors.
+        CheckpointError: weights not found, unreadable, or other than the expected 640 tensors.
     """
     path = find_weights(weights)
     with torch.device("meta"):
@@ -202,36 +202,36 @@ def build(
 
 
 def find_weights(weights: str | Path | None) -> Path:
-    """The weight file meant by a file, a folder, or a name on the hub (downloaded into the hub's cache, once).
+    """The weight file for a file, a folder, or a name on the hub (downloaded once into the hub's cache).
 
     Raises:
-        CheckpointError: nothing there, or no network.
+        CheckpointError: not found, or no network.
     """
-    given = Path(weights) if weights is not None else Path(HUB_NAME)
-    if given.is_file():
-        return given
-    if given.is_dir():
-        found = [given / name for name in WEIGHT_FILES if (given / name).is_file()]
+    path = Path(weights) if weights is not None else Path(HUB_NAME)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
         if not found:
             raise CheckpointError(
-                f"cannot find the weights of {NAME}", f"{given} has none of {', '.join(WEIGHT_FILES)}", _REMEDY
+                f"cannot find the weights of {NAME}", f"{path} has none of {', '.join(WEIGHT_FILES)}", _HINT
             )
         return found[0]
-    if given.is_absolute() or len(given.parts) != 2 or str(given).startswith("."):
-        raise CheckpointError(f"cannot find the weights of {NAME}", f"there is no file or folder {given}", _REMEDY)
+    if path.is_absolute() or len(path.parts) != 2 or str(path).startswith("."):
+        raise CheckpointError(f"cannot find the weights of {NAME}", f"there is no file or folder {path}", _HINT)
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(given.as_posix(), WEIGHT_FILES[0]))
-    except Exception as error:  # the hub has many ways to fail, of many libraries; each means: no weights
+        return Path(hf_hub_download(path.as_posix(), WEIGHT_FILES[0]))
+    except Exception as error:  # errors of several libraries; each means that the download failed
         raise CheckpointError(
-            f'cannot get the weights "{given.as_posix()}" of {NAME} from the hub',
+            f'cannot get the weights "{path.as_posix()}" of {NAME} from the hub',
             in_one_line(error),
-            _REMEDY,
+            _HINT,
         ) from error
 
 
-_REMEDY = f"download pytorch_model.bin of {HUB_NAME} on a machine with network and give its folder: --weights DIR"
+_HINT = f"download pytorch_model.bin of {HUB_NAME} on a machine with network and give its folder: --weights DIR"
 
 
 def _names(folder: Path, kind: str, count: int) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def _names(folder: Path, kind: str, count: int) -> tuple[str, ...]:
         raise DataError(
             f"cannot use the {kind} names {path}",
             f"it has {len(names):,} names; the weights have {count:,} {kind}",
-            "give one name a line, in the order of the ids, or remove the file",
+            "give one name per line, in the order of the ids, or remove the file",
         )
     return names
 

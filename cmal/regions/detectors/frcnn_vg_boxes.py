@@ -1,7 +1,7 @@
-"""Box arithmetic of the Visual Genome Faster R-CNN: anchors, deltas, which proposals and which regions survive.
+"""Box arithmetic of the Visual Genome Faster R-CNN: anchors, deltas, selection of proposals and regions.
 
 Boxes are (.., 4) x1 y1 x2 y2 in pixels of the network's input, float32. Legend: N anchors, P proposals, C classes.
-`tests/parity/test_frcnn_vg_reference.py` holds a second, slow account of the two choices.
+`tests/parity/test_frcnn_vg_reference.py` has a slow reference implementation of both selections.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-LARGEST_LOG_SCALE = math.log(1000 / 16)  # a box never grows more than 62.5 times
+LARGEST_LOG_SCALE = math.log(1000 / 16)  # limits the growth of a side to a factor of 62.5
 PROPOSAL_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def make_cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """(sizes·ratios, 4) boxes centred on (0, 0), of area size² and height / width = ratio; ratios run fastest.
+    """(sizes·ratios, 4) boxes centred on (0, 0), of area size² and height / width = ratio; ratios vary fastest.
 
     Example: size 64, ratio 1 is [-32, -32, 32, 32].
     """
@@ -33,7 +33,7 @@ def make_cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor
 
 
 def apply_deltas(boxes: Tensor, deltas: Tensor, weights: Sequence[float]) -> Tensor:
-    """Moves and scales boxes: centre += (dx, dy)·size, size *= exp(dw, dh), each delta first divided by its weight.
+    """Boxes moved and scaled: centre += (dx, dy)·size, size *= exp(dw, dh), each delta first divided by its weight.
 
     Args:
         boxes: (N, 4). deltas: (N, 4) dx dy dw dh. weights: their four divisors.
@@ -69,8 +69,8 @@ def select_proposals(
 ) -> Tensor:
     """The proposals of one image, highest logit first.
 
-    In this order: sort by logit, take the first `before_nms`, apply the deltas, clip to the image (without its padding),
-    drop boxes with no area, non-maximum suppression, take the first `keep`.
+    Steps: sort by logit, keep the first `before_nms`, apply the deltas, clip to the image (without its padding), drop boxes
+    without area, non-maximum suppression, keep the first `keep`.
 
     Args:
         anchors: (N, 4). logits: (N,). deltas: (N, 4). image_hw: resized height and width, px.
@@ -98,10 +98,9 @@ def choose_regions(
 ) -> tuple[Tensor, Tensor]:
     """Which proposals become regions, and their boxes.
 
-    Each proposal keeps its best class and that class's box. One non-maximum suppression runs over all of them whatever
-    their class; if fewer than `min_detections` remain, the next threshold of `nms_ious` is tried, if there is one. Of the
-    rest those above `min_confidence` stay, never fewer than `min_detections` (while there are so many), never more than
-    `max_detections`.
+    Each proposal keeps its most probable class and the box of that class. Non-maximum suppression is class-agnostic; if
+    fewer than `min_detections` remain, it is repeated with the next threshold of `nms_ious`. Then the boxes above
+    `min_confidence` are kept, but at least `min_detections` (if that many remain) and at most `max_detections`.
 
     Args:
         proposals: (P, 4). class_probs: (P, C) without background. deltas: (P, C, 4). image_hw: resized size, px.

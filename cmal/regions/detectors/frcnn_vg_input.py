@@ -1,4 +1,4 @@
-"""What enters the Visual Genome Faster R-CNN: resized, mean-subtracted BGR images, padded to one size."""
+"""Preprocessing of the Visual Genome Faster R-CNN: resized, mean-subtracted BGR images, padded to one size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NetworkInput:
     """A padded batch.
 
     Attributes:
-        images: (B, 3, H, W) float32, BGR less its mean; 0 right of and below each image.
+        images: (B, 3, H, W) float32, BGR minus its mean; padded with 0 on the right and below.
         sizes_hw: resized (height, width) of each image, px, without padding.
         scales_xy: (x, y) factors from pixels of the network's input to pixels of the raw image.
         raw_sizes_wh: (width, height) of each raw image, px.
@@ -33,10 +33,10 @@ class NetworkInput:
 
 
 def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    """(height, width) with the shorter edge at `shortest` px unless the longer would pass `longest` px.
+    """(height, width) with the shorter edge at `shortest` px, or the longer at `longest` px if it would exceed that.
 
-    Sizes are rounded down after adding 0.5, and never below 1.
-    Example: 480×640 is 600×800; 375×1000 is 375×1000 (longest edge binds).
+    Sizes are rounded down after adding 0.5, and at least 1.
+    Example: 480×640 is 600×800; 375×1000 is 375×1000 (limited by the longest edge).
     """
     scale = shortest / min(height, width)
     new_height, new_width = (shortest, scale * width) if height < width else (scale * height, shortest)
@@ -53,7 +53,7 @@ def make_input(
     shortest: int = SHORTEST_EDGE_PX,
     longest: int = LONGEST_EDGE_PX,
 ) -> NetworkInput:
-    """Resizes (bilinear, corners not aligned), turns RGB into BGR, subtracts the mean and pads.
+    """A batch of images: resized (bilinear, corners not aligned), as BGR minus its mean, padded.
 
     Args:
         images: (H, W, 3) uint8 RGB each.

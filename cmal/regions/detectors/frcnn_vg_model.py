@@ -1,12 +1,11 @@
 """The Visual Genome Faster R-CNN (ResNet-101-C4) as modules: parameter names and shapes are those of the public weights.
 
-Legend: B images, P proposals, N anchors of one image, C classes, F = 2,048 feature numbers, h w the stride-16 map.
+Legend: B images, P proposals, N anchors of one image, C classes, F = 2,048 feature dimension, h w the stride-16 map.
 The parts are a trunk (`backbone`), a proposal network (`proposal_generator`) and the heads on every proposal
-(`roi_heads`). Which boxes survive is plain arithmetic on tensors and lives in `frcnn_vg_boxes.py`; what enters is made in
-`frcnn_vg_input.py`.
+(`roi_heads`). Boxes are selected in `frcnn_vg_boxes.py`; images are preprocessed in `frcnn_vg_input.py`.
 
-Facts: Anderson et al., "Bottom-Up and Top-Down Attention" (CVPR 2018), as the public weights
-`unc-nlp/frcnn-vg-finetuned` hold them.
+Source: Anderson et al., "Bottom-Up and Top-Down Attention" (CVPR 2018), and the public weights
+`unc-nlp/frcnn-vg-finetuned`.
 """
 
 from __future__ import annotations
@@ -28,10 +27,18 @@ DELTAS = 4
 
 
 class ConvNorm(nn.Conv2d):
-    """A convolution without bias, then batch norm by running statistics; the norm is its child (`conv1.norm`)."""
+    """A convolution without bias, then batch norm, which is its child module (`conv1.norm`)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **options: int):
-        super().__init__(in_channels, out_channels, kernel_size, bias=False, **options)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +46,7 @@ class ConvNorm(nn.Conv2d):
 
 
 class Stem(nn.Module):
-    """7×7 stride 2, ReLU, then Caffe's max pool: 3×3 stride 2 without padding, the last window may hang over the edge."""
+    """7×7 stride 2, ReLU, then Caffe's max pool: 3×3 stride 2 without padding, with ceil mode."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -55,6 +62,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, inner: int, out_channels: int, stride: int, dilation: int):
         super().__init__()
+        self.shortcut: nn.Module
         if in_channels != out_channels:
             self.shortcut = ConvNorm(in_channels, out_channels, 1, stride=stride)
         else:
@@ -69,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 def make_stage(blocks: int, in_channels: int, out_channels: int, stride: int, dilation: int = 1) -> nn.Sequential:
-    """`blocks` bottlenecks; the first one strides and widens. The inner width is a quarter of the outer."""
+    """`blocks` bottlenecks; the first one has the stride and the change of width. Inner width: a quarter of the outer."""
     inner = out_channels // 4
     first = Bottleneck(in_channels, inner, out_channels, stride, dilation)
     rest = [Bottleneck(out_channels, inner, out_channels, 1, dilation) for _ in range(blocks - 1)]
@@ -99,7 +107,7 @@ class AnchorGenerator(nn.Module):
         self.cell_anchors.register_buffer("0", make_cell_anchors(sizes, ratios))
 
     def forward(self, height: int, width: int) -> Tensor:
-        """(h·w·12, 4) boxes in pixels of the network's input; row by row, cell by cell, twelve a cell."""
+        """(h·w·12, 4) boxes in pixels of the network's input; row by row, cell by cell, twelve per cell."""
         cell = self.cell_anchors.get_buffer("0")
         y, x = torch.meshgrid(
             torch.arange(height, device=cell.device, dtype=cell.dtype) * STRIDE,
@@ -111,7 +119,7 @@ class AnchorGenerator(nn.Module):
 
 
 class ProposalHead(nn.Module):
-    """The map to a logit and four deltas for each anchor, in the anchors' order."""
+    """From the map to a logit and four deltas for each anchor, in the order of the anchors."""
 
     def __init__(self, in_channels: int, hidden: int, anchors_per_cell: int):
         super().__init__()
@@ -128,7 +136,7 @@ class ProposalHead(nn.Module):
 
 
 class ProposalGenerator(nn.Module):
-    """Where something may be: anchors with their logits and deltas."""
+    """Region proposal network: anchors with their logits and deltas."""
 
     def __init__(self, in_channels: int, hidden: int, sizes: Sequence[float], ratios: Sequence[float]):
         super().__init__()
@@ -155,8 +163,8 @@ class BoxPredictor(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(P, F) -> class probabilities without background (P, C), deltas (P, C, 4), attribute probabilities (P, 400).
 
-        The class whose embedding the attribute head sees is the likeliest of all, background included. The last attribute
-        logit means "none" and takes no part in the softmax. All three are float32.
+        The attribute head receives the embedding of the most probable class, background included. The last attribute logit
+        means "none" and is excluded from the softmax. All three are float32.
         """
         logits = self.cls_score(features)
         embedded = self.cls_embedding(logits.argmax(dim=-1)).to(features.dtype)
@@ -181,11 +189,11 @@ class RegionHeads(nn.Module):
 
 
 class FrcnnVg(nn.Module):
-    """The whole network; the defaults are the public weights' sizes, smaller numbers are for tests.
+    """The complete network. The defaults are the sizes of the public weights; tests use smaller ones.
 
     Args:
         blocks: bottlenecks in res2, res3, res4, res5.
-        stem: channels after the first convolution; every later width follows from it (F = 32·stem).
+        stem: channels after the first convolution; later widths are multiples of it (F = 32·stem).
         classes, attributes: without background and without "none".
         proposal_hidden: channels of the proposal head.
         anchor_sizes: in pixels of the network's input (square root of the area). anchor_ratios: height / width.

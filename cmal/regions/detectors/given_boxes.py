@@ -1,4 +1,4 @@
-"""Boxes and categories of a COCO instances json, by our image ids."""
+"""Boxes and categories of a COCO instances json, by image id."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cmal.regions.image_ids import guess_dataset
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """What an instances file says.
+    """Contents of an instances file.
 
     Attributes:
         class_names: the categories, in the order of their ids.
-        of_image: image id -> (boxes (R, 4) float64 xyxy pixels, classes (R,) int64, (width, height) as the file has it,
-            zeros where it does not say); boxes in the file's order.
+        of_image: image id -> (boxes (R, 4) float64 xyxy pixels, classes (R,) int64, (width, height) in the file,
+            or zeros if it is missing), in the order of the file.
     """
 
     class_names: tuple[str, ...]
@@ -30,15 +30,15 @@ def read_given_boxes(path: Path, dataset: str | None = None) -> GivenBoxes:
 
     Args:
         path: the file.
-        dataset: whose images these are; None is guessed from the file's folder.
+        dataset: data set of the images; None: guessed from the file's folder.
 
     Raises:
-        DataError: not such a file, or rows in it that cannot be used, all told together.
+        DataError: not an instances file; lists all rows that cannot be used.
     """
     instances = read_instances(path)
     dataset = dataset or guess_dataset(Path(path).parent)
     numbers = sorted(instances.categories)
-    class_of = {number: place for place, number in enumerate(numbers)}
+    class_of = {number: index for index, number in enumerate(numbers)}
     return GivenBoxes(
         tuple(instances.categories[number] for number in numbers),
         {image.image_id(dataset): _arrays(image, class_of) for image in instances.images.values()},

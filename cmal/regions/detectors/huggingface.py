@@ -1,12 +1,12 @@
 """`hf:MODEL`: any `AutoModelForObjectDetection` of transformers, from the hub or a local folder (DETR, YOLOS, RT-DETR, ...).
 
-Where the features come from is part of the detector's name in the store:
+The source of the features is part of the detector's name in the store:
 
-- `features=decoder` (the default): the last hidden state of the query that found the object, D numbers;
-- `features=backbone`: the mean of a 7×7 RoIAlign, at the box, from the backbone's last map.
+- `features=decoder` (default): the last hidden state of the query that found the object, dimension D;
+- `features=backbone`: the mean of a 7×7 RoIAlign at the box, on the backbone's last map.
 
-A query that says more than one class keeps them all as its class distribution: a softmax without its last entry (no
-object) where the model has one output more than classes, else independent probabilities.
+Class probabilities: if the model has one output more than classes, a softmax without its last entry ("no object"); else
+independent sigmoids.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class _Look:
 
     Attributes:
         probs: (Q, C) class probabilities. boxes: (Q, 4) in raw pixels. states: (Q, D).
-        feature_map: (1, D', h, w) of the backbone, or None. unit_of_map_xy: what share of the map is the image (the rest
-            is padding).
+        feature_map: (1, D', h, w) of the backbone, or None. unit_of_map_xy: share of the map that the image covers (the
+            rest is padding).
         raw_wh: width and height of the raw image.
     """
 
@@ -61,19 +61,19 @@ class _Look:
 
 
 class HuggingFaceDetector:
-    """A transformers object detector behind the `Detector` interface.
+    """A `Detector` that wraps an object detector of transformers.
 
     Args:
-        model: as transformers loads it; put on `device`, used in evaluation mode.
+        model: as transformers loads it; moved to `device` and set to evaluation mode.
         processor: its image processor.
-        name: what comes after "hf:".
-        features: "decoder" or "backbone", see the module's text.
-        weights_sha256: of the weight files; "" where there are none.
-        device, max_regions, min_regions, min_confidence, precision: as for `FrcnnVgDetector`. A model that has fewer
-            queries than regions asked for gives fewer.
+        name: the text after "hf:".
+        features: "decoder" or "backbone", see the module docstring.
+        weights_sha256: hash of the weight files; "" if there are none.
+        device, max_regions, min_regions, min_confidence, precision: as for `FrcnnVgDetector`. A model
+            with fewer queries than `max_regions` returns fewer regions.
 
     Raises:
-        CmalError: unknown kind of features, or the model has no backbone with maps.
+        CmalError: unknown kind of features, or a model without a backbone.
     """
 
     attribute_names: tuple[str, ...] = ()
@@ -102,8 +102,8 @@ class HuggingFaceDetector:
         self.weights_sha256, self.features = weights_sha256, features
         self.device, self.precision = find_device(device), precision
         self.model, self.processor = model.to(self.device).eval().requires_grad_(False), processor
-        labels = model.config.id2label
-        self.class_names = tuple(str(labels.get(number, number)) for number in range(model.config.num_labels))
+        config: Any = model.config
+        self.class_names = tuple(str(config.id2label.get(number, number)) for number in range(config.num_labels))
         self.limits = RegionLimits.of(max_regions, min_regions, min_confidence)
         self.max_regions = self.limits.max_regions
         self.settings = {"precision": precision, **asdict(self.limits)}
@@ -124,11 +124,11 @@ class HuggingFaceDetector:
         return found
 
     @torch.inference_mode()
-    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
-        """Regions at the given boxes, one a box and in their order.
+    def regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at the given boxes: one region per box, in the order of the boxes.
 
-        A query decoder cannot be asked about a box: each box gets the class (and, for `features=decoder`, the state) of
-        the query whose box overlaps it most.
+        A query decoder takes no boxes as input. Each box gets the class (and, for `features=decoder`, the state) of the
+        query whose box overlaps it most.
 
         Raises:
             ShapeError: the two lists differ in length, or boxes are not (R, 4).
@@ -175,7 +175,7 @@ class HuggingFaceDetector:
             boxes = box_convert(output.pred_boxes[row].float(), "cxcywh", "xyxy")
             boxes = (boxes * boxes.new_tensor([width, height, width, height])).clamp(min=0)
             boxes = torch.minimum(boxes, boxes.new_tensor([width, height, width, height]))
-            states = output.last_hidden_state[row, -len(boxes) :].float()  # YOLOS puts its patches before the queries
+            states = output.last_hidden_state[row, -len(boxes) :].float()  # YOLOS: patches come before the queries
             looks.append(
                 _Look(
                     probs=self._probabilities(output.logits[row].float()),
@@ -206,15 +206,15 @@ def build(
     precision: str = "auto",
     features: str = "decoder",
 ) -> HuggingFaceDetector:
-    """A transformers detector with its weights.
+    """An object detector of transformers, with weights.
 
     Args:
         model: a folder written by `save_pretrained`, or a name on the hub, e.g. "facebook/detr-resnet-50".
-        weights: a folder to take instead of what `model` names; `model` then is only the name.
+        weights: a folder that is loaded instead of `model`; `model` is then only the name.
         device, max_regions, min_regions, min_confidence, precision, features: see `HuggingFaceDetector`.
 
     Raises:
-        CheckpointError: nothing there, not an object detector, or no network. Code in a model's repository is never run.
+        CheckpointError: not found, not an object detector, or no network. Code in a model's repository is never run.
     """
     folder = _find_folder(str(weights) if weights is not None else model)
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
@@ -224,7 +224,7 @@ def build(
             folder, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds; each means: this folder is no detector we can load
+    except Exception as error:  # transformers raises many kinds; each means that this folder cannot be loaded
         raise CheckpointError(
             f"cannot load the object detector hf:{model}",
             in_one_line(error),
@@ -261,7 +261,7 @@ def _find_folder(given: str) -> Path:
 
     try:
         return Path(snapshot_download(given, allow_patterns=["*.json", *WEIGHT_PATTERNS]))
-    except Exception as error:  # the hub has many ways to fail, of many libraries; each means: no model
+    except Exception as error:  # errors of several libraries; each means that the download failed
         raise CheckpointError(
             f'cannot get the object detector "{given}" from the hub',
             in_one_line(error),
@@ -270,7 +270,7 @@ def _find_folder(given: str) -> Path:
 
 
 def _digest_of(folder: Path) -> str:
-    """One hash over the weight files: of the only one, or of the hashes of all in the order of their names."""
+    """SHA-256 of the only weight file, or of the hashes of all of them in the order of their names."""
     files = sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern))
     digests = [sha256_of(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -283,7 +283,7 @@ def _find_backbone(model: nn.Module, name: str) -> nn.Module:
     raise CmalError(
         f"cannot take backbone features from hf:{name}",
         f"{type(model).__name__} has no part called backbone",
-        "take the decoder's states: features=decoder",
+        "use the decoder's states: features=decoder",
     )
 
 
@@ -302,7 +302,7 @@ def _maps_in(value: Any) -> Iterator[Tensor]:
 
 
 def _share_of_image(pixel_mask: Tensor | None, row: int) -> tuple[float, float]:
-    """What part of the padded input, along x and y, is the image itself."""
+    """Share of the padded input that the image covers, along x and y."""
     if pixel_mask is None:
         return 1.0, 1.0
     mask = pixel_mask[row].bool()

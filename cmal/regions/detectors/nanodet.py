@@ -38,7 +38,7 @@ from cmal.regions.types import NO_OBJECT, Regions
 WEIGHTS = Path(__file__).with_name("nanodet.safetensors")
 NMS_IOU = 0.6  # of one class
 CANDIDATES = 300  # cells of an image that reach the suppression, best first
-SAME_BOX_IOU = 0.5  # `describe`: from here on a given box has the class of the detection that overlaps it
+SAME_BOX_IOU = 0.5  # `regions_at`: from here on a given box has the class of the detection that overlaps it
 WINDOWS, MAX_REGIONS, MIN_CONFIDENCE = "1x1,2x2", 36, 0.25
 
 
@@ -101,7 +101,7 @@ class NanodetDetector:
         return self._as_regions(look, images, boxes, scores, clip=True)
 
     @torch.inference_mode()
-    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+    def regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
         """Regions at the given boxes, in their order.
 
         A box has the classes of the detection that overlaps it most, and `NO_OBJECT` where none does by an IoU of 0.5.

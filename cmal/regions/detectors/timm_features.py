@@ -1,6 +1,6 @@
-"""Features of given boxes from any timm backbone: its last two levels under the box by RoIAlign, averaged and joined.
+"""Features at given boxes from any timm backbone: RoIAlign on its last two levels, averaged and concatenated.
 
-F is the sum of the two levels' channels. Says nothing of classes or attributes.
+F is the sum of the channels of the two levels. There are no classes and no attributes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -20,17 +21,17 @@ from cmal.io.files import sha256_of
 from cmal.regions.detectors.assembly import check_boxes, find_device, read_state_file
 
 SHORT_SIDE_PX, LONG_SIDE_PX = 448, 746
-POOL = 4  # cells a side, averaged afterwards
+POOL = 4  # cells per side, averaged afterwards
 
 
 class TimmFeatures:
-    """Describes boxes by a timm backbone. `weights`: a state file, or None for timm's own pretrained ones (from its hub).
+    """Features at boxes from a timm backbone. `weights`: a state file, or None for timm's pretrained ones (from the hub).
 
-    A state file whose names differ from timm's is taken entry for entry where number, order and shapes agree.
+    A state file with other names than timm's is loaded by position, if number, order and shapes of its tensors match.
 
     Raises:
-        CmalError: timm knows no such model, or it gives no feature maps.
-        CheckpointError: the weights cannot be had, or are another model's.
+        CmalError: unknown model, or a model without feature maps.
+        CheckpointError: the weights cannot be read or downloaded, or belong to another model.
     """
 
     def __init__(self, model: str, weights: str | Path | None = None, device: str | torch.device | None = None):
@@ -42,7 +43,7 @@ class TimmFeatures:
             _load(self.net, Path(weights))
             self.weights_sha256 = sha256_of(Path(weights))
         self.net = self.net.eval().to(self.device)
-        config = self.net.pretrained_cfg
+        config: Any = self.net.pretrained_cfg
         self.mean, self.std = (torch.tensor(config[key], device=self.device).view(3, 1, 1) for key in ("mean", "std"))
         self.feature_size = sum(level.shape[1] for level in self.levels(torch.zeros(1, 3, 224, 224)))
         self.class_names: tuple[str, ...] = ()
@@ -73,7 +74,8 @@ class TimmFeatures:
         """The last two feature maps of RGB pixels (N, 3, H, W) in [0, 1]: (N, C, h, w) each."""
         normal = (pixels.to(self.device) - self.mean) / self.std
         with torch.inference_mode():
-            levels = self.net.forward_intermediates(normal, indices=2, intermediates_only=True, output_fmt="NCHW")
+            network: Any = self.net
+            levels = network.forward_intermediates(normal, indices=2, intermediates_only=True, output_fmt="NCHW")
         return [level.float() for level in levels]
 
 
@@ -82,12 +84,12 @@ def _create(model: str, pretrained: bool) -> nn.Module:
         close = timm.list_models(f"*{model.split('_')[0]}*")[:6]
         raise CmalError(
             f'cannot build the backbone "timm:{model}"',
-            f"timm {timm.__version__} knows no such model",
+            f"timm {timm.__version__} has no such model",
             f"perhaps one of: {', '.join(close) or 'see timm.list_models()'}",
         )
     try:
         net = timm.create_model(model, pretrained=pretrained)
-    except Exception as error:  # the hub's client raises whatever its transport does
+    except Exception as error:  # the hub's client lets through the exceptions of its transport
         raise CheckpointError(
             f'cannot get the weights of "timm:{model}"',
             " ".join(str(error).split())[:200] or type(error).__name__,
@@ -95,36 +97,38 @@ def _create(model: str, pretrained: bool) -> nn.Module:
         ) from error
     if not hasattr(net, "forward_intermediates"):
         raise CmalError(
-            f'cannot use the backbone "timm:{model}"', "it gives no feature maps", "choose another one, e.g. resnet50"
+            f'cannot use the backbone "timm:{model}"', "it has no feature maps", "choose another one, e.g. resnet50"
         )
     return net
 
 
 def _load(net: nn.Module, path: Path) -> None:
-    """Loads by name, or by order where the names are another library's for the same model."""
+    """Loads by name, or by position if the file uses another library's names for the same model."""
     if not path.is_file():
         raise CheckpointError(f"cannot read the weights {path}", "there is no such file", "check --weights")
-    state, wanted = read_state_file(path), net.state_dict()
-    body = {name for name in wanted if not name.startswith(("classifier.", "head.", "fc."))}
+    state, expected = read_state_file(path), net.state_dict()
+    body = {name for name in expected if not name.startswith(("classifier.", "head.", "fc."))}
     if not body <= set(state):
-        count_free = {name: value for name, value in wanted.items() if value.ndim}  # batch norms' counters are scalars
+        count_free = {
+            name: value for name, value in expected.items() if value.ndim
+        }  # batch norms' counters are scalars
         values = [value for value in state.values() if value.ndim]
         shapes = [tuple(value.shape) for value in values]
         if shapes != [tuple(value.shape) for value in count_free.values()]:
             raise CheckpointError(
                 f"cannot load the weights {path}",
-                f"neither the names nor the order of their shapes are those of this model: {len(values)} entries, "
-                f"wanted {len(count_free)}; first missing name: {min(body - set(state))}",
-                "give the state file of this very model",
+                f"neither names nor shapes match this model: {len(values)} tensors instead of {len(count_free)}; "
+                f"first missing name: {min(body - set(state))}",
+                "give a state file of exactly this model",
             )
         state = dict(zip(count_free, values))
-    state = {name: value for name, value in state.items() if name in wanted and value.shape == wanted[name].shape}
+    state = {name: value for name, value in state.items() if name in expected and value.shape == expected[name].shape}
     missing = sorted(name for name in body - set(state) if not name.endswith("num_batches_tracked"))
     if missing:
         raise CheckpointError(
             f"cannot load the weights {path}",
-            f"{len(missing)} entries have another shape, {missing[0]} among them",
-            "give the state file of this very model",
+            f"{len(missing)} tensors have another shape, the first is {missing[0]}",
+            "give a state file of exactly this model",
         )
     net.load_state_dict(state, strict=False)
 

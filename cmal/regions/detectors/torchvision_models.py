@@ -1,12 +1,12 @@
 """`torchvision:NAME`: any detection model of torchvision, e.g. `torchvision:fasterrcnn_resnet50_fpn_v2`.
 
-Where the features come from is part of the detector's name in the store:
+The source of the features is part of the detector's name in the store:
 
-- R-CNN models (Faster, Mask, Keypoint): `features=box_head`, the box head's vector (1,024 numbers) for the *refined* box,
-  and the box predictor's class distribution for it;
-- the others (RetinaNet, FCOS, SSD): `features=roi_align`, the mean of a 7×7 RoIAlign from the backbone's maps (from all of
-  them where they have the same number of channels, else from the finest). They have no classifier for a given box, thus
-  `class_top_ids` holds the tag alone.
+- R-CNN models (Faster, Mask, Keypoint): `features=box_head`, the output of the box head (dimension 1,024) at the *refined*
+  box, and the box predictor's class probabilities at that box;
+- other models (RetinaNet, FCOS, SSD): `features=roi_align`, the mean of a 7×7 RoIAlign from the backbone's maps (from all
+  maps if they have the same number of channels, else from the finest). These models cannot classify a given box, so
+  `class_top_ids` contains only the tag.
 
 Weights: a state file, a folder with one, or the name of torchvision's own weights ("DEFAULT", "COCO_V1", ...).
 """
@@ -14,8 +14,10 @@ Weights: a state file, a folder with one, or the name of torchvision's own weigh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +40,13 @@ from cmal.regions.detectors.assembly import (
 )
 from cmal.regions.types import Regions
 
-LOWEST_SCORE = 0.01  # detections below it are never asked for
+LOWEST_SCORE = 0.01  # detections below it are discarded inside the model
 MAX_DETECTIONS = 300
-NMS_IOU = 0.7  # over all classes: one thing found as two classes is one region
+NMS_IOU = 0.7  # class-agnostic: one object detected as two classes becomes one region
 POOL_SIZE = 7
 SAME_BOX_IOU = 0.5
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-CLASS_LAYERS = (  # their rows are a multiple of the number of classes, background included
+CLASS_LAYERS = (  # their number of rows is a multiple of the number of classes, background included
     "box_predictor.cls_score.weight",
     "cls_logits.weight",
     "classification_head.module_list.0.weight",
@@ -53,21 +55,23 @@ CLASS_LAYERS = (  # their rows are a multiple of the number of classes, backgrou
 WITHOUT_NORM_EPS = ("_coco-258fb6c6", "_coco-bf2d0c1e", "_coco-fc266e95", "_coco-eeacb38b")  # torchvision's COCO_V1
 
 
+@dataclass(frozen=True)
 class _Look:
     """One forward pass: detections in raw pixels, backbone maps, and the sizes of the resized images."""
 
-    def __init__(self, detections: list[dict[str, Tensor]], maps: dict[str, Tensor], sizes_hw: list[tuple[int, int]]):
-        self.detections, self.maps, self.sizes_hw = detections, maps, sizes_hw
+    detections: list[dict[str, Tensor]]
+    maps: dict[str, Tensor]
+    sizes_hw: list[tuple[int, int]]
 
 
 class TorchvisionDetector:
-    """A torchvision detection model behind the `Detector` interface.
+    """A `Detector` that wraps a detection model of torchvision.
 
     Args:
-        model: as torchvision builds it; put on `device`, used in evaluation mode.
-        name: torchvision's name of it.
-        class_names: of labels 1, 2, ...: without the background.
-        weights_sha256: of the weight file; "" where there is none.
+        model: as torchvision builds it; moved to `device` and set to evaluation mode.
+        name: its name in torchvision.
+        class_names: names of the labels 1, 2, ..., without the background.
+        weights_sha256: hash of the weight file; "" if there is none.
         device, max_regions, min_regions, min_confidence, precision: as for `FrcnnVgDetector`.
     """
 
@@ -87,15 +91,15 @@ class TorchvisionDetector:
         precision: str = "auto",
     ):
         self.device = find_device(device)
-        self.model = model.to(self.device).eval().requires_grad_(False)
-        self.heads = getattr(model, "roi_heads", None)
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)  # its parts have no common types
+        self.heads: Any = getattr(model, "roi_heads", None)
         self.name = f"torchvision:{name} features={'roi_align' if self.heads is None else 'box_head'}"
         self.weights_sha256, self.class_names = weights_sha256, tuple(class_names)
         self.limits = RegionLimits.of(max_regions, min_regions, min_confidence)
         self.max_regions = self.limits.max_regions
         self.settings = {"precision": precision, **asdict(self.limits)}
         self.precision = precision
-        chooser = self.model if self.heads is None else self.heads
+        chooser: Any = self.model if self.heads is None else self.heads
         chooser.score_thresh, chooser.detections_per_img = LOWEST_SCORE, max(MAX_DETECTIONS, self.limits.max_regions)
         if self.heads is None:
             self.model.topk_candidates = max(getattr(self.model, "topk_candidates", 0), MAX_DETECTIONS)
@@ -114,11 +118,11 @@ class TorchvisionDetector:
             return [self._regions_of(look, row, image.shape[:2]) for row, image in enumerate(images)]
 
     @torch.inference_mode()
-    def describe(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
-        """Regions at the given boxes, one a box and in their order.
+    def regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
+        """Regions at the given boxes: one region per box, in the order of the boxes.
 
-        R-CNN models classify each box. The others give it the class of the detection that overlaps it most, and the class 0
-        with confidence 0 where none overlaps it by an IoU of 0.5.
+        R-CNN models classify each box. With other models, a box gets the class of the detection that overlaps it most, or
+        class 0 with confidence 0 if no IoU reaches 0.5.
 
         Raises:
             ShapeError: the two lists differ in length, or boxes are not (R, 4).
@@ -146,7 +150,7 @@ class TorchvisionDetector:
         return make_regions(features, boxes, probs, None, raw_hw[::-1], labels=labels, scores=scores)
 
     def _look(self, images: Sequence[np.ndarray]) -> _Look:
-        seen: dict[str, object] = {}
+        seen: dict[str, Any] = {}
         hooks = [
             self.model.transform.register_forward_hook(lambda _m, _i, out: seen.update(sizes=out[0].image_sizes)),
             self.model.backbone.register_forward_hook(lambda _m, _i, out: seen.update(maps=out)),
@@ -158,13 +162,13 @@ class TorchvisionDetector:
             for hook in hooks:
                 hook.remove()
         maps = seen["maps"]
-        for found in detections:  # some heads have an output for label 0, which is no class
+        for found in detections:  # some heads have an output for label 0, the background
             is_class = found["labels"] > 0
             found.update({key: found[key][is_class] for key in ("boxes", "labels", "scores")})
         return _Look(detections, {"0": maps} if isinstance(maps, Tensor) else dict(maps), list(seen["sizes"]))
 
     def _features(self, look: _Look, row: int, raw_hw: tuple[int, int], boxes: Tensor) -> Tensor:
-        """(R, F) at boxes (R, 4) given in raw pixels."""
+        """(R, F) at boxes (R, 4) in raw pixels."""
         height, width = look.sizes_hw[row]
         y, x = height / raw_hw[0], width / raw_hw[1]
         resized = boxes.float() * boxes.new_tensor([x, y, x, y], dtype=torch.float32)
@@ -209,19 +213,19 @@ def build(
     min_confidence: float | None = None,
     precision: str = "auto",
 ) -> TorchvisionDetector:
-    """A torchvision detector with weights.
+    """A detector of torchvision, with weights.
 
     Args:
         model: torchvision's name, e.g. "retinanet_resnet50_fpn".
-        weights: a state file or a folder with one; or the name of torchvision's own weights ("DEFAULT", "COCO_V1"), which
-            are downloaded; None is "DEFAULT". `class_names.txt` beside a state file (one class a line, without background)
-            names its classes; without it, they are the 90 COCO classes.
+        weights: a state file or a folder with one; or the name of torchvision's weights ("DEFAULT", "COCO_V1"), which are
+            downloaded; None means "DEFAULT". `class_names.txt` beside a state file (one class per line, without background)
+            names its classes; default: the 90 COCO classes.
         device, max_regions, min_regions, min_confidence, precision: see `TorchvisionDetector`.
 
     Raises:
         CmalError: no such model.
-        CheckpointError: weights missing, unreadable, or of another model.
-        DataError: the class names do not fit the weights.
+        CheckpointError: weights not found, unreadable, or of another model.
+        DataError: the number of class names differs from that of the weights.
     """
     known = models.list_models(module=models.detection)
     if model not in known:
@@ -230,20 +234,22 @@ def build(
             "torchvision has no detection model of that name",
             f"known models: {', '.join(known)}",
         )
-    settings = {
-        "device": device,
-        "max_regions": max_regions,
-        "min_regions": min_regions,
-        "min_confidence": min_confidence,
-        "precision": precision,
-    }
+    build_with = partial(
+        TorchvisionDetector,
+        name=model,
+        device=device,
+        max_regions=max_regions,
+        min_regions=min_regions,
+        min_confidence=min_confidence,
+        precision=precision,
+    )
     enum = models.get_model_weights(model)
     names = tuple(enum.DEFAULT.meta["categories"][1:])
-    given = "DEFAULT" if weights is None else str(weights)
-    if given in enum.__members__ or given == "DEFAULT":
-        network, digest = _download(model, enum[given] if given in enum.__members__ else enum.DEFAULT)
-        return TorchvisionDetector(network, model, names, weights_sha256=digest, **settings)
-    path = _find_file(Path(given), model, enum)
+    source = "DEFAULT" if weights is None else str(weights)
+    if source in enum.__members__:  # contains the alias DEFAULT
+        network, digest = _download(model, enum[source])
+        return build_with(network, class_names=names, weights_sha256=digest)
+    path = _find_file(Path(source), model, enum)
     state = read_state_file(path)
     network, classes = _build_for(model, state, path, len(names) + 1)
     own_names = path.with_name("class_names.txt")
@@ -254,16 +260,16 @@ def build(
             f"cannot name the classes of {path}",
             f"the weights have {classes} classes; there are {len(names)} names"
             + ("" if own_names.is_file() else " (COCO's)"),
-            f"write them into {own_names}, one a line, without background",
+            f"write them into {own_names}, one per line, without background",
         )
-    return TorchvisionDetector(network, model, names, weights_sha256=sha256_of(path), **settings)
+    return build_with(network, class_names=names, weights_sha256=sha256_of(path))
 
 
 def _build_for(model: str, state: Mapping[str, Tensor], path: Path, usual: int) -> tuple[nn.Module, int]:
-    """The model with as many classes as the state dict has and its tensors; and how many these are, without background.
+    """The model with the tensors and the number of classes of the state dict; and that number, without background.
 
     Args:
-        usual: classes of torchvision's own weights, with background.
+        usual: number of classes of torchvision's weights, with background.
     """
     network, classes = models.get_model(model, weights=None, weights_backbone=None, num_classes=usual), usual
     for name, value in network.state_dict().items():
@@ -282,14 +288,14 @@ def _build_for(model: str, state: Mapping[str, Tensor], path: Path, usual: int) 
 
 
 def _drop_other_heads(heads: nn.Module) -> None:
-    """Masks and keypoints are not wanted; without these parts they are not computed."""
+    """Removes the heads for masks and keypoints, so that they are not computed."""
     for kind in ("mask", "keypoint"):
         for part in ("roi_pool", "head", "predictor"):
             if hasattr(heads, f"{kind}_{part}"):
                 setattr(heads, f"{kind}_{part}", None)
 
 
-def _find_file(given: Path, model: str, enum: type) -> Path:
+def _find_file(given: Path, model: str, enum: type[models.WeightsEnum]) -> Path:
     if given.is_dir():
         found = sorted(path for path in given.iterdir() if path.suffix in WEIGHT_SUFFIXES)
         if len(found) == 1:

@@ -1,4 +1,4 @@
-"""The names of the 1,600 Visual Genome object classes and 400 attributes, which detector and imports share."""
+"""The names of the 1,600 Visual Genome object classes and 400 attributes, shared by the detector and the imports."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def vg_attribute_names() -> tuple[str, ...]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names from a vocabulary file: one class a line, the first of its alternatives; `#` lines are passed over."""
+    """Names from a vocabulary file: one per line, the first of comma-separated alternatives; `#` starts a comment."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return tuple(line.split(",")[0].strip() for line in lines if line.strip() and not line.startswith("#"))

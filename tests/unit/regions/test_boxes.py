@@ -43,7 +43,7 @@ class CornerColour:
     name, weights_sha256, feature_size = "corner", "w", 3
     class_names, attribute_names = ("x",), ("shiny",)
 
-    def describe(self, images, boxes_xyxy_px):
+    def regions_at(self, images, boxes_xyxy_px):
         return [self._one(image, boxes) for image, boxes in zip(images, boxes_xyxy_px)]
 
     def _one(self, image, boxes):
@@ -98,12 +98,12 @@ def test_a_changed_boxes_file_is_another_setting(instances):
     assert BoxesDetector(read_given_boxes(instances, "scenes"), CornerColour(), instances).settings != first
 
 
-def test_who_describes_must_be_said_where_the_categories_are_not_those_of_scenes(tmp_path):
+def test_features_is_required_if_the_categories_are_not_those_of_scenes(tmp_path):
     other = {**INSTANCES, "categories": [{"id": 18, "name": "zebra"}, {"id": 3, "name": "sink"}]}
     (tmp_path / "i.json").write_text(json.dumps(other))
     with pytest.raises(CmalError, match="give --features timm:NAME"):
         build_detector(f"boxes:{tmp_path / 'i.json'}")
-    with pytest.raises(CmalError, match=r"timm .* knows no such model"):
+    with pytest.raises(CmalError, match=r"timm .* has no such model"):
         build_detector(f"boxes:{tmp_path / 'i.json'}", features="timm:resnot50")
 
 
@@ -141,14 +141,14 @@ def test_a_state_file_of_other_names_is_taken_entry_for_entry(backbone_file):
 
 
 def test_the_state_file_of_another_model_is_refused(backbone_file):
-    with pytest.raises(CheckpointError, match="neither the names nor the order"):
+    with pytest.raises(CheckpointError, match="neither names nor shapes"):
         TimmFeatures("resnet10t", backbone_file / "foreign.pth", "cpu")
 
 
-def test_unknown_detectors_and_options_are_told():
+def test_unknown_detectors_and_options_are_named():
     with pytest.raises(CmalError, match='cannot build the detector "yolo"\n  known: nanodet, scenes, boxes:FILE'):
         build_detector("yolo")
     with pytest.raises(CmalError, match='cannot build the detector "boxes"'):
         build_detector("boxes")
-    with pytest.raises(CmalError, match="it does not take features"):
+    with pytest.raises(CmalError, match="it does not accept features"):
         build_detector("scenes", features="timm:resnet10t")

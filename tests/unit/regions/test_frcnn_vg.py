@@ -373,7 +373,7 @@ def test_the_feature_of_a_region_is_that_of_its_proposal_not_of_its_refined_box(
     regions = detector.detect([image])[0]
     gaps = np.abs(regions.features[:, None] - at_proposals[None]).max(axis=2).min(axis=1)
     assert gaps.max() < 1e-6
-    refined = detector.describe([image], [regions.boxes_xyxy_px])[0]
+    refined = detector.regions_at([image], [regions.boxes_xyxy_px])[0]
     assert np.abs(refined.features - regions.features).max() > 1e-4
 
 
@@ -386,7 +386,7 @@ def test_boxes_come_back_in_pixels_of_the_raw_image():
         batch = make_input([large], CPU, shortest=64, longest=96)
     assert batch.scales_xy == ((1.0, 1.0),)
     boxes = np.array([[4.0, 6.0, 40.0, 30.0]], np.float32)
-    from_raw = detector.describe([small], [boxes])[0]
+    from_raw = detector.regions_at([small], [boxes])[0]
     with torch.inference_mode():
         maps = detector.model.backbone(make_input([small], CPU, shortest=64, longest=96).images)
         by_hand = detector.model.roi_heads.features(maps, torch.tensor([[8.0, 12.0, 80.0, 60.0]]))
@@ -395,11 +395,11 @@ def test_boxes_come_back_in_pixels_of_the_raw_image():
     assert found[:, 2].max() <= 48 and found[:, 3].max() <= 32
 
 
-def test_describe_answers_box_by_box_in_their_order():
+def test_regions_at_answers_box_by_box_in_their_order():
     detector, image = tiny_detector(), photo(40, 70)
     boxes = np.array([[5, 5, 60, 30], [0, 0, 20, 20]], np.float32)
-    both = detector.describe([image, image], [boxes, np.zeros((0, 4), np.float32)])
-    swapped = detector.describe([image], [boxes[::-1]])[0]
+    both = detector.regions_at([image, image], [boxes, np.zeros((0, 4), np.float32)])
+    swapped = detector.regions_at([image], [boxes[::-1]])[0]
     assert np.array_equal(both[0].boxes_xyxy_px, boxes)
     np.testing.assert_allclose(both[0].features, swapped.features[::-1], rtol=1e-5, atol=1e-6)
     assert len(both[1]) == 0 and both[1].features.shape == (0, 64)
@@ -430,10 +430,10 @@ def test_36_regions_without_a_confidence_and_10_to_100_with_one():
 
 def test_no_image_gives_no_regions_and_lists_of_different_lengths_are_refused():
     assert tiny_detector().detect([]) == []
-    with pytest.raises(ShapeError, match="1 images meet 2 lists"):
-        tiny_detector().describe([photo(9, 9)], [np.zeros((1, 4)), np.zeros((1, 4))])
+    with pytest.raises(ShapeError, match="1 images, 2 lists"):
+        tiny_detector().regions_at([photo(9, 9)], [np.zeros((1, 4)), np.zeros((1, 4))])
     with pytest.raises(ShapeError, match=r"shape \(4,\)"):
-        tiny_detector().describe([photo(9, 9)], [np.zeros(4)])
+        tiny_detector().regions_at([photo(9, 9)], [np.zeros(4)])
 
 
 def test_a_one_pixel_image_is_no_accident():

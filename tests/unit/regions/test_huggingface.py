@@ -156,16 +156,16 @@ def test_a_model_with_a_no_object_output_is_a_softmax_and_others_are_independent
     torch.testing.assert_close(looks["rt_detr"], torch.full((1, 4), 0.5))
 
 
-def test_describe_gives_a_box_the_state_of_the_query_on_it(folders):
+def test_regions_at_gives_a_box_the_state_of_the_query_on_it(folders):
     detector = huggingface.build(folders["rt_detr"], device="cpu", max_regions=5)
     image = photo(50, 70)
     found = detector.detect([image])[0]
-    again, nothing = detector.describe([image, image], [found.boxes_xyxy_px[::-1], np.zeros((0, 4))])
+    again, nothing = detector.regions_at([image, image], [found.boxes_xyxy_px[::-1], np.zeros((0, 4))])
     np.testing.assert_allclose(again.features[::-1], found.features, rtol=1e-4, atol=1e-5)
     assert (again.object_ids[::-1] == found.object_ids).all()
     assert len(nothing) == 0 and nothing.features.shape == (0, 16)
     with pytest.raises(ShapeError):
-        detector.describe([image], [])
+        detector.regions_at([image], [])
 
 
 def test_backbone_features_are_pooled_at_the_box_and_not_in_the_padding(folders):

@@ -133,7 +133,7 @@ def test_described_boxes_keep_their_order_and_take_the_class_of_the_detection_th
     picture = noise_picture(200, 100)
     sure = build_detector("nanodet", device="cpu", min_regions=3).detect([picture])[0]
     detector_of_all = build_detector("nanodet", device="cpu", min_confidence=0.0)
-    (one,) = detector_of_all.describe([picture], [np.concatenate([[[150, 90, 151, 91]], sure.boxes_xyxy_px[:1]])])
+    (one,) = detector_of_all.regions_at([picture], [np.concatenate([[[150, 90, 151, 91]], sure.boxes_xyxy_px[:1]])])
     assert one.object_ids.tolist() == [NO_OBJECT, sure.object_ids[0]]
     np.testing.assert_allclose(one.features[1], sure.features[0], atol=1e-4)
 
@@ -145,7 +145,7 @@ def test_a_weight_file_of_something_else_is_refused(tmp_path):
         build_detector("nanodet", weights=str(path), device="cpu")
     assert error.value.what == f"cannot load the weights {path}"
     assert "backbone.stages.0.conv.weight is missing" in error.value.found
-    assert error.value.hint == "give the weights of this very detector"
+    assert error.value.hint == "give weights of exactly this detector"
 
 
 def test_more_windows_than_regions_are_refused():

@@ -48,13 +48,13 @@ def test_regions_come_sorted_inside_the_image_and_with_all_fields(detector):
         assert (regions.class_top_probs[:, 5:] == 0).all()
 
 
-def test_describe_pools_the_features_that_detect_pooled(detector):
+def test_regions_at_pools_the_features_that_detect_pooled(detector):
     image = photo(50, 70)
     found = detector.detect([image])[0]
-    again = detector.describe([image], [found.boxes_xyxy_px[::-1]])[0]
+    again = detector.regions_at([image], [found.boxes_xyxy_px[::-1]])[0]
     np.testing.assert_allclose(again.features[::-1], found.features, rtol=1e-3, atol=1e-4)
     assert np.array_equal(again.boxes_xyxy_px[::-1], found.boxes_xyxy_px)
-    nothing = detector.describe([image], [np.zeros((0, 4))])[0]
+    nothing = detector.regions_at([image], [np.zeros((0, 4))])[0]
     assert len(nothing) == 0 and nothing.features.shape == (0, detector.feature_size)
 
 
@@ -68,7 +68,7 @@ def test_an_rcnn_gives_its_own_box_heads_vector_and_classes():
     detector = TorchvisionDetector(model, RCNN, CLASSES, device="cpu")
     image = photo(64, 96)  # not resized, so that pixels are pixels
     box = np.array([[8.0, 4.0, 80.0, 60.0]], np.float32)
-    described = detector.describe([image], [box])[0]
+    described = detector.regions_at([image], [box])[0]
     with torch.inference_mode():
         pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         transformed, _ = model.transform([pixels])

@@ -42,7 +42,7 @@ def test_it_finds_and_names_things_it_never_saw(detector, pictures):
     scores = score_detector(detector.net, pictures)
     assert scores.mean_ap >= 0.75
     assert scores.colour_accuracy >= 0.9
-    assert scores.found_share >= 0.8 and scores.extra_a_picture <= 2.0
+    assert scores.found_share >= 0.8 and scores.extra_per_picture <= 2.0
     assert scores.given_box_kind_accuracy >= 0.85
 
 
@@ -75,13 +75,13 @@ def test_one_thing_seldom_gets_two_sure_regions(detector, pictures):
     assert twice / things <= 0.08
 
 
-def test_described_boxes_keep_their_order_and_place(detector, pictures):
+def test_regions_at_given_boxes_keep_the_order_of_the_boxes(detector, pictures):
     image, scene = pictures[0]
     boxes = np.array([thing.box_xyxy_px for thing in scene.things], np.float32)
-    there, back = detector.describe([image, image], [boxes, boxes[::-1]])
+    there, back = detector.regions_at([image, image], [boxes, boxes[::-1]])
     np.testing.assert_allclose(there.boxes_xyxy_px, boxes, atol=1e-4)
     np.testing.assert_allclose(there.features, back.features[::-1], rtol=1e-4, atol=1e-4)
-    assert len(detector.describe([image], [np.zeros((0, 4))])[0]) == 0
+    assert len(detector.regions_at([image], [np.zeros((0, 4))])[0]) == 0
     assert there.class_top_probs.sum(1) == pytest.approx(1.0, abs=0.15), "given boxes are things: no background"
 
 
@@ -109,13 +109,13 @@ def test_training_twice_from_one_seed_gives_the_same_weights_and_other_seeds_oth
     name = "kind.weight"
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
-    save_weights(first, tmp_path / "w.safetensors", ScenesDetectorRecipe(seed=5, **few), None)
+    save_weights(first, tmp_path / "w.safetensors", "", None)
     loaded = build_detector("scenes", weights=str(tmp_path / "w.safetensors"), device="cpu")
     assert torch.equal(loaded.net.state_dict()[name], first.state_dict()[name].half().float())
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    save_weights(SceneDetectorNet(3, 11), tmp_path / "w.safetensors", ScenesDetectorRecipe(), None)
+    save_weights(SceneDetectorNet(3, 11), tmp_path / "w.safetensors", "", None)
     with pytest.raises(CheckpointError, match=r"kind\.weight has shape"):
         build_detector("scenes", weights=str(tmp_path / "w.safetensors"))
     with pytest.raises(CheckpointError, match=r"train_scenes_detector\.sh"):
