@@ -72,7 +72,7 @@ def _check_same(run: Path, recipe: Recipe) -> None:
     try:
         old = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
-        return  # the recipe is written before any checkpoint: it was deleted or damaged, and there is nothing to compare
+        return  # the recipe was deleted or damaged: there is nothing to compare
     rename_old_keys(old)
     changed = [line for line in recipe_differences(old, recipe_as_dict(recipe)) if not line.startswith(FREE_KEYS)]
     if changed:

@@ -90,35 +90,34 @@ class ModelConfig:
 
 
 def _from_json(values: dict[str, Any]) -> ModelConfig:
-    if "labels" not in values:  # Hugging Face's form
+    if "model_type" in values:  # Hugging Face's form
         if values.pop("model_type") != "cmal":
             raise ValueError('"model_type" is not "cmal"')
         id2label = values.pop("id2label")
         values["labels"] = [id2label[str(index)] for index in range(len(id2label))]
-        for name in ("architectures", "label2id"):
-            values.pop(name, None)
+        values = {name: value for name, value in values.items() if name not in ("architectures", "label2id")}
     values = {OLD_FIELDS.get(name, name): value for name, value in values.items()}
-    return ModelConfig(**values | {"labels": tuple(values["labels"])})
+    return ModelConfig(**values | {"labels": tuple(values.get("labels", ()))})
 
 
 def check_config(config: ModelConfig) -> None:
-    """Raises ValueError when a field has the wrong type, or when no model can have these sizes."""
+    """Raises ValueError when a field has the wrong type or value, or when no model can have these sizes."""
     for name, value in vars(config).items():
         if type(value) is not TYPES.get(name, str):
             raise ValueError(f'"{name}" is {shown(value)}')
-    if config.kind not in ("pretraining", "task"):
-        raise ValueError(f'"kind" is {shown(config.kind)}')
+    weights = config.weights.values()
+    is_valid = {
+        "kind": config.kind in ("pretraining", "task"),
+        "weights": set(config.weights) <= set(OBJECTIVES)
+        and all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights),
+        "candidates": config.candidates in ("batch", "example", "both"),
+        "amc_at": config.amc_at in ("both", "unified"),
+        "labels": all(isinstance(label, str) for label in config.labels),
+        "classes": 0 <= config.classes <= MAX_SIZE,
+    }
+    for name in [name for name, valid in is_valid.items() if not valid]:
+        raise ValueError(f'"{name}" is {shown(getattr(config, name))}')
     _check_sizes(config.sizes)
-    if not set(config.weights) <= set(OBJECTIVES):
-        raise ValueError(f'"weights" are of {", ".join(OBJECTIVES)}; it has {", ".join(map(str, config.weights))}')
-    if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in config.weights.values()):
-        raise ValueError("a weight of a loss is no number")
-    if config.candidates not in ("batch", "example", "both") or config.amc_at not in ("both", "unified"):
-        raise ValueError(f'"candidates" is {shown(config.candidates)}, "amc_at" is {shown(config.amc_at)}')
-    if not all(isinstance(label, str) for label in config.labels):
-        raise ValueError("a label is no text")
-    if not 0 <= config.classes <= MAX_SIZE:
-        raise ValueError(f'"classes" is {shown(config.classes)}')
 
 
 def _check_sizes(sizes: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import re
 import typing
@@ -82,7 +83,7 @@ def rename_old_keys(tree: dict[str, Any]) -> dict[str, str]:
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as dicts, lists and plain values, ready for YAML or JSON."""
-    return _plain(dataclasses.asdict(recipe))
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))  # lists for tuples
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -100,12 +101,6 @@ def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: s
         elif before != after:
             lines.append(f"{prefix}{key}: {before} -> {after}")
     return lines
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class _Loader(yaml.SafeLoader):
@@ -161,14 +156,14 @@ def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> N
 def _override(
     tree: dict[str, Any], lines: dict[str, int], text: str, errors: list[str], note: Callable[[str], None]
 ) -> None:
-    given, equals, value = text.partition("=")
-    given = given.strip()
-    if not equals or not given:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
         errors.append(f"--set {short(text)}: should be KEY=VALUE, e.g. train.steps=100")
         return
-    name = OLD_KEYS.get(given, given)
-    if name != given:
-        note(f'--set: "{given}" is now "{name}"')
+    name = OLD_KEYS.get(key, key)
+    if name != key:
+        note(f'--set: "{key}" is now "{name}"')
     *parents, last = name.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})

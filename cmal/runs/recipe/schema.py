@@ -172,7 +172,7 @@ class PretrainRecipe:
             yield "objectives: every weight is 0, nothing would be learned"
         if self.objectives.amc and not (self.anchors.objects or self.anchors.attributes):
             yield "objectives.amc: needs anchors.objects or anchors.attributes"
-        yield from _common_errors(self.out, self.train)
+        yield from _common_errors(self.out, self.train, self.optimizer.betas)
         if self.model.width % self.model.heads:
             yield f"model.heads: {self.model.heads} does not divide model.width {self.model.width}"
 
@@ -223,11 +223,13 @@ class FinetuneRecipe:
                 f"train.validate_every: {self.train.validate_every} is no multiple of train.save_every "
                 f"{self.train.save_every}, so the best checkpoint could not be kept"
             )
-        yield from _common_errors(self.out, self.train)
+        yield from _common_errors(self.out, self.train, self.optimizer.betas)
 
 
-def _common_errors(out: str, train: TrainSection) -> Iterable[str]:
+def _common_errors(out: str, train: TrainSection, betas: tuple[float, ...]) -> Iterable[str]:
     if not out:
         yield "out: the run folder is missing"
     if train.batch_size % train.micro_batch_size:
         yield f"train.micro_batch_size: {train.micro_batch_size} does not divide train.batch_size {train.batch_size}"
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield f"optimizer.betas: two numbers from 0 up to 1 are needed, found {list(betas)}"

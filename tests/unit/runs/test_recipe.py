@@ -173,6 +173,7 @@ def test_errors_of_several_fields_are_shown_once_every_field_is_right(write):
         ("data.regions=", "data.regions: a region store is needed"),
         ("out=", "out: the run folder is missing"),
         ("train.micro_batch_size=48", "train.micro_batch_size: 48 does not divide train.batch_size 64"),
+        ("optimizer.betas=[0.9]", "optimizer.betas: two numbers from 0 up to 1 are needed, found [0.9]"),
         ("model.heads=7", "model.heads: 7 does not divide model.width 768"),
     ],
 )
