@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cmal.errors import DataError, list_errors, shown
-from cmal.io.characters import has_half
+from cmal.io.json_stream import has_surrogate
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _is_box(value: object) -> bool:
 
 def _is_text(value: object) -> bool:
     """A text of whole characters: half of one (a lone surrogate) can be written nowhere."""
-    return isinstance(value, str) and not has_half(value)
+    return isinstance(value, str) and not has_surrogate(value)
 
 
 def _is_pair(value: object) -> bool:

@@ -21,8 +21,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from cmal.errors import DataError, shown
-from cmal.io.characters import without_halves
 from cmal.io.files import read_json, write_text
+from cmal.io.json_stream import replace_surrogates
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NO_WORD = -1
@@ -136,7 +136,7 @@ class WordPieces:
         words: Counter[str] = Counter()
         normalise, part = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
         for text in texts:
-            words.update(word for word, _ in part.pre_tokenize_str(normalise.normalize_str(without_halves(text))))
+            words.update(word for word, _ in part.pre_tokenize_str(normalise.normalize_str(replace_surrogates(text))))
         counts = {word: count for word, count in sorted(words.items()) if len(word) <= _LONGEST_WORD}
         return cls([*SPECIAL_PIECES, *_learn_pieces(counts, size - len(SPECIAL_PIECES))])
 
@@ -155,7 +155,7 @@ class WordPieces:
             max_tokens: at least 2.
         """
         assert max_tokens >= 2, "room for [CLS] and [SEP]"
-        text = without_halves(text)
+        text = replace_surrogates(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids, word_ids, offsets = encoding.ids, encoding.word_ids, encoding.offsets
         kept = min(len(ids), max_tokens - 2)
@@ -178,13 +178,13 @@ class WordPieces:
 
 def split_words(text: str) -> tuple[str, ...]:
     """The lower-case words of a text exactly as `WordPieces.encode` parts them, without a vocabulary."""
-    text = without_halves(text)
+    text = replace_surrogates(text)
     return tuple(text[start:end].lower() for start, end in word_spans(text))
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
     """First character and one past the last of each word, as `WordPieces.encode` parts the text."""
-    return list(_SPLITTER.encode(without_halves(text), add_special_tokens=False).offsets)
+    return list(_SPLITTER.encode(replace_surrogates(text), add_special_tokens=False).offsets)
 
 
 def _word_splitter() -> Tokenizer:

@@ -34,10 +34,10 @@ class RawFolder:
         self._paths = _paths_by_name(self.folder)
 
     def find(self, *names: str) -> Path | None:
-        """The file of one of these names; notes it as used. None where there is none.
+        """The file of one of these names; marks it as used. None if there is none.
 
         Raises:
-            DataError: several of the names, or one name several times, and nothing tells which is meant.
+            DataError: several different files have these names.
         """
         found = [path for name in names for path in self._paths.get(name, ())]
         if len(found) > 1:
@@ -45,7 +45,7 @@ class RawFolder:
         if len(found) > 1 and len({sha256_of(path) for path in found}) > 1:
             listed = ", ".join(str(path.relative_to(self.folder)) for path in found[:6])
             raise DataError(
-                f"cannot tell which file of {self.dataset} is meant",
+                f"cannot choose between files of {self.dataset}",
                 f"{self.folder} holds {listed}",
                 "give a narrower folder with --raw, one that holds a single one of them",
             )
@@ -56,14 +56,14 @@ class RawFolder:
         return found[0]
 
     def need(self, *names: str) -> Path:
-        """As `find`. Raises DataError where there is none, naming the file and where it is published."""
+        """As `find`. Raises DataError with the file's name and source if there is none."""
         path = self.find(*names)
         if path is None:
             raise self.missing(" or ".join(names))
         return path
 
     def missing(self, names: str) -> DataError:
-        """The error that says which file is not there and where it is published."""
+        """A DataError with the name of the missing file and where it is published."""
         return DataError(
             f"cannot prepare {self.dataset}: a file is missing",
             f"there is no {names} in {self.folder} or its folders",

@@ -1,4 +1,4 @@
-"""One data set being prepared: what the functions of `sets.py` are given, and the manifest that comes of it."""
+"""One data set being prepared: the argument of each format's `write_...` function, and the manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLIT_ORDER = ("train", "val", "dev", "test-dev", "test", "testA", "testB", "tes
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say beside the folders.
+    """Options of the user.
 
     Attributes:
         answers: a given answer vocabulary (vqa); None builds one.
@@ -51,11 +51,11 @@ class Job:
         raw: its official files.
         output: its split files.
         options: see `Options`.
-        report: called with one line of news.
-        find_evaluation: gives the evaluation sets to audit against; called once, where an audit is due.
-        dropped: what was left out, by reason.
+        report: called with one line of progress.
+        find_evaluation: returns the evaluation sets for the leakage audit.
+        dropped: counts of rows left out, by reason.
         notes: other facts for the manifest.
-        audit: what looked for evaluation images, where one was due.
+        audit: the leakage audit; None for evaluation tasks.
         image_ids: the data set in the image ids.
     """
 
@@ -86,7 +86,7 @@ class Job:
             )
 
     def write(self, split: str, record: Record, training: bool = False) -> None:
-        """Writes a record; a training record of an evaluation image stays away where an audit runs."""
+        """Writes a record, except a training record that the leakage audit excludes."""
         if not training or self.audit is None or all(self.audit.keeps(image) for image in images_of(record)):
             self.output.split(split).add(record)
 

@@ -30,7 +30,7 @@ def prepared_evaluation_sets(out: Path, but: str = "") -> dict[str, frozenset[st
 
     Args:
         out: the folder of prepared data sets.
-        but: a data set that is passed over (the one being prepared).
+        but: a data set to ignore (the one being prepared).
     """
     found = {}
     for manifest_path in sorted(Path(out).glob(f"*/{MANIFEST}")):
@@ -75,13 +75,13 @@ def listed_evaluation_sets(raw: RawFolder) -> dict[str, frozenset[str]]:
 
 
 class LeakageAudit:
-    """Looks at every image of a pre-training set, once, and says whether its records stay.
+    """Decides for each image of a pre-training set whether its records stay.
 
     Args:
         evaluation: "flickr30k/test" -> image ids.
         aliases: other ids of an image: "vg:1" -> ("coco:139",).
-        allow: keep evaluation images; they are counted all the same.
-        matched_by: what the aliases were made of, for the manifest.
+        allow: keep evaluation images, and only count them.
+        matched_by: the source of the aliases, for the manifest.
     """
 
     def __init__(
@@ -159,10 +159,10 @@ def leakage_statement(prepared: Path) -> str:
 
 
 def evaluation_leakage(pretraining: str, records: Path, split: str) -> str:
-    """What a result says of leakage: of the pre-training, whether this split was looked for, and of the fine-tuning.
+    """The leakage statement of a result: of pre-training, whether it was audited against this split, and of fine-tuning.
 
     Args:
-        pretraining: the checkpoint's statements, one a pre-training set, joined by " | "; "" where it has none.
+        pretraining: the checkpoint's statements, one per pre-training set, joined by " | "; "" where it has none.
         records: the folder of the split that is scored.
         split: its name.
     """
@@ -178,7 +178,7 @@ def evaluation_leakage(pretraining: str, records: Path, split: str) -> str:
 
 
 def _covers(statement: str, name: str, split: str) -> bool:
-    """Whether a pre-training set's statement speaks of a split: it was looked for, or is the set's own."""
+    """Whether a pre-training set's statement covers a split: it was audited, or belongs to the same set."""
     audited = statement.rpartition("audited against ")[2].split(", ")
     is_listed = name == "coco-captions" and f"karpathy_{split}_images.txt" in audited
     own = statement.startswith(f"{name}:") or (name.startswith("scenes") and "generated" in statement)

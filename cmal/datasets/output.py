@@ -1,7 +1,7 @@
 """The folder of one prepared data set: split files under temporary names, then renamed together, the manifest last.
 
-A folder with a manifest is whole. A run that fails leaves the folder as it was; one that is killed while renaming leaves
-no manifest, and the next run begins anew.
+A folder with a manifest is complete. A run that fails leaves the folder unchanged. A run killed while renaming leaves
+no manifest, and the next run starts over.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cmal.regions.image_ids import MANIFEST
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".prepare-", ".tmp"
 REPORT_EVERY_RECORDS = 20_000
 
-Progress = Callable[[str, int, int], None]  # what, done, wanted (0 = not known)
+Progress = Callable[[str, int, int], None]  # what, done, total (0 = unknown)
 
 
 class SplitFile:
-    """One `<split>.jsonl` in the making."""
+    """One `<split>.jsonl` while it is written."""
 
     def __init__(self, name: str, path: Path, progress: Progress | None):
         self.name, self.path, self.progress, self.records = name, path, progress, 0
@@ -48,7 +48,7 @@ class SplitFile:
 
 
 class OutputFolder:
-    """Gathers split files and other files of one data set; `commit` makes them appear, else they vanish.
+    """The split files and other files of one data set; `commit` puts them under their names, otherwise they are removed.
 
     Use as a context manager. Raises CmalError where the disk is full or the folder cannot be written.
     """
@@ -65,14 +65,14 @@ class OutputFolder:
         return self
 
     def split(self, name: str) -> SplitFile:
-        """The split's file, begun when first asked for."""
+        """The split's file, created at the first call."""
         if name not in self.splits:
             path = self.folder / f"{TEMPORARY_PREFIX}{name}.jsonl{TEMPORARY_SUFFIX}"
             self.splits[name] = SplitFile(name, path, self.progress)
         return self.splits[name]
 
     def commit(self, manifest: dict) -> None:
-        """Puts everything under its name: splits, the JSON files of `others`, at last the manifest."""
+        """Renames the splits, then writes the JSON files of `others`, and the manifest last."""
         for split in self.splits.values():
             split.close()
         (self.folder / MANIFEST).unlink(missing_ok=True)
@@ -103,5 +103,5 @@ class OutputFolder:
 
 
 def images_of(record: Record) -> tuple[str, ...]:
-    """The image ids a record speaks of."""
+    """The image ids of a record."""
     return (record.left_image_id, record.right_image_id) if isinstance(record, PairRecord) else (record.image_id,)

@@ -1,6 +1,6 @@
-"""Anybody's own image-text pairs: a folder of pictures and a table of captions (.jsonl, .csv, .tsv).
+"""The user's own image-text pairs: a folder of pictures and a table of captions (.jsonl, .csv, .tsv).
 
-A row has `image` (path below the folder) and `caption`, and may have `id` and `split`; other columns are passed over.
+A row has `image` (path below the folder) and `caption`, and may have `id` and `split`; other columns are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENDINGS = (".jsonl", ".csv", ".tsv")
 
 
 def write_pairs(job: Job) -> None:
-    """One's own pictures and captions."""
+    """Pictures and captions of the user."""
     assert job.options.captions is not None  # `prepare_dataset` checks it
     folder = job.raw.folder
     job.image_ids = guess_dataset(folder)

@@ -70,7 +70,7 @@ class PreparedDataset:
         return self.manifest["splits"]
 
     def remarks(self) -> list[str]:
-        """What a user should know beside the counts: rows left out and why, evaluation images found."""
+        """Further lines for the user: rows left out with reasons, evaluation images found."""
         lines = [f"left out {count:,} {reason}" for reason, count in self.manifest["dropped"].items()]
         exclusions = self.manifest["exclusions"]
         fate = "excluded" if exclusions.get("excluded") else "KEPT (--allow-leakage)"
@@ -100,10 +100,10 @@ def prepare_dataset(
         out: folder of all prepared data sets; OUT/DATASET is written.
         images: how many training scenes.
         seed: of the scenes; same seed, same bytes.
-        workers: processes that draw scenes; 0 = one a core.
-        options: what else a user may say.
-        report: called with one line of news.
-        progress: called with (what, done, wanted) now and then; wanted is 0 where it is not known.
+        workers: processes that draw scenes; 0 = one per core.
+        options: see `Options`.
+        report: called with one line of progress.
+        progress: called regularly with (what, done, total); total is 0 if unknown.
 
     Raises:
         DataError: there is no such data set, a file is missing, or rows are invalid (all of a file reported together);
@@ -165,7 +165,7 @@ def _left_out(dropped: Counter[str]) -> str:
 def _prepare_pairs(
     out: Path, options: Options, report: Callable[[str], None], progress: Progress | None
 ) -> PreparedDataset:
-    """One's own pairs become OUT/NAME; their images stay where they are."""
+    """The user's pairs, written to OUT/NAME; images are not copied."""
     if options.image_folder is None or options.captions is None:
         raise DataError(
             "cannot prepare pairs",
@@ -189,7 +189,7 @@ def _prepare_pairs(
 
 
 def scenes_sizes(images: int) -> dict[str, int]:
-    """Images of each split of `scenes` for so many training images: 200 and 400, fewer below 600 training images.
+    """Images per split of `scenes` by the number of training images: 200 and 400, fewer below 600 training images.
 
     Example: 1,200 gives 200 and 400; 60 gives 10 and 20.
     """

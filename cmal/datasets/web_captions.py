@@ -1,6 +1,6 @@
 """Captions of pictures on the web: Conceptual Captions' TSV and SBU's lists; and the folder of those that were fetched.
 
-The lists name addresses, many of them dead by now; what counts is the picture in the folder. It is found by
+The lists hold addresses, many of them dead. A row is used if its picture is in the folder, found by
 
 1. the `url` in the JSON that img2dataset writes beside each picture (`00000/000000012.jpg`, `000000012.json`),
 2. a third column of the TSV, the picture's path below the folder,
@@ -106,7 +106,7 @@ class ImageFolder:
                 self.path_of_url[url] = path
 
     def path_of(self, row: WebRow, dataset: str) -> str | None:
-        """The picture of a row, or None where it was not fetched."""
+        """Path of a row's picture; None if it was not fetched."""
         if row.url in self.path_of_url:
             return self.path_of_url[row.url]
         if row.path:

@@ -23,6 +23,7 @@ MAX_ELEMENT_CHARS = 1 << 28  # longest element of an array, or other value
 MARGIN_CHARS = 32  # what is decoded or found wrong this near to the window's end may be cut: "0." of "0.5"
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _refuse_constant(name: str) -> float:
@@ -42,6 +43,19 @@ def parse_json(text: str | bytes) -> Any:
         return DECODER.decode(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether a text holds a lone surrogate, which JSON may contain and UTF-8 cannot encode.
+
+    Example: "caf\\u00e9" does not, "\\ud83d" alone does.
+    """
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with "?" for each lone surrogate."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def iterate_array(path: Path, key: str = "") -> Iterator[Any]:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cmal.errors import DataError, list_errors, shown
-from cmal.io.characters import has_half
-from cmal.io.json_stream import parse_json
+from cmal.io.json_stream import has_surrogate, parse_json
 
 T = TypeVar("T")
 MAX_ERRORS_KEPT = 1000
@@ -159,7 +158,7 @@ def clean_text(value: Any, name: str = "text") -> str:
         raise ValueError(f'"{name}" should be a text, found {shown(value)}')
     if value.isascii() and value.isprintable():
         return " ".join(value.split())
-    if has_half(value):
+    if has_surrogate(value):
         raise ValueError(f'"{name}" holds half a character (a lone surrogate)')
     return " ".join(value.translate(_CONTROLS).split())
 

@@ -22,7 +22,7 @@ def iou_matrix(a_xyxy: np.ndarray, b_xyxy: np.ndarray, plus_one: bool = False) -
 
     Args:
         a_xyxy: (N, 4). b_xyxy: (M, 4). Inverted boxes (x2 < x1) are empty.
-        plus_one: count widths and heights one pixel larger, as detectors of the Caffe days did.
+        plus_one: count widths and heights one pixel larger, as Caffe's detectors did.
 
     Returns:
         (N, M) float64 in [0, 1]; 0 where the union is empty.
@@ -68,8 +68,8 @@ def _area(sides: np.ndarray) -> np.ndarray:
     return sides[..., 0] * sides[..., 1]  # half the time that clip and prod take
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(part, total, out=np.zeros(np.broadcast(part, total).shape), where=total > 0)
 
 
 def as_boxes(boxes: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """COCO instances JSON (also RefCOCO's and that of `scenes`): categories, and the boxes of each image.
 
-Segmentations are passed over. Source: Lin et al. 2014, arXiv:1405.0312; files from cocodataset.org.
+Segmentations are ignored. Source: Lin et al. 2014, arXiv:1405.0312; files from cocodataset.org.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class InstanceBox:
 
 @dataclass(frozen=True)
 class InstanceImage:
-    """One image of the file. `size_wh_px` is (0, 0) where the file does not say; boxes in the file's order."""
+    """One image of the file. `size_wh_px` is (0, 0) if the file has no size; boxes in the file's order."""
 
     number: int
     file_name: str
@@ -40,7 +40,7 @@ class InstanceImage:
 
 @dataclass(frozen=True)
 class Instances:
-    """A whole file: category names by number, in the file's order, and images by number, in the file's order."""
+    """A file's content: category names by number, in the file's order, and images by number, in the file's order."""
 
     categories: dict[int, str]
     images: dict[int, InstanceImage]
@@ -50,8 +50,8 @@ def read_instances(path: Path) -> Instances:
     """Reads an instances JSON; its arrays may stand in any order.
 
     Raises:
-        DataError: the file is not of this form, or some rows are invalid: a key missing, a box that is no box, a repeated
-            id, an annotation of an image or category that is not listed (all reported together with their rows).
+        DataError: the file is not of this form, or some rows are invalid: a missing key, a malformed box, a repeated id,
+            an annotation of an image or category that is not listed (all reported together with their rows).
     """
     path = Path(path)
     reader = _InstancesReader(path)
@@ -96,10 +96,10 @@ class _InstancesReader:
         for number, boxes in self.boxes.items():
             if number not in self.images:
                 for box in boxes:
-                    self._add_fault(box, f'its image {number} is not in "images"')
+                    self._add_error(box, f'its image {number} is not in "images"')
             for box in boxes:
                 if box.category_id not in self.categories:
-                    self._add_fault(box, f'its category {box.category_id} is not in "categories"')
+                    self._add_error(box, f'its category {box.category_id} is not in "categories"')
         self.errors.raise_if_any()
         if not self.images:
             raise DataError(
@@ -113,7 +113,7 @@ class _InstancesReader:
         }
         return Instances(self.categories, images)
 
-    def _add_fault(self, box: InstanceBox, reason: str) -> None:
+    def _add_error(self, box: InstanceBox, reason: str) -> None:
         self.errors.add(f"annotations row {self.row_of[box.annotation_id]:,}", reason)
 
 

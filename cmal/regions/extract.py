@@ -24,7 +24,7 @@ from cmal.regions.detectors import Detector
 from cmal.regions.images import read_image
 from cmal.regions.store.layout import INDEX_NAME, ShardInfo, StoreHeader, read_index
 from cmal.regions.store.plan import Plan, extend_plan, load_plan, save_plan
-from cmal.regions.store.shards import foretell_size, shard_name, write_index, write_shard
+from cmal.regions.store.shards import check_disk_space, shard_name, write_index, write_shard
 from cmal.regions.types import Regions
 
 FAILED_NAME = "failed.jsonl"
@@ -159,7 +159,7 @@ def _settle_plan(out: Path, header: StoreHeader, settings: dict, image_ids: list
 
 def _check_disk(run: _Run) -> None:
     regions = int(getattr(run.detector, "max_regions", DEFAULT_REGIONS))
-    note = foretell_size(run.out, run.total, f"up to {regions}", regions, run.header.feature_size)
+    note = check_disk_space(run.out, run.total, f"up to {regions}", regions, run.header.feature_size)
     if run.total:
         run.tell(note)
 

@@ -1,4 +1,4 @@
-"""Image ids: one string an image, unique over all data sets, the key of the region store and of every record.
+"""Image ids: one string per image, unique over all data sets; the key of the region store and of records.
 
 | data set | file name or number | image id |
 |---|---|---|
@@ -22,7 +22,7 @@ from cmal.errors import DataError
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "cmal-prepared"
-LEVELS_UP = 3  # how far above a folder its manifest or telling name may be
+LEVELS_UP = 3  # how many folders up the manifest or a known folder name may be
 
 _COCO_NUMBER = re.compile(r"(?:^|_)(\d{12})(?:_\d+)?$|^(\d{1,11})$")  # refs add "_16" after the twelve digits
 _FLICKR8K_NAME = re.compile(r"^(\d+)_[0-9a-f]{10}$")
@@ -44,7 +44,7 @@ _GENERIC_FOLDERS = ("images", "image", "img", "imgs", "photos", "pictures", "tra
 
 
 def coco_image_id(name_or_number: str | int) -> str:
-    """`coco:139` from 139, "139", or a 2014 or 2017 file name. Raises DataError where there is no COCO number in it."""
+    """`coco:139` from 139, "139", or a 2014 or 2017 file name. Raises DataError if the name has no COCO number."""
     if isinstance(name_or_number, int):
         return f"coco:{name_or_number}"
     match = _COCO_NUMBER.search(_stem(name_or_number))
@@ -68,7 +68,7 @@ def flickr30k_image_id(name: str | int) -> str:
 
 
 def vg_image_id(name_or_number: str | int) -> str:
-    """`vg:2407890` from the number or the file name. Raises DataError where it is no number."""
+    """`vg:2407890` from the number or the file name. Raises DataError if it is not a number."""
     stem = _stem(str(name_or_number))
     if not (stem.isascii() and stem.isdigit()):
         raise _no_id(name_or_number, "a Visual Genome file name, such as 2407890.jpg")
@@ -76,7 +76,7 @@ def vg_image_id(name_or_number: str | int) -> str:
 
 
 def nlvr2_image_id(name: str) -> str:
-    """`nlvr2:dev-850-0-img0` from the file name. Raises DataError where the name is none of NLVR2's."""
+    """`nlvr2:dev-850-0-img0` from the file name. Raises DataError for any other name."""
     if not _NLVR2_NAME.match(_stem(name)):
         raise _no_id(name, "an NLVR2 file name, such as dev-850-0-img0.png")
     return f"nlvr2:{_stem(name)}"
@@ -91,10 +91,10 @@ def image_id_for_file(dataset: str, relative_path: str | Path) -> str:
 
     Returns:
         The id. A file of a known data set that is not named as its files are gets `DATASET:<path without ending>`,
-        which is nobody else's.
+        which no other data set uses.
 
     Raises:
-        DataError: the path leads out of the folder, is absolute or empty, or has characters no path should have.
+        DataError: the path leads out of the folder, is absolute or empty, or has unprintable characters.
     """
     path = str(relative_path)
     parts = PurePosixPath(path).parts
@@ -110,11 +110,11 @@ def image_id_for_file(dataset: str, relative_path: str | Path) -> str:
 
 
 def guess_dataset(folder: Path) -> str:
-    """Which data set's images a folder holds: the `dataset` of `image_id_for_file`.
+    """The data set whose images a folder holds: the `dataset` of `image_id_for_file`.
 
-    Told by a manifest of `cmal prepare` in the folder or up to three above, else by a telling folder name (train2014,
-    val2017, flickr30k-images, VG_100K, ...) of the folder, of a folder in it or of one above, else the folder's own name
-    (its parent's, where it is a mere "images" or "train").
+    The first of these decides: a manifest of `cmal prepare` in the folder or up to three folders above; a known name
+    (train2014, val2017, flickr30k-images, VG_100K, ...) of the folder, a folder in it or one above; the folder's own
+    name (its parent's for a generic "images" or "train").
     """
     folder = Path(folder).resolve()
     above = [folder, *folder.parents][: LEVELS_UP + 1]
@@ -128,7 +128,9 @@ def guess_dataset(folder: Path) -> str:
     for name in (folder.name, *within, *(parent.name for parent in above[1:])):
         if name.lower() in _DATASET_OF_FOLDER:
             return _DATASET_OF_FOLDER[name.lower()]
-    return next((place.name for place in above if place.name and place.name.lower() not in _GENERIC_FOLDERS), "images")
+    return next(
+        (parent.name for parent in above if parent.name and parent.name.lower() not in _GENERIC_FOLDERS), "images"
+    )
 
 
 def _name_in_manifest(path: Path) -> str:
@@ -148,4 +150,4 @@ def _stem(name: str) -> str:
 
 
 def _no_id(found: object, expected: str) -> DataError:
-    return DataError("cannot tell an image's id", f"found {str(found)[:120]!r}", f"it should be {expected}")
+    return DataError("cannot derive an image id", f"found {str(found)[:120]!r}", f"it should be {expected}")

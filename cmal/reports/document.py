@@ -12,8 +12,8 @@ from string import Template
 
 from PIL import Image
 
-from cmal.io.characters import without_halves
 from cmal.io.files import write_text
+from cmal.io.json_stream import replace_surrogates
 from cmal.regions.images import read_image
 
 JPEG_QUALITY = 85
@@ -21,7 +21,7 @@ JPEG_QUALITY = 85
 
 def text(value: object) -> str:
     """The value as text in HTML, in an element or in a quoted attribute; half a character is shown as "?"."""
-    return without_halves(html.escape(str(value), quote=True))
+    return replace_surrogates(html.escape(str(value), quote=True))
 
 
 def tag(name: str, *inner: str, **attributes: object) -> str:

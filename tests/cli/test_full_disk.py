@@ -87,7 +87,7 @@ def test_drawing_the_world_leaves_whole_pictures_at_most(disk_of, kilobytes):
 def test_extraction_stores_whole_shards_at_most(disk_of, tiny_world, monkeypatch, kilobytes):
     """HDF5 ends the process where a disk fills up under it; the room is taken before."""
     disk, images = disk_of(kilobytes), tiny_world / "data/scenes/images"
-    monkeypatch.setattr("cmal.regions.extract.foretell_size", lambda *facts: "somebody fills the disk after this")
+    monkeypatch.setattr("cmal.regions.extract.check_disk_space", lambda *facts: "somebody fills the disk after this")
     reported("extract-regions", images, "--out", disk / "s", "--shard-size", 4)
     assert {name.rpartition(".")[2] for name in files_in(disk)} <= {"json", "h5"}
     if not (disk / "s/index.json").exists():

@@ -1,4 +1,4 @@
-"""Imports: region features that people already have, converted into a store by streaming; pickles are never executed.
+"""Imports: existing region features, converted into a store by streaming; pickles are never executed.
 
 | format | what | reader |
 |---|---|---|

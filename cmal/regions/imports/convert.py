@@ -1,4 +1,4 @@
-"""From a foreign feature file to a store: finds out the format, streams, checks every image, counts what was bent.
+"""Converts a foreign feature file into a store: detects the format, streams, checks every image, counts changes.
 
 One shard of images is in memory at a time, at most about 200 MB.
 """
@@ -40,7 +40,7 @@ from cmal.regions.imports.vinvl import looks_like_vinvl, open_vinvl
 from cmal.regions.imports.volta import KEYS_ENTRY as VOLTA_KEYS
 from cmal.regions.imports.volta import open_volta
 from cmal.regions.store.layout import BYTES_A_REGION, MAX_NAMES, StoreHeader
-from cmal.regions.store.shards import StoreWriter, foretell_size
+from cmal.regions.store.shards import StoreWriter, check_disk_space
 from cmal.regions.types import Regions
 
 FORMATS = ("butd-tsv", "lxmert-tsv", "vinvl-tsv", "uniter-lmdb", "volta-lmdb", "mmf-npy")
@@ -53,14 +53,15 @@ MAX_FAILURES_KEPT = 100_000
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did.
+    """The outcome of an import.
 
     Attributes:
         format: the format that was read.
         images, regions: what the store holds.
-        failed: images that could not be read, listed in `failed.jsonl`. repeated: images that came again; the first counts.
+        failed: images that could not be read, listed in `failed.jsonl`.
+        repeated: further rows of an image that was already stored.
         clipped_numbers: feature numbers beyond float16 (65,504) that were cut to it, in `clipped_images` images.
-        unknown_sizes: images whose size nobody told; their boxes are in a frame of 1000 × 1000.
+        unknown_sizes: images of unknown size; their boxes are in a frame of 1000 × 1000.
         has_classes: whether the regions carry tags.
         seconds: how long it took.
     """
@@ -81,12 +82,12 @@ class ImportSummary:
         return "; ".join([counts, *self.notes()])
 
     def notes(self) -> list[str]:
-        """What a person should know of it, one sentence each; none where all was well."""
+        """One sentence per kind of problem; empty if there was none."""
         notes = []
         if self.failed:
             notes.append(f"{self.failed:,} images could not be read; {FAILED_NAME} lists them with the reasons")
         if self.repeated:
-            notes.append(f"{self.repeated:,} images came again and were passed over")
+            notes.append(f"{self.repeated:,} images were repeated; the first of each was kept")
         if self.clipped_numbers:
             notes.append(
                 f"{self.clipped_numbers:,} feature numbers in {self.clipped_images:,} images were beyond float16"
@@ -118,12 +119,12 @@ def import_features(
     Args:
         path: the file or folder.
         out: the store's folder; it must not hold a store yet.
-        format: one of `FORMATS`; None finds it out.
-        dataset: prefix of the image ids ("coco", "vg", ...) for keys that do not tell it themselves.
+        format: one of `FORMATS`; None detects it.
+        dataset: prefix of the image ids ("coco", "vg", ...) for keys that do not contain it.
         class_names, attribute_names: vocabulary files, one name per line; None is Visual Genome's 1,600 and 400.
-        sizes: JSON with the sizes of images for formats that do not tell them: `{image id: [width, height]}`, or a COCO
+        sizes: JSON with the sizes of images for formats without them: `{image id: [width, height]}`, or a COCO
             file with `images`.
-        report: is called every hundred images; `total` is an estimate until the end.
+        report: called every hundred images; `total` is an estimate until the end.
 
     Raises:
         DataError: the format is unknown, a file is unreadable, or not one image could be taken.
@@ -140,18 +141,18 @@ def import_features(
         if len(names) > MAX_NAMES:
             raise DataError(
                 f"cannot import {path}",
-                f"it has {len(names):,} class names; a store tells {MAX_NAMES:,} apart",
+                f"it has {len(names):,} class names; a store holds {MAX_NAMES:,} at most",
                 _CHOOSE,
             )
     header = StoreHeader(
         f"import:{source.format}", "", first.features.shape[1], source.class_names, source.attribute_names
     )
     with hold_folder(out), StoreWriter(out, header, _shard_images(first)) as writer:
-        run.foretell(out, first)
+        run.report_size(out, first)
         run.write(images, writer)
         if not run.images:
             raise run.nothing()
-        _write_failures(out, path, run.failures)  # before the index, which calls the store whole
+        _write_failures(out, path, run.failures)  # before the index, which completes the store
     return run.summary()
 
 
@@ -202,10 +203,10 @@ def read_sizes(path: Path, dataset: str | None) -> dict[str, tuple[int, int]]:
 
 
 def _size(size: Sequence[int]) -> tuple[int, int]:
-    """Raises ValueError where these are not a width and a height."""
+    """Raises ValueError unless these are a width and a height in pixels."""
     width, height = size
     if not all(type(side) is int and 1 <= side <= LARGEST_SIDE_PX for side in (width, height)):
-        raise ValueError(f"{shown(size)} is no width and height")
+        raise ValueError(f"{shown(size)} is not a width and a height")
     return width, height
 
 
@@ -238,11 +239,11 @@ class _Run:
                 return image, chain(before, stream)
         raise self.nothing()
 
-    def foretell(self, out: Path, first: ForeignImage) -> None:
-        """Tells the size of the store, judged by the first image. Raises StoreError where the disk cannot hold it."""
+    def report_size(self, out: Path, first: ForeignImage) -> None:
+        """Reports the size of the store, estimated from the first image. Raises StoreError if the disk is too small."""
         progress, regions = self.source.progress, len(first.features)
         images = max(1, round(progress.total / max(progress.done, 1)))
-        note = foretell_size(out, images, f"about {regions}", regions, first.features.shape[1])
+        note = check_disk_space(out, images, f"about {regions}", regions, first.features.shape[1])
         self.report(ExtractionReport(0, images, 0, time.monotonic() - self.started, f"about {note}"))
 
     def write(self, images: Iterator[ForeignImage], writer: StoreWriter) -> None:
@@ -261,8 +262,8 @@ class _Run:
             writer.add(image_id, regions)
             self.images, self.regions = self.images + 1, self.regions + len(regions)
             if self.images % REPORT_EVERY == 0:
-                self._tell()
-        self._tell(is_end=True)
+                self._report()
+        self._report(is_end=True)
 
     def nothing(self) -> DataError:
         """The error of a file without one usable image."""
@@ -287,7 +288,7 @@ class _Run:
         if not len(image.features):
             image = replace(image, features=np.zeros((0, feature_size), np.float16))
         if image.features.shape[-1] != feature_size:
-            raise BadRow(f"{image.features.shape[-1]} feature numbers a region; the first image has {feature_size}")
+            raise BadRow(f"{image.features.shape[-1]} features per region; the first image has {feature_size}")
         names = len(self.source.class_names), len(self.source.attribute_names)
         return to_regions(image, image_id, *names, self.sizes, self.tally)
 
@@ -303,7 +304,7 @@ class _Run:
         if len(self.failures) < MAX_FAILURES_KEPT:
             self.failures.append({"image_id": bad.key, "path": bad.where, "reason": bad.reason})
 
-    def _tell(self, is_end: bool = False) -> None:
+    def _report(self, is_end: bool = False) -> None:
         done, progress = self.images + self.failed + self.repeated, self.source.progress
         total = done if is_end else max(done, round(done * progress.total / max(progress.done, 1)))
         self.report(ExtractionReport(done, total, self.failed, time.monotonic() - self.started))
@@ -345,13 +346,13 @@ def _key_of(row: Mapping[str, object]) -> str:
 
 
 def _shard_images(first: ForeignImage) -> int:
-    """How many images make a shard of at most about 200 MB, judged by the first image."""
+    """Images per shard of at most about 200 MB, estimated from the first image."""
     count = FIXED_REGIONS if len(first.features) <= FIXED_REGIONS else max(len(first.features), MAX_REGIONS)
     return max(1, min(SHARD_IMAGES, SHARD_BYTES // (count * (2 * first.features.shape[1] + BYTES_A_REGION))))
 
 
 def _write_failures(out: Path, path: Path, failures: list[dict[str, str]]) -> None:
-    (out / FAILED_NAME).unlink(missing_ok=True)  # of an import that was killed
+    (out / FAILED_NAME).unlink(missing_ok=True)  # left by an import that was killed
     if failures:
         lines = ({**line, "path": f"{path.name}: {line['path']}"} for line in failures)
         write_text(out / FAILED_NAME, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,4 +1,4 @@
-"""What every import shares: one image as a foreign file tells it, its id, and how it becomes `Regions`.
+"""Shared by all imports: one image of a foreign file, its image id, and its conversion to `Regions`.
 
 Legend: R regions, F feature numbers, C classes.
 """
@@ -21,12 +21,12 @@ from cmal.regions.types import NO_ATTRIBUTE, TOP_CLASSES, Regions
 LARGEST_FLOAT16 = 65504.0
 LARGEST_SIDE_PX = 1_000_000
 LARGEST_COORDINATE = 1e9
-OUTSIDE_PX = 1.0  # a box that begins so far behind the image's edge is of another image, or of another size of it
-ROUNDING = 1e-3  # by which a probability may miss 0 or 1
-UNKNOWN_SIDE_PX = 1000  # where a file gives boxes as shares of the image and nobody tells its size
-UNKNOWN_CLASSES = ("unknown",)  # where a file has no classes: no anchors, everything else works
+OUTSIDE_PX = 1.0  # a box that starts further outside belongs to another image, or to another size of it
+ROUNDING = 1e-3  # tolerance of probabilities at 0 and 1
+UNKNOWN_SIDE_PX = 1000  # side of the frame for unit boxes of an image of unknown size
+UNKNOWN_CLASSES = ("unknown",)  # of a file without classes
 
-_TELLING = (  # names that tell their data set, as COCO, LXMERT, UNITER and volta write them
+_KNOWN_NAMES = (  # file names of COCO, LXMERT, UNITER and volta that contain the data set
     ("coco", re.compile(r"(?:^|_)coco(?:_gt|_(?:train|val|test)20\d\d)?_0*(\d{1,12})$", re.I)),
     ("flickr30k", re.compile(r"(?:^|_)flickr30k?_0*(\d+)$", re.I)),
     ("vg", re.compile(r"(?:^|_)(?:vg|visualgenome)_0*(\d+)$", re.I)),
@@ -41,10 +41,10 @@ class ForeignImage:
     """One image of a foreign file, before it is checked.
 
     Attributes:
-        key: as the file names it. where: where in the file, for messages ("line 7").
+        key: its name in the file. where: its position in the file, for messages ("line 7").
         features: (R, F). boxes_xyxy: (R, 4), in pixels, or shares of the image where `is_unit`.
-        image_wh_px: (width, height); None where the file does not say.
-        object_ids: (R,) or None. object_conf: (R,) or None. attribute_ids, attribute_conf: alike.
+        image_wh_px: (width, height); None if the file has no size.
+        object_ids, object_conf, attribute_ids, attribute_conf: (R,) or None.
         class_probs: (R, C) without background, or None.
     """
 
@@ -63,7 +63,7 @@ class ForeignImage:
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image of a foreign file that cannot be read: its key (as far as it is known), where it is, and why."""
+    """An image of a foreign file that cannot be read: its key if known, its position in the file, and the reason."""
 
     key: str
     where: str
@@ -72,7 +72,7 @@ class BadImage:
 
 @dataclass
 class Progress:
-    """How far a stream is, in any unit: `done` of `total`."""
+    """Progress of a stream in any unit: `done` of `total`."""
 
     done: int = 0
     total: int = 1
@@ -85,8 +85,8 @@ class Source:
     Attributes:
         format: its name among the imports.
         class_names, attribute_names: of its ids.
-        images: the stream; reading it is what takes time.
-        progress: how far the stream is.
+        images: the stream; iterating over it reads the file.
+        progress: of the stream.
     """
 
     format: str
@@ -98,7 +98,7 @@ class Source:
 
 @dataclass
 class Tally:
-    """What was bent on the way: numbers beyond float16 that were cut, images they were in, images of unknown size."""
+    """Counts of changes: features clipped to float16, images that had such features, images of unknown size."""
 
     clipped_numbers: int = 0
     clipped_images: int = 0
@@ -148,30 +148,30 @@ class BadRow(ValueError):
 
 
 def image_id_of(key: str, dataset: str | None) -> str:
-    """The image id of the store for a foreign key: a number, a file name, or a path.
+    """The image id for a foreign key: a number, a file name, or a path.
 
-    Keys that tell their data set themselves need no `dataset`: `COCO_train2014_000000391895`, `coco_val2014_...`,
-    `flickr30k_000000036979.npz`, `vg_000002407890`, `nlvr2_dev-850-0-img0`. An id that is one already stays.
+    Keys that contain their data set need no `dataset`: `COCO_train2014_000000391895`, `coco_val2014_...`,
+    `flickr30k_000000036979.npz`, `vg_000002407890`, `nlvr2_dev-850-0-img0`. A key that is an image id stays.
 
     Raises:
-        DataError: the key does not tell, and `dataset` is None.
-        BadRow: no image could have this name.
+        DataError: the key does not contain a data set, and `dataset` is None.
+        BadRow: the key cannot be an image name.
 
-    Example: image_id_of("COCO_val2014_000000391895.jpg", None) is "coco:391895"; image_id_of("391895", "coco") alike.
+    Example: image_id_of("COCO_val2014_000000391895.jpg", None) is "coco:391895"; so is image_id_of("391895", "coco").
     """
     if not key.isprintable():
-        raise BadRow("its name has characters that no name should have")
+        raise BadRow("its name has unprintable characters")
     if re.match(r"^[a-z0-9_+-]+:\S", key):
         return key
     path = _ARRAY_ENDING.sub("", key.replace("\\", "/"))
     name = _IMAGE_ENDING.sub("", PurePosixPath(path).name)
-    for found, pattern in _TELLING:
+    for found, pattern in _KNOWN_NAMES:
         if match := pattern.search(name):
             return f"{found}:{match[1]}"
     if dataset is None:
         raise DataError(
-            f'cannot tell which data set the image "{key}" belongs to',
-            "its name does not say",
+            f'cannot determine the data set of the image "{key}"',
+            "its name does not contain it",
             "name the data set: --dataset coco (or flickr30k, vg, nlvr2, ...)",
         )
     try:
@@ -188,14 +188,14 @@ def to_regions(
     sizes: Mapping[str, tuple[int, int]],
     tally: Tally,
 ) -> Regions:
-    """Checks one image and gives it the store's types; features beyond float16 are cut to its largest and counted.
+    """Checks one image and converts it to the store's types; features beyond float16 are clipped and counted.
 
     Args:
-        classes, attributes: how many names there are.
-        sizes: (width, height) by image id, for files that do not give them.
+        classes, attributes: numbers of names.
+        sizes: (width, height) by image id, for files without sizes.
 
     Raises:
-        BadRow: shapes disagree, an id has no name, or a number is not one.
+        BadRow: shapes disagree, an id has no name, or a value is not finite.
     """
     features = image.features
     if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiu":
@@ -229,13 +229,13 @@ def to_regions(
 
 
 def _as_half(features: np.ndarray, tally: Tally, image_id: str) -> np.ndarray:
-    """(R, F) float16. The quick look for infinities is at the bits: an exponent of all ones."""
+    """(R, F) float16, clipped. Infinities are found fast by their bits: an exponent of all ones."""
     with np.errstate(over="ignore", invalid="ignore"):
         half = features.astype(np.float16)
     is_special = (half.view(np.uint16) & 0x7C00) == 0x7C00
     if is_special.any():
         if np.isnan(features).any():
-            raise BadRow("features hold numbers that are not numbers (NaN)")
+            raise BadRow("features hold NaN")
         half[is_special] = np.where(features[is_special] > 0, LARGEST_FLOAT16, -LARGEST_FLOAT16)
         tally.clipped_numbers += int(is_special.sum())
         tally.clipped_images += 1
@@ -244,7 +244,7 @@ def _as_half(features: np.ndarray, tally: Tally, image_id: str) -> np.ndarray:
 
 
 def _boxes(image: ForeignImage, count: int, size: tuple[int, int]) -> np.ndarray:
-    """(R, 4) float32 in pixels, cut to the image. Raises BadRow also for a box that is reversed or wholly outside."""
+    """(R, 4) float32 in pixels, clipped to the image. Raises BadRow for a box that is reversed or outside the image."""
     given = np.asarray(image.boxes_xyxy)
     if given.shape != (count, 4) or given.dtype.kind not in "fiu":
         raise BadRow(f"boxes have shape {given.shape} and type {given.dtype}; there are {count} regions")
@@ -260,7 +260,7 @@ def _boxes(image: ForeignImage, count: int, size: tuple[int, int]) -> np.ndarray
 
 
 def _classes_of(image: ForeignImage, count: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """object_ids, object_conf, class_top_ids, class_top_probs, from whatever of it the file has."""
+    """object_ids, object_conf, class_top_ids and class_top_probs, from those that the file has."""
     top_ids, top_probs = np.zeros((count, TOP_CLASSES), np.int16), np.zeros((count, TOP_CLASSES), np.float32)
     if image.class_probs is not None:
         probs = _shares(image.class_probs, (count, classes), "class probabilities")
@@ -269,7 +269,7 @@ def _classes_of(image: ForeignImage, count: int, classes: int) -> tuple[np.ndarr
         order = np.take_along_axis(some, np.lexsort((some, -np.take_along_axis(probs, some, 1)), axis=1), 1)
         top_ids[:, :shown], top_probs[:, :shown] = order, np.take_along_axis(probs, order, 1)
     elif image.object_ids is None and classes != len(UNKNOWN_CLASSES):
-        raise BadRow("it has no classes, and other images of the file have")
+        raise BadRow("it has no classes, but other images of the file have")
     ids = top_ids[:, 0] if image.object_ids is None else _ids(image.object_ids, count, classes, "object", least=0)
     conf = top_probs[:, 0] if image.object_conf is None else _confidences(image.object_conf, count, "object")
     if image.class_probs is None:
@@ -293,7 +293,7 @@ def _confidences(values: np.ndarray | None, count: int, kind: str) -> np.ndarray
 
 
 def _shares(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Numbers between 0 and 1 as float32; what misses by rounding is cut."""
+    """Values in [0, 1] as float32; rounding errors are clipped."""
     values = np.asarray(values)
     if values.shape != shape or values.dtype.kind not in "fiu":
         raise BadRow(f"{what} have shape {values.shape} and type {values.dtype}; {shape} was expected")

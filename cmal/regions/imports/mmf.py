@@ -1,4 +1,4 @@
-"""MMF feature folders: `NAME.npy` with the features (R, F) and `NAME_info.npy` with a pickled table beside it.
+"""MMF feature folders: `NAME.npy` with the features (R, F) and `NAME_info.npy` with a pickled table.
 
 The table holds `bbox num_boxes objects cls_prob image_width image_height` (`extract_features_vmb.py`), with `bbox` in
 pixels (R, 4); or, from `extract_features_vinvl.py`, `bbox` as shares of the image (R, 6), which the features repeat in
@@ -39,10 +39,10 @@ def open_mmf(folder: Path, class_names: tuple[str, ...]) -> Source:
     """The folder as a stream, files in the order of their names.
 
     Args:
-        class_names: of the ids; not used where the first image has no classes.
+        class_names: of the ids; unused if the first image has no classes.
 
     Raises:
-        DataError: no `.npy` file there.
+        DataError: the folder has no `.npy` file.
     """
     paths = list(feature_files(folder))
     if not paths:
@@ -96,7 +96,7 @@ def read_npy(path: Path) -> Any:
 
     Raises:
         BadRow: damaged, too large, or of another kind.
-        PickleRefused: its pickle asks for something that is not admitted.
+        PickleRefused: its pickle holds something that is not allowed.
     """
     if path.stat().st_size > LARGEST_FILE:
         raise BadRow(f"{path.name} has {path.stat().st_size:,} bytes")

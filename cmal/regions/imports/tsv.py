@@ -1,10 +1,10 @@
-"""Bottom-up-attention and LXMERT feature files: one image per line, fields parted by tabs, arrays as base64.
+"""Bottom-up-attention and LXMERT feature files: one image per line, tab-separated fields, arrays as base64.
 
 - 6 fields, bottom-up-attention: `image_id image_w image_h num_boxes boxes features`;
 - 10 fields, LXMERT and py-bottom-up-attention: `img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes
   boxes features`.
 
-Note the places of width and height. boxes: float32 (R, 4) x1 y1 x2 y2 in pixels; features: float32 (R, F); ids int64;
+Width and height are in different order. boxes: float32 (R, 4) x1 y1 x2 y2 in pixels; features: float32 (R, F); ids int64;
 confidences float32. Object ids index the 1,600 Visual Genome classes, attribute ids the 400 attributes.
 
 Sources: peteanderson80/bottom-up-attention tools/generate_tsv.py; airsplay/py-bottom-up-attention.
@@ -29,7 +29,7 @@ def open_tsv(path: Path, class_names: tuple[str, ...], attribute_names: tuple[st
     """The file as a stream.
 
     Args:
-        class_names, attribute_names: of the ids; a file of 6 fields has no ids, and then they are not used.
+        class_names, attribute_names: of the ids; unused for files of 6 fields, which have no ids.
 
     Raises:
         DataError: the file is empty or its first line has neither 6 nor 10 fields.
@@ -69,10 +69,10 @@ def _images(path: Path, fields: int, progress: Progress) -> Iterator[ForeignImag
 
 
 def read_lines(path: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
-    """("line 1", the line with its end), ...; blank lines are passed over. Holds one line in memory.
+    """("line 1", the line with its end), ...; without blank lines. Holds one line in memory.
 
     Raises:
-        DataError: a line is longer than 64 MB, which no such file has.
+        DataError: a line is longer than 64 MB, so this is no feature file.
     """
     number = 0
     with path.open("rb", buffering=1 << 20) as file:
@@ -90,7 +90,7 @@ def read_lines(path: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
 
 
 def split_fields(line: bytes) -> list[memoryview]:
-    """The tab-separated fields, the last one without the line end; views, so that 400 kB are not copied twice a line."""
+    """The tab-separated fields, the last one without the line end; views, to avoid copying 400 kB per line."""
     end = len(line) - (2 if line.endswith(b"\r\n") else line.endswith(b"\n"))
     view, fields, start = memoryview(line), [], 0
     while (tab := line.find(b"\t", start)) >= 0:
@@ -130,7 +130,7 @@ def parse_lxmert(key: str, where: str, row: list[memoryview]) -> ForeignImage:
 
 
 def decode(text: bytes | memoryview, name: str, regions: int, dtype: type, columns: int | None = None) -> np.ndarray:
-    """base64 of (R, columns) as an array, read-only. Some files hold Python's `b'...'` around it, which is taken off.
+    """base64 of (R, columns) as an array, read-only. Some files hold Python's `b'...'` around it, which is removed.
 
     Args:
         columns: how many values a region has; None is any number.

@@ -30,14 +30,14 @@ from cmal.regions.imports.foreign import (
 )
 
 KEYS_ENTRY = b"__keys__"
-WANTED = ("features", "norm_bb", "conf", "soft_labels")
+ARRAYS = ("features", "norm_bb", "conf", "soft_labels")
 
 
 def open_uniter(path: Path, class_names: tuple[str, ...]) -> Source:
     """The database as a stream.
 
     Args:
-        class_names: without background; not used where the first image has no `soft_labels`.
+        class_names: without background; unused if the first image has no `soft_labels`.
 
     Raises:
         DataError: this is no LMDB.
@@ -56,12 +56,12 @@ def _read(path: Path) -> Iterator[int | ForeignImage | BadImage]:
             yield parse_value(name, where, value)
         except DataError:
             raise
-        except Exception as error:  # zip, zlib, msgpack and numpy have a dozen ways to fail at damaged bytes
+        except Exception as error:  # zip, zlib, msgpack and numpy raise many types for damaged bytes
             yield BadImage(name, where, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
 
 def parse_value(key: str, where: str, value: bytes) -> ForeignImage:
-    """One value. Raises BadRow (or what zip and msgpack raise) where it cannot be read."""
+    """The image of one value. Raises BadRow, or what zip and msgpack raise, if it cannot be read."""
     arrays = _read_npz(value) if value[:2] == b"PK" else _read_msgpack(value)
     for name in ("features", "norm_bb"):
         if name not in arrays:
@@ -89,7 +89,7 @@ def _read_npz(value: bytes) -> dict[str, np.ndarray]:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_VALUE_BYTES:
             raise BadRow("it unpacks to more than 256 MB")
     with np.load(io.BytesIO(value), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in WANTED if name in arrays.files}
+        return {name: arrays[name] for name in ARRAYS if name in arrays.files}
 
 
 def _read_msgpack(value: bytes) -> dict[str, np.ndarray]:
@@ -107,11 +107,11 @@ def _read_msgpack(value: bytes) -> dict[str, np.ndarray]:
         raise BadRow(f"neither msgpack nor npz: {error}") from None
     if not isinstance(unpacked, dict):
         raise BadRow(f"it holds a {type(unpacked).__name__}, not a table of arrays")
-    return {name: _array(name, unpacked[name]) for name in WANTED if name in unpacked}
+    return {name: _array(name, unpacked[name]) for name in ARRAYS if name in unpacked}
 
 
 def _array(name: str, packed: Any) -> np.ndarray:
-    """One array as msgpack-numpy packs it; only plain numbers are admitted."""
+    """One array as msgpack-numpy packs it; only numbers are allowed."""
     if not isinstance(packed, dict):
         raise BadRow(f"{name} is not an array")
     fields = {(k.decode() if isinstance(k, bytes) else k): v for k, v in packed.items()}
@@ -123,5 +123,5 @@ def _array(name: str, packed: Any) -> np.ndarray:
     if dtype.kind not in "fiu" or not isinstance(shape, list | tuple) or not all(isinstance(n, int) for n in shape):
         raise BadRow(f"{name} is not an array of plain numbers")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
-        raise BadRow(f"{name} has {len(data):,} bytes; its shape {tuple(shape)} asks for others")
+        raise BadRow(f"{name} has {len(data):,} bytes; which do not fit its shape {tuple(shape)}")
     return np.frombuffer(data, dtype).reshape(shape)

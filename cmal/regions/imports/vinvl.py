@@ -1,4 +1,4 @@
-"""VinVL / Oscar+ feature files: `features.tsv` (with its `.lineidx`), and the labels beside it.
+"""VinVL / Oscar+ feature files: `features.tsv` (with its `.lineidx`), and its label files.
 
 A line of `features.tsv` is `key <tab> num_boxes <tab> base64` or `key <tab> {"num_boxes": R, "features": base64}`, the
 array float32 (R, F+6): F feature numbers (2,048), then x1/W y1/H x2/W y2/H w/W h/H of the box. Classes, confidences,
@@ -7,7 +7,7 @@ attributes and the image's size come from a second file with the same keys: `pre
 (`key <tab> [{"class", "conf", "rect"}, ...]`) with `*.hw.tsv` (`key <tab> [{"height": H, "width": W}]`).
 A `predictions.tsv` whose objects carry `"feature"` needs no other file.
 
-Class names are words in these files: they are gathered in a first pass over the labels and numbered in alphabetical
+Class names are words in these files: a first pass over the labels collects and numbers them in alphabetical
 order. Without labels the regions carry no tags.
 
 Sources: microsoft/Oscar oscar/datasets/oscar_tsv.py, oscar/run_captioning.py, oscar/utils/tsv_file.py, VinVL_DOWNLOAD.md;
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from cmal.errors import DataError, shown
-from cmal.io.characters import has_half
+from cmal.io.json_stream import has_surrogate
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 from cmal.regions.imports.tsv import LONGEST_LINE, decode, read_lines, split_fields
 from cmal.regions.types import NO_ATTRIBUTE
@@ -36,7 +36,7 @@ LABEL_NAMES = ("predictions_gt.tsv", "predictions.tsv")
 
 @dataclass(frozen=True)
 class _Labels:
-    """What the labels say of one image; `attributes` holds one word a region or ""."""
+    """The labels of one image; `attributes` holds one word per region, or ""."""
 
     classes: tuple[str, ...]
     conf: tuple[float, ...]
@@ -48,14 +48,14 @@ class _Labels:
 
 
 class _KeyedFile:
-    """A tsv whose second field is JSON, looked up by key: fast in the order of its lines, by an index of offsets else."""
+    """A tsv whose second field is JSON, looked up by key: sequentially, or by an index of offsets for keys out of order."""
 
     def __init__(self, path: Path):
         self.path, self._file = path, path.open("rb", buffering=1 << 16)
         self._offsets: dict[str, int] | None = None
 
     def get(self, key: str) -> Any:
-        """The JSON value of `key`, or None where the file does not have it."""
+        """The JSON value of `key`; None if the file lacks it."""
         found, text = self._next()
         if found != key:
             offset = self._index().get(key)
@@ -87,7 +87,7 @@ def open_vinvl(path: Path) -> Source:
         path: `features.tsv`, a `predictions.tsv` that holds features, or the folder of either.
 
     Raises:
-        DataError: nothing of the kind there, or the lineidx does not fit the file.
+        DataError: there is no such file, or the lineidx does not fit it.
     """
     path = _find_features(path)
     check_lineidx(path)
@@ -202,7 +202,7 @@ def _parse_labels(value: Any, size: Any) -> _Labels:
 
 
 def _word(value: Any) -> str:
-    if not isinstance(value, str) or has_half(value):
+    if not isinstance(value, str) or has_surrogate(value):
         raise BadRow(f"a class is {shown(value)}, not a text")
     return value
 
@@ -219,7 +219,7 @@ def _gather_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         try:
             labels = _parse_labels(_json(line.partition(b"\t")[2]), None)
         except (ValueError, KeyError, TypeError, OverflowError):
-            continue  # told in the second pass, with its line
+            continue  # the second pass reports it with its line
         classes.update(labels.classes)
         attributes.update(labels.attributes)
     return tuple(sorted(classes)), tuple(sorted(attributes - {""}))
@@ -241,13 +241,13 @@ def _images(
         try:
             size = sizes.get(key) if sizes else None
             own, features, boxes = _own_parts(row, size)
-            said = own
-            if said is None and labels is not None:
+            named = own
+            if named is None and labels is not None:
                 value = labels.get(key)
                 if value is None:
                     raise BadRow(f"{labels.path.name} has no line for it")
-                said = _parse_labels(value, size)
-            yield _assemble(key, where, features, boxes, said, size, class_ids, attribute_ids)
+                named = _parse_labels(value, size)
+            yield _assemble(key, where, features, boxes, named, size, class_ids, attribute_ids)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             yield BadImage(key, where, f"{error}" if isinstance(error, BadRow) else f"{type(error).__name__}: {error}")
 
@@ -282,28 +282,28 @@ def _assemble(
     where: str,
     features: np.ndarray,
     unit_boxes: np.ndarray | None,
-    said: _Labels | None,
+    named: _Labels | None,
     size: Any,
     class_ids: dict[str, int],
     attribute_ids: dict[str, int],
 ) -> ForeignImage:
-    if said is None:
+    if named is None:
         found = _parse_labels([], size).size_wh
         assert unit_boxes is not None  # a line without labels holds the boxes
         return ForeignImage(key, where, features, unit_boxes, found, is_unit=True)
-    if len(said.classes) != len(features):
-        raise BadRow(f"{len(features)} features meet {len(said.classes)} labels")
-    rects = np.array(said.rects, dtype=np.float64).reshape(len(said.rects), -1)
+    if len(named.classes) != len(features):
+        raise BadRow(f"{len(features)} features but {len(named.classes)} labels")
+    rects = np.array(named.rects, dtype=np.float64).reshape(len(named.rects), -1)
     boxes = rects if unit_boxes is None else unit_boxes
     return ForeignImage(
         key,
         where,
         features=features,
         boxes_xyxy=boxes if len(boxes) else np.zeros((0, 4), np.float32),
-        image_wh_px=said.size_wh,
+        image_wh_px=named.size_wh,
         is_unit=unit_boxes is not None,
-        object_ids=np.array([class_ids[name] for name in said.classes], dtype=np.int64),
-        object_conf=np.array(said.conf, dtype=np.float64),
-        attribute_ids=np.array([attribute_ids.get(w, NO_ATTRIBUTE) for w in said.attributes], dtype=np.int64),
-        attribute_conf=np.array(said.attribute_conf, dtype=np.float64),
+        object_ids=np.array([class_ids[name] for name in named.classes], dtype=np.int64),
+        object_conf=np.array(named.conf, dtype=np.float64),
+        attribute_ids=np.array([attribute_ids.get(w, NO_ATTRIBUTE) for w in named.attributes], dtype=np.int64),
+        attribute_conf=np.array(named.attribute_conf, dtype=np.float64),
     )

@@ -1,4 +1,4 @@
-"""volta, 12-in-1 and MMF image databases: an LMDB, one pickled table an image, and `keys`, a pickled list of the keys.
+"""volta, 12-in-1 and MMF image databases: an LMDB with one pickled table per image, and `keys`, a pickled list of the keys.
 
 The tables of the three projects differ in names and packing:
 
@@ -43,7 +43,7 @@ def open_volta(path: Path, class_names: tuple[str, ...], attribute_names: tuple[
     """The database as a stream.
 
     Args:
-        class_names, attribute_names: of the ids; not used where the first image has no classes.
+        class_names, attribute_names: of the ids; unused if the first image has no classes.
 
     Raises:
         DataError: this is no LMDB.
@@ -67,10 +67,10 @@ def _read(path: Path, classes: int) -> Iterator[int | ForeignImage | BadImage]:
 
 
 def image_of_table(key: str, where: str, table: Any, classes: int) -> ForeignImage:
-    """One image from a table of the three projects' kinds. Raises BadRow where something is missing or misshapen.
+    """The image of a table of one of the three projects. Raises BadRow if something is missing or has another shape.
 
     Args:
-        classes: how many classes there are, to tell whether `cls_prob` begins with the background.
+        classes: number of classes; one more column of `cls_prob` is the background.
     """
     if not isinstance(table, Mapping):
         raise BadRow(f"it holds a {type(table).__name__}, not a table")
@@ -117,7 +117,7 @@ def _pick(table: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 def _matrix(
     table: Mapping[str, Any], names: tuple[str, ...], regions: int | None, columns: int | None = None
 ) -> np.ndarray:
-    """(R, anything): an array as it is, or base64 of float32."""
+    """(R, any number of columns), from an array or from base64 of float32."""
     value = _pick(table, names)
     if value is None:
         raise BadRow(f"it has no {names[0]}")
@@ -137,7 +137,7 @@ def _vector(table: Mapping[str, Any], names: tuple[str, ...], dtype: type, count
 
 
 def _array(value: Any, dtype: type) -> np.ndarray | None:
-    """An array, or base64 of one; None for None, and for a table entry that holds no numbers."""
+    """An array, from an array or base64; None for None and for entries without numbers."""
     if value is None:
         return None
     if isinstance(value, str | bytes):

@@ -1,13 +1,13 @@
-"""The region store: what a detector said of many images, in HDF5. This file owns the layout.
+"""The layout of a region store: the detector's output for many images, in HDF5.
 
 A store is a folder of shards `part-00000.h5`, `part-00001.h5`, ... with `index.json`, or one single such file. Each
-shard packs N images with M regions altogether, F numbers a region:
+shard packs N images with M regions in total, feature dimension F:
 
 | dataset           | shape    | dtype   | meaning |
 |-------------------|----------|---------|---------|
 | `header`          | (bytes,) | uint8   | JSON: format, version, detector, weights hash, F, class and attribute names |
-| `image_ids`       | (N,)     | S<n>    | UTF-8, e.g. `coco:391895`; n is the longest of the shard |
-| `offsets`         | (N+1,)   | int64   | the regions of image i are rows offsets[i] to offsets[i+1] of what follows |
+| `image_ids`       | (N,)     | S<n>    | UTF-8, e.g. `coco:391895`; n bytes is the longest id of the shard |
+| `offsets`         | (N+1,)   | int64   | the regions of image i are rows offsets[i] to offsets[i+1] of the datasets below |
 | `sizes_wh_px`     | (N, 2)   | int32   | width and height of the upright raw image, pixels |
 | `features`        | (M, F)   | float16 | raw detector features |
 | `boxes_xyxy_px`   | (M, 4)   | float32 | x1 y1 x2 y2, pixels of the upright raw image |
@@ -18,9 +18,9 @@ shard packs N images with M regions altogether, F numbers a region:
 | `class_top_ids`   | (M, 10)  | int16   | the ten likeliest classes |
 | `class_top_probs` | (M, 10)  | float16 | their probabilities, 0 to 1 |
 
-All little-endian. What we write is contiguous and uncompressed, so that the data of one image is one read at a known
-offset of the file; chunked or compressed datasets of the same names are read too, through h5py and slower. Links that
-leave the file are refused. `index.json` repeats the header and lists name, images, regions, bytes and sha256 of each
+All little-endian. Our shards are contiguous and uncompressed, so that the data of one image is one read at a known
+offset of the file; chunked or compressed datasets of the same names are read through h5py, which is slower. Links
+are refused. `index.json` repeats the header and lists name, images, regions, bytes and sha256 of each
 shard. `store.py` reads all this, `shards.py` writes it.
 """
 
@@ -53,15 +53,21 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name -> (dtype, shape aft
     "class_top_ids": ("<i2", (TOP_CLASSES,)),
     "class_top_probs": ("<f2", (TOP_CLASSES,)),
 }
-MAX_NAMES = 1 << 15  # what the int16 ids can tell apart
-MAX_FEATURES = 1 << 20  # a region
+MAX_NAMES = 1 << 15  # largest number of int16 ids
+MAX_FEATURES = 1 << 20  # feature dimension
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 BYTES_A_REGION = sum(np.dtype(d).itemsize * int(np.prod(s)) for n, (d, s) in COLUMNS.items() if n != FEATURES)
 
 
 @dataclass(frozen=True)
 class StoreHeader:
-    """What all shards of a store share; see the module's table."""
+    """What all shards of a store share.
+
+    Attributes:
+        detector: its name. weights_sha256: hash of its weights, "" for none.
+        feature_size: feature dimension F of a region.
+        class_names, attribute_names: names of the ids.
+    """
 
     detector: str
     weights_sha256: str
@@ -107,7 +113,7 @@ class StoreHeader:
             names = [value[name] for name in ("class_names", "attribute_names")]
             texts = [value["detector"], value["weights_sha256"], *names[0], *names[1]]
             if not all(isinstance(text, str) for text in texts) or not all(isinstance(some, list) for some in names):
-                raise ValueError("a name is no text")
+                raise ValueError("a name is not a string")
             if max(map(len, names)) > MAX_NAMES:
                 raise ValueError(f"more than {MAX_NAMES:,} names")
             if type(value["feature_size"]) is not int or not 0 <= value["feature_size"] <= MAX_FEATURES:
@@ -119,7 +125,7 @@ class StoreHeader:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One line of `index.json`: a shard's file name, how much it holds, and the hash of its bytes."""
+    """One entry of `index.json`: a shard's file name, its counts and size, and the hash of its bytes."""
 
     name: str
     images: int
@@ -129,10 +135,10 @@ class ShardInfo:
 
 
 def read_index(folder: Path) -> tuple[StoreHeader, list[ShardInfo]]:
-    """Header and shards of a store folder.
+    """The header and the shards of a store folder, from its `index.json`.
 
     Raises:
-        StoreError: no `index.json` there, or not one of ours.
+        StoreError: there is no `index.json`, or it is damaged or of another format.
     """
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
@@ -162,7 +168,7 @@ def read_index(folder: Path) -> tuple[StoreHeader, list[ShardInfo]]:
 
 
 def unreadable(path: Path, found: str) -> StoreError:
-    """A StoreError for a file that is not, or no longer, a shard or an index of ours."""
+    """A StoreError for a shard or index that is damaged or of another format."""
     return StoreError(
         f"cannot open {path}", found, "check it with cmal extract-regions --verify, or extract the regions again"
     )

@@ -1,4 +1,4 @@
-"""Which image goes into which shard: written down once, so that any number of interrupted runs make the same store.
+"""Which image goes into which shard: saved once, so that interrupted and resumed runs write the same store.
 
 `plan.json` beside the shards lists the image ids in segments. A segment is the sorted list of images that one run saw
 for the first time; its shards take `shard_size` ids each, and the next segment begins a new shard.
@@ -20,11 +20,11 @@ PLAN_NAME = "plan.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of the images of a store.
+    """The order of the images in a store.
 
     Attributes:
         shard_size: images per shard.
-        segments: sorted image ids, one list for each run that brought new images.
+        segments: sorted image ids, one list per run that added images.
     """
 
     shard_size: int
@@ -38,10 +38,10 @@ class Plan:
 
 
 def load_plan(folder: Path, header: StoreHeader, settings: Mapping[str, Any]) -> Plan | None:
-    """The plan of a folder, None where there is none yet.
+    """The plan of a folder; None if it has none yet.
 
     Raises:
-        StoreError: the folder was begun with another detector, other weights or other settings; shows the difference.
+        StoreError: the plan is damaged, or the folder was begun with another detector, other weights or other settings.
     """
     path = Path(folder) / PLAN_NAME
     if not path.exists():
@@ -53,9 +53,9 @@ def load_plan(folder: Path, header: StoreHeader, settings: Mapping[str, Any]) ->
         plan = Plan(value["shard_size"], tuple(tuple(segment) for segment in value["segments"]))
         images = [image for segment in plan.segments for image in segment]
         if type(plan.shard_size) is not int or plan.shard_size < 1 or not all(isinstance(i, str) for i in images):
-            raise ValueError("its shard size or image ids are of another kind")
+            raise ValueError("its shard size or image ids have another type")
         if len(set(images)) != len(images):
-            raise ValueError("an image is planned twice")
+            raise ValueError("an image is listed twice")
     except (KeyError, TypeError, ValueError, AttributeError, CmalError) as error:
         raise StoreError(
             f"cannot continue the region store {folder}",
@@ -64,7 +64,7 @@ def load_plan(folder: Path, header: StoreHeader, settings: Mapping[str, Any]) ->
         ) from error
     if differences:
         raise StoreError(
-            f"cannot continue the region store {folder}: it was begun otherwise",
+            f"cannot continue the region store {folder}: it was begun with other settings",
             "\n  ".join(differences),
             "use the same detector, weights and options, or choose another --out",
         )
@@ -72,7 +72,7 @@ def load_plan(folder: Path, header: StoreHeader, settings: Mapping[str, Any]) ->
 
 
 def extend_plan(plan: Plan | None, image_ids: Sequence[str], shard_size: int) -> Plan:
-    """The plan with a further segment of those images that it does not have yet; itself where it has them all."""
+    """The plan with one more segment for the images it lacks; the same plan if it lacks none."""
     if plan is None:
         return Plan(shard_size, (tuple(sorted(image_ids)),))
     known = {image_id for segment in plan.segments for image_id in segment}

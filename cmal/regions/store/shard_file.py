@@ -1,4 +1,4 @@
-"""One shard: what its file holds and where, and reading it through a memory map, or through HDF5 where it is chunked."""
+"""One shard: where its file holds what, and reading it by memory map (or by HDF5 if its datasets are chunked)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cmal.errors import StoreError, system_word
 from cmal.regions.store.layout import BYTES_A_REGION, COLUMNS, FEATURES, StoreHeader, unreadable
 from cmal.regions.types import NO_ATTRIBUTE, NO_OBJECT, Regions
 
-ROUNDING_PX = 1.0  # so far may a box reach out of its image
-MAX_UNPACKED_BYTES, MAX_PACKING = 64 << 20, 64  # a packed dataset: so large, or so many times as large as its file
-PAGE_RUN_BYTES = 1 << 16  # Linux maps so much around the page one touches
+ROUNDING_PX = 1.0  # how far a box may reach beyond its image
+MAX_UNPACKED_BYTES, MAX_PACKING = 64 << 20, 64  # limits of a compressed dataset: bytes, or times its file's size
+PAGE_RUN_BYTES = 1 << 16  # Linux maps this much around a touched page
 
 
 class _Column(NamedTuple):
@@ -31,10 +31,10 @@ class _Column(NamedTuple):
 
 
 class Shard:
-    """One HDF5 file of the layout: its images, and where in the file their regions lie.
+    """One HDF5 file of the layout: its images, and the file offsets of their regions.
 
     Attributes:
-        header: what the file says of itself.
+        header: detector and names, from the file.
         image_ids: the N ids, in the file's order.
         offsets: (N+1,) int64.  sizes_wh_px: (N, 2) int32.
     """
@@ -60,7 +60,7 @@ class Shard:
         self.sizes_wh_px = _read_head(file, "sizes_wh_px", "i", self.path).astype(np.int32)
         count, self.is_checked, self.is_contiguous = len(self.image_ids), False, True
         if self.offsets.shape != (count + 1,) or self.sizes_wh_px.shape != (count, 2):
-            raise unreadable(self.path, f"{count} image ids meet {self.offsets.shape[0]} offsets")
+            raise unreadable(self.path, f"{count} image ids but {self.offsets.shape[0]} offsets")
         if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
             raise unreadable(self.path, "its offsets do not rise from 0")
         if (self.sizes_wh_px < 1).any():
@@ -99,9 +99,9 @@ class ShardFile:
     """A shard opened for reading: a view of each column.
 
     Attributes:
-        survives_fork: whether a child may read through it; a memory map it may, an HDF5 handle belongs to `owner`.
-        owner: the process that opened it.
-        bytes_a_read: resident memory that the read of one image takes, about, until `release`.
+        survives_fork: whether a forked process may use it: True for a memory map, False for an HDF5 handle.
+        owner: id of the process that opened it.
+        bytes_a_read: approximate resident memory per image read, until `release`.
     """
 
     def __init__(self, shard: Shard):
@@ -124,7 +124,7 @@ class ShardFile:
         with shard.path.open("rb") as file:
             self.mapped = mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         if len(mapped) < shard.end_byte:
-            raise unreadable(shard.path, f"it has {len(mapped):,} bytes; its header speaks of {shard.end_byte:,}")
+            raise unreadable(shard.path, f"it has {len(mapped):,} bytes; its header needs {shard.end_byte:,}")
         rows = self.first_rows[-1]
         return [
             np.ndarray((rows, *column.tail), column.dtype, mapped, column.start)
@@ -138,9 +138,9 @@ class ShardFile:
         return [self.h5py_file[column.name] for column in shard.columns]
 
     def read(self, row: int) -> Regions:
-        """Regions of image number `row`: copies, so that they outlive the file.
+        """The regions of image number `row`, as copies that outlive the file.
 
-        Training reads tens of thousands of images a second, so the fields are filled in one loop, past `__init__`,
+        Training reads tens of thousands of images per second. So the fields are set in one loop without `__init__`,
         whose nine guarded assignments cost as much as copying four columns.
         """
         regions, size = object.__new__(Regions), self.sizes_wh_px.item
@@ -154,7 +154,7 @@ class ShardFile:
         return regions
 
     def release(self, everything: bool) -> None:
-        """Lets go of the pages that were read: of all columns, or of the features alone."""
+        """Releases mapped pages: of all columns, or of the features only."""
         if self.mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
         if everything:
@@ -164,14 +164,14 @@ class ShardFile:
 
 
 def _check_columns(shard: Shard, columns: dict[str, np.ndarray]) -> None:
-    """Raises StoreError where numbers beside the features cannot be; once a process and shard, a millisecond or two.
+    """Raises StoreError for impossible values outside the features; takes 1 to 2 ms, once per process and shard.
 
-    Features are looked at where they are used (`examples.py`): they are a hundred times as many.
+    Features are a hundred times as many, so they are checked where they are used (`cmal/data/example.py`).
     """
     boxes, images = columns["boxes_xyxy_px"], np.repeat(shard.sizes_wh_px, np.diff(shard.offsets), axis=0)
     first, last = boxes[:, :2], boxes[:, 2:]
     if not ((first >= -ROUNDING_PX).all() and (last >= first).all() and (last <= images + ROUNDING_PX).all()):
-        raise unreadable(shard.path, "a box is reversed, outside of its image or no number")
+        raise unreadable(shard.path, "a box is reversed, outside of its image or NaN")
     names = {"object_ids": NO_OBJECT, "class_top_ids": 0, "attribute_ids": NO_ATTRIBUTE}
     for name, least in names.items():
         most = len(shard.header.attribute_names if name == "attribute_ids" else shard.header.class_names)
@@ -180,12 +180,12 @@ def _check_columns(shard: Shard, columns: dict[str, np.ndarray]) -> None:
             raise unreadable(shard.path, f"{name} go from {ids.min()} to {ids.max()}; there are {most:,} names")
     for name in ("object_conf", "attribute_conf", "class_top_probs"):
         shares = columns[name]
-        if shares.size and not (shares.min() >= 0 and shares.max() <= 1):  # false for what is no number, too
+        if shares.size and not (shares.min() >= 0 and shares.max() <= 1):  # False for NaN too
             raise unreadable(shard.path, f"{name} go from {shares.min()} to {shares.max()}, not from 0 to 1")
 
 
 def _read_head(file: h5py.File, name: str, kind: str, path: Path) -> np.ndarray:
-    """One of the datasets that are read whole on opening, of numbers or texts of a kind ("i", "u", "S")."""
+    """A small dataset, read completely on opening. `kind` is numpy's letter: "i", "u" or "S"."""
     dataset = _own_dataset(file, name, path)
     if dataset.dtype.kind != kind or not dataset.shape:
         raise unreadable(path, f"{name} is {dataset.dtype} {dataset.shape}")
@@ -193,7 +193,7 @@ def _read_head(file: h5py.File, name: str, kind: str, path: Path) -> np.ndarray:
 
 
 def _own_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """The dataset `name` if its bytes are in this very file: no soft, external or virtual link is followed."""
+    """The dataset `name`, whose bytes are in this file: soft, external and virtual links are refused."""
     link = file.get(name, getlink=True)
     if link is None:
         raise unreadable(path, f"it has no dataset {name!r}")

@@ -1,7 +1,6 @@
-"""Writing the region store: one shard, the index, or a whole stream of images. `layout.py` says what is in it.
+"""Writing a region store: one shard, the index, or a stream of images. `layout.py` describes the format.
 
-Everything appears under its name only when it is whole (temporary name, fsync, rename), and the same input gives the
-same bytes.
+Files are written atomically (temporary name, fsync, rename). The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ IMAGES_A_WRITE = 128
 BYTES_AN_IMAGE = 64  # id, offset and size, about
 LARGEST_FLOAT16 = 65504.0
 ALIGN_AT_BYTES, ALIGN_TO_BYTES = 65536, 4096
-HDF5_OWN_BYTES = 1 << 18  # of HDF5's own, and between the columns; far more than was ever seen
+HDF5_OWN_BYTES = 1 << 18  # upper bound of HDF5's metadata and of the gaps between columns
 
 
 SHARD_PATTERN = "part-[0-9][0-9][0-9][0-9][0-9].h5"
@@ -40,12 +39,12 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreHeader) -> ShardInfo:
-    """Writes one shard atomically. Holds its packed arrays in memory (147 kB an image at 36 x 2048).
+    """Writes one shard atomically. Holds its packed arrays in memory (147 kB per image at 36 x 2048).
 
     Args:
-        path: where; an old file of the name is replaced.
-        items: (image id, its regions), in the order to be kept; may be none at all.
-        header: what the store says of itself.
+        path: the file; an existing one is replaced.
+        items: (image id, its regions) in order; may be empty.
+        header: of the store.
 
     Raises:
         ShapeError: arrays of an image disagree with each other or with `header`.
@@ -68,7 +67,7 @@ def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreH
             with new_file(temporary, largest_size(header, image_ids, int(offsets[-1]))) as file:
                 write_head(file, header, image_ids, offsets, sizes)
                 _write_columns(file, header, packed, offsets)
-        except RuntimeError as error:  # HDF5 tells a full disk so, when it closes
+        except RuntimeError as error:  # HDF5's error for a full disk on closing
             raise OSError(str(error)) from error
         size, digest = temporary.stat().st_size, sha256_of(temporary)
     return ShardInfo(Path(path).name, len(image_ids), int(offsets[-1]), size, digest)
@@ -76,17 +75,16 @@ def write_shard(path: Path, items: Iterable[tuple[str, Regions]], header: StoreH
 
 @contextlib.contextmanager
 def new_file(path: Path, largest: int) -> Iterator[h5py.File]:
-    """A new HDF5 file whose bytes depend on what is written alone, columns at page borders.
+    """A new HDF5 file without timestamps, its columns aligned to pages.
 
-    Its room on the disk is taken before HDF5 writes anything: HDF5 does not survive a disk that fills up under it (it ends
-    the process with a segmentation fault).
+    Its disk space is reserved first: HDF5 ends the process with a segmentation fault if the disk fills up.
 
     Args:
-        path: where.
-        largest: bytes that it will have at most.
+        path: the file.
+        largest: upper bound of its size in bytes.
 
     Raises:
-        OSError: the disk has no room for it.
+        OSError: the disk has too little space.
     """
     path.touch()
     _take_room(path, largest)
@@ -114,7 +112,7 @@ def _take_room(path: Path, count: int) -> None:
 
 
 def largest_size(header: StoreHeader, image_ids: Sequence[str], regions: int) -> int:
-    """Bytes that a file of so many images and regions has at most."""
+    """Upper bound in bytes for a file of these images with `regions` regions in total."""
     width = max([1, *(len(image_id.encode("utf-8")) for image_id in image_ids)])
     heads = len(json.dumps(header.to_json())) + len(image_ids) * (width + 8 + 8) + 8
     return heads + regions * (2 * header.feature_size + BYTES_A_REGION) + HDF5_OWN_BYTES
@@ -125,12 +123,12 @@ def _pack(image_id: str, regions: Regions, header: StoreHeader) -> tuple[np.ndar
     count, arrays = len(regions.object_ids), []
     for name, (dtype, tail) in COLUMNS.items():
         array = np.asarray(getattr(regions, name))
-        wanted = (count, *((header.feature_size,) if name == FEATURES else tail))
-        if array.shape != wanted:
+        expected = (count, *((header.feature_size,) if name == FEATURES else tail))
+        if array.shape != expected:
             raise ShapeError(
                 f'cannot store the regions of the image "{image_id}"',
-                f"{name} has shape {array.shape}; with {count} regions it should be {wanted}",
-                "this is a fault of the detector or the import: report it with the image",
+                f"{name} has shape {array.shape}; with {count} regions it should be {expected}",
+                "this is a bug in the detector or the import: report it with the image",
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise StoreError(
@@ -168,7 +166,7 @@ def write_head(
 def _write_columns(
     file: h5py.File, header: StoreHeader, packed: list[tuple[np.ndarray, ...]], offsets: np.ndarray
 ) -> None:
-    """Writes column by column, in blocks of many images: large writes make large pages, which read faster later."""
+    """Writes column by column in blocks of many images: large writes make large pages, which are faster to read."""
     for column, (name, (dtype, tail)) in enumerate(COLUMNS.items()):
         tail = (header.feature_size,) if name == FEATURES else tail
         dataset = file.create_dataset(name, (int(offsets[-1]), *tail), dtype, track_times=False)
@@ -189,12 +187,14 @@ def write_index(folder: Path, header: StoreHeader, shards: Iterable[ShardInfo]) 
     write_json(Path(folder) / INDEX_NAME, value)
 
 
-def foretell_size(folder: Path, images: int, regions_text: str, regions: int, feature_size: int) -> str:
-    """A line that tells how large a store will be and how much room there is, before the first image is written.
+def check_disk_space(folder: Path, images: int, regions_text: str, regions: int, feature_size: int) -> str:
+    """One line with the expected size of a store and the free disk space.
 
     Args:
-        folder: the store's, which is there.
-        regions_text: how many regions an image has, in words ("up to 36").
+        folder: the existing folder of the store.
+        images: number of images.
+        regions_text: regions per image in words ("up to 36").
+        regions: the same as a number. feature_size: feature dimension.
 
     Raises:
         StoreError: the disk cannot hold it.
@@ -215,13 +215,13 @@ def _size(count: int) -> str:
 
 
 class StoreWriter:
-    """Writes a new store from a stream of images, a shard at a time; for imports.
+    """Writes a new store from a stream of images, one shard at a time.
 
         with StoreWriter(folder, header) as writer:
             writer.add("coco:391895", regions)
 
-    The index is written when the block ends well; a block that fails leaves no shard, one that is killed leaves no index,
-    thus no store, and the next one removes its shards. The caller sees that nobody else writes there.
+    The index is written when the block succeeds. A block that fails leaves no shard. A killed one leaves shards without an
+    index, which is no store; the next writer removes them. The caller holds the folder's lock.
 
     Raises:
         StoreError: the folder holds a store already, or an image comes twice.
@@ -240,7 +240,7 @@ class StoreWriter:
         self._remove_shards()
 
     def add(self, image_id: str, regions: Regions) -> None:
-        """Takes the regions of one more image."""
+        """Adds the regions of one image."""
         if image_id in self._seen:
             raise StoreError(
                 f"cannot write a store into {self.folder}",
@@ -271,7 +271,7 @@ class StoreWriter:
         write_index(self.folder, self.header, self.shards)
 
     def _remove_shards(self) -> None:
-        """Of a store that was never finished: no index names them."""
+        """Removes shards of a store that was never finished."""
         for path in self.folder.glob(SHARD_PATTERN):
             with contextlib.suppress(OSError):
                 path.unlink()

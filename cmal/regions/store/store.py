@@ -1,4 +1,4 @@
-"""Reading a region store: the regions of one image by its id, quick, and small in memory in every process."""
+"""Reading a region store: the regions of one image by its id, fast and with little memory per process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cmal.regions.store.shard_file import PAGE_RUN_BYTES, Shard, ShardFile
 from cmal.regions.types import Regions
 
 MAX_OPEN_FILES = 512
-MAX_MAPPED_BYTES = 48 << 20  # of a loader's worker, of which there are many; read pages beyond that are let go
-MAX_MAPPED_BYTES_ALONE = 512 << 20  # of a process that nobody started as a worker
+MAX_MAPPED_BYTES = 48 << 20  # in a loader's worker; pages beyond that are released
+MAX_MAPPED_BYTES_ALONE = 512 << 20  # in the main process
 
 
 class RegionStore:
@@ -35,14 +35,14 @@ class RegionStore:
         self._rows: dict[str, tuple[int, int]] = {}
         self._files: OrderedDict[int, ShardFile] = OrderedDict()
         self._touched_bytes = self._mapped_bytes = 0
-        self._column_bytes_a_read = 0  # counted where the columns beside the features are too many to stay mapped
+        self._column_bytes_a_read = 0  # used if the columns other than features are too large to stay mapped
 
     @classmethod
     def open(cls, path: Path | str) -> RegionStore:
         """Opens a store folder or a single store file.
 
         Raises:
-            StoreError: nothing there, not a store, another version, a shard missing or of another shape.
+            StoreError: it is missing, no store or of another version, or a shard is missing or damaged.
         """
         path = Path(path)
         if path.is_file():
@@ -74,7 +74,7 @@ class RegionStore:
         return iter(self._load())
 
     def __getitem__(self, image_id: str) -> Regions:
-        """Regions of one image: arrays of this caller's own, in the dtypes of the layout.
+        """The regions of one image, as copies in the dtypes of the layout.
 
         Raises:
             StoreError: no such image in the store, or its shard is damaged.
@@ -89,7 +89,7 @@ class RegionStore:
         return file.read(row)
 
     def regions_of(self, image_id: str) -> int:
-        """How many regions an image has, without reading them."""
+        """Number of regions of an image, without reading them."""
         number, row = self._load()[image_id]
         offsets = self._shards[number].offsets
         return int(offsets[row + 1] - offsets[row])
@@ -117,21 +117,21 @@ class RegionStore:
                 if shard.header != self.header:
                     raise StoreError(
                         f"cannot open the region store {self.path}",
-                        f"{shard.path.name} comes from {_says(shard.header)}; the index says {_says(self.header)}",
+                        f"{shard.path.name} comes from {_describe(shard.header)}; the index says {_describe(self.header)}",
                         "extract into one folder per detector",
                     )
                 before = len(self._rows)
                 self._rows.update({image_id: (number, row) for row, image_id in enumerate(shard.image_ids)})
                 if len(self._rows) != before + len(shard.image_ids):
                     raise unreadable(shard.path, "it has an image that another shard has too")
-                shard.image_ids = []  # kept in the map alone
+                shard.image_ids = []  # `_rows` holds them
             self._shards, self._is_loaded = shards, True
             if sum(shard.columns_bytes for shard in shards) > MAX_MAPPED_BYTES // 2:
                 self._column_bytes_a_read = PAGE_RUN_BYTES * (len(COLUMNS) - 1)
         return self._rows
 
     def _find(self, image_id: str) -> tuple[int, int]:
-        """Shard and row of an image, of a store that may not be loaded yet in this process."""
+        """Shard number and row of an image; loads the index first if needed."""
         try:
             return self._load()[image_id]
         except KeyError:
@@ -142,16 +142,16 @@ class RegionStore:
             ) from None
 
     def _open_shard(self, number: int) -> ShardFile:
-        """Opens a shard in this process; beyond `MAX_OPEN_FILES` the one opened first is closed."""
+        """Opens a shard in this process; closes the oldest beyond `MAX_OPEN_FILES`."""
         file = self._files[number] = ShardFile(self._shards[number])
         if len(self._files) > MAX_OPEN_FILES:
             self._files.popitem(last=False)
         return file
 
     def _note_touched(self) -> None:
-        """Lets go of pages that were read, once they are many: resident memory stays small however large the store is.
+        """Releases mapped pages beyond a limit, so that resident memory does not grow with the store.
 
-        The columns beside the features (64 bytes a region) only where they are many, for coming back to them costs.
+        Columns other than features (64 bytes per region) are released only in large stores: mapping them again costs.
         """
         self._mapped_bytes, self._touched_bytes = self._mapped_bytes + self._touched_bytes, 0
         is_worker = multiprocessing.parent_process() is not None
@@ -161,5 +161,7 @@ class RegionStore:
                 file.release(everything=self._column_bytes_a_read > 0)
 
 
-def _says(header: StoreHeader) -> str:
-    return f"{header.detector} (weights {header.weights_sha256[:12] or 'none'}, {header.feature_size} numbers a region)"
+def _describe(header: StoreHeader) -> str:
+    return (
+        f"{header.detector} (weights {header.weights_sha256[:12] or 'none'}, {header.feature_size} features per region)"
+    )

@@ -1,4 +1,4 @@
-"""A store as a whole: are its shards what the index says, and all of them in one file."""
+"""Verifying the shards of a store against its index, and merging them into one file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cmal.regions.store.store import RegionStore
 def verify_store(
     folder: Path, report: Callable[[int, int, str], None] = lambda done, total, name: None
 ) -> list[tuple[str, str]]:
-    """Compares each shard with the index; drops the damaged ones from both, so that the next extraction redoes them.
+    """Compares each shard with the index and removes damaged ones, so that the next extraction writes them again.
 
     Args:
         folder: a store folder.
-        report: called after each shard with its number, how many there are, and its name.
+        report: called after each shard with its number, the number of shards, and its name.
 
     Returns:
-        (name, what is wrong) of each damaged shard; none where all is well.
+        (name, what is wrong) of each damaged shard.
 
     Raises:
         StoreError: not a store folder.
@@ -60,7 +60,7 @@ def verify_store(
 
 
 def merge_store(folder: Path, out: Path, report: Callable[[int, int], None] = lambda done, total: None) -> Path:
-    """Copies a store folder into one file that `RegionStore.open` reads alike; memory stays at a few images.
+    """Copies a store folder into one file that `RegionStore.open` reads; holds a few images in memory.
 
     Returns:
         `out`.
@@ -89,7 +89,7 @@ def _merge(store: RegionStore, out: Path, report: Callable[[int, int], None]) ->
             with new_file(temporary, largest_size(store.header, ids, offsets[-1])) as file:
                 write_head(file, store.header, ids, offsets, [store.size_wh_px(image_id) for image_id in ids])
                 _copy_columns(store, file, offsets, report)
-        except RuntimeError as error:  # HDF5 tells a full disk so, when it closes
+        except RuntimeError as error:  # HDF5's error for a full disk on closing
             raise OSError(str(error)) from error
     return out
 

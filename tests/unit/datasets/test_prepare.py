@@ -109,7 +109,7 @@ def test_a_missing_file_is_named_with_the_place_it_is_published(tmp_path):
 def test_two_releases_in_one_folder_are_not_mixed(tmp_path):
     captions(tmp_path, "train", range(1, 4), 2014)
     captions(tmp_path, "train", range(1, 5), 2017)
-    with pytest.raises(DataError, match="cannot tell which file of coco-captions is meant"):
+    with pytest.raises(DataError, match="cannot choose between files of coco-captions"):
         prepare_dataset("coco-captions", tmp_path, tmp_path / "data")
 
 

@@ -49,7 +49,7 @@ def test_nlvr2_name():
     [lambda: coco_image_id("dog.jpg"), lambda: flickr30k_image_id("dog.jpg"), lambda: nlvr2_image_id("dev-1-img0")],
 )
 def test_a_name_without_a_number_is_a_message(wrong):
-    with pytest.raises(DataError, match="cannot tell an image's id"):
+    with pytest.raises(DataError, match="cannot derive an image id"):
         wrong()
 
 

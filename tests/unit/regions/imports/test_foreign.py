@@ -46,7 +46,7 @@ def test_keys_that_lead_astray_are_refused():
         image_id_of("../../etc/passwd", "mine")
     with pytest.raises(BadRow):
         image_id_of("a\nb", "mine")
-    with pytest.raises(DataError, match="which data set"):
+    with pytest.raises(DataError, match="cannot determine the data set"):
         image_id_of("xvg_12", None)  # ends like a name of Visual Genome's, and is none
 
 
@@ -99,7 +99,7 @@ def test_the_ten_likeliest_classes_come_in_order():
         ({"object_ids": np.array([-1, 1])}, "object ids go from -1"),
         ({"object_ids": np.array([0.5, 1])}, "type float64"),
         ({"object_conf": np.array([np.nan, 1])}, "not finite"),
-        ({"object_ids": None}, "it has no classes, and other images of the file have"),
+        ({"object_ids": None}, "it has no classes, but other images of the file have"),
         ({"class_probs": np.zeros((2, 5))}, "class probabilities have shape"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_bottom_up_attention_file_has_the_width_first_and_no_classes(tmp_path)
 
 def test_numbers_alone_do_not_tell_the_data_set(tmp_path):
     path = write_rows(tmp_path / "f.tsv", BUTD_FIELDS, [butd_row(150367)])
-    with pytest.raises(DataError, match='which data set the image "150367" belongs to') as caught:
+    with pytest.raises(DataError, match='the data set of the image "150367"') as caught:
         import_features(path, tmp_path / "store")
     assert "--dataset" in caught.value.hint
 
@@ -120,11 +120,11 @@ def test_damaged_lines_are_listed_with_their_line_and_the_rest_is_taken(tmp_path
     for line, (place, reason) in zip(
         failed,
         [
-            ("line 2", "3 feature numbers a region"),
+            ("line 2", "3 features per region"),
             ("line 3", "object ids go from 5 to 1600; there are 1,600 object names"),
             ("line 4", "boxes is not base64"),
             ("line 5", "invalid literal"),
-            ("line 6", "not numbers (NaN)"),
+            ("line 6", "hold NaN"),
             ("line 8", "4 fields instead of 10: cut short?"),
         ],
     ):

@@ -119,7 +119,7 @@ def test_damaged_values_are_listed_and_object_arrays_are_refused(tmp_path):
     reported = (tmp_path / "store" / "failed.jsonl").read_text()
     for reason in (
         "Object arrays cannot be loaded",
-        "its shape (2, 4) asks for others",
+        "do not fit its shape (2, 4)",
         "it has no norm_bb",
         "holds a list",
     ):

@@ -127,5 +127,5 @@ def test_what_does_not_fit_is_listed(tmp_path):
     summary = import_features(tmp_path, tmp_path / "store", dataset="coco")
     assert (summary.images, summary.failed) == (1, 4)
     reported = (tmp_path / "store" / "failed.jsonl").read_text()
-    for reason in ("predictions.tsv has no line for it", "features has", "2 features meet 1 labels", "not JSON"):
+    for reason in ("predictions.tsv has no line for it", "features has", "2 features but 1 labels", "not JSON"):
         assert reason in reported
