@@ -1,5 +1,6 @@
-"""Where a recipe becomes objects: one module and one short function a command.
+"""From a recipe or a request to objects, one module per command.
 
-`pretrain.run_pretraining`, `finetune.run_finetuning`, `evaluate.run_evaluation`, `probe.run_probe`; `assembly` builds what
-they share, `folder` keeps the run folder.
+`pretrain.run_pretraining`, `finetune.run_finetuning`, `evaluate.run_evaluation` and `probe.run_probe` are the commands;
+`dry_run` estimates a training. `train` holds what both trainings share, `building` and `compatibility` what all commands
+share, `folder` the run folder, `model_config` the configuration beside a checkpoint's weights.
 """

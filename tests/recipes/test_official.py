@@ -211,7 +211,7 @@ def test_weights_that_were_never_pre_trained_leaked_nothing(here, tmp_path):
     succeed(*FINETUNE, *sets(*QUICK, "init=random", f"out={tmp_path}/run", "data.workers=0"))
     succeed("eval", "refcoco", "--split", "val", "--checkpoint", tmp_path / "run", "--json", tmp_path / "s.json")
     assert json.loads((tmp_path / "s.json").read_text())["leakage"].startswith(
-        "pre-training: none, the weights were drawn"
+        "pre-training: none, the weights were initialised randomly"
     )
 
 
