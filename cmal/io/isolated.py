@@ -6,6 +6,7 @@ or time than there is. Such files are read in a child process; when it dies, the
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import re
@@ -97,6 +98,7 @@ def _serve(sender: Connection, read: Callable[[], Iterable[Any]], seconds: int) 
 
 def _forget_the_parent(sender: Connection) -> None:
     """Closes inherited files (locks among them), silences crash messages of C libraries, ignores requests to stop."""
+    faulthandler.disable()  # it would write into whatever file has its number by then
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)

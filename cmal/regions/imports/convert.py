@@ -51,9 +51,9 @@ REPORT_EVERY = 100  # images
 MAX_FAILURES_KEPT = 100_000
 
 
-@dataclass(frozen=True)
-class ImportSummary:
-    """The outcome of an import.
+@dataclass
+class ImportSummary(Tally):
+    """The outcome of an import; counts of changes as in `Tally`.
 
     Attributes:
         format: the format that was read.
@@ -66,16 +66,13 @@ class ImportSummary:
         seconds: how long it took.
     """
 
-    format: str
-    images: int
-    regions: int
-    failed: int
-    repeated: int
-    clipped_numbers: int
-    clipped_images: int
-    unknown_sizes: int
-    has_classes: bool
-    seconds: float
+    format: str = ""
+    has_classes: bool = True
+    images: int = 0
+    regions: int = 0
+    failed: int = 0
+    repeated: int = 0
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         counts = f"{self.images:,} images, {self.regions:,} regions from {self.format} in {self.seconds:.1f} s"
@@ -150,10 +147,11 @@ def import_features(
     with hold_folder(out), StoreWriter(out, header, _shard_images(first)) as writer:
         run.report_size(out, first)
         run.write(images, writer)
-        if not run.images:
+        if not run.summary.images:
             raise run.nothing()
         _write_failures(out, path, run.failures)  # before the index, which completes the store
-    return run.summary()
+    run.summary.seconds = time.monotonic() - started
+    return run.summary
 
 
 def detect_format(path: Path) -> str:
@@ -224,10 +222,9 @@ class _Run:
     ):
         self.path, self.dataset, self.source, self.sizes = path, dataset, source, sizes
         self.report, self.started = report, started
-        self.tally = Tally()
+        self.summary = ImportSummary(format=source.format, has_classes=source.class_names != UNKNOWN_CLASSES)
         self.failures: list[dict[str, str]] = []
         self.seen: set[str] = set()
-        self.images = self.regions = self.failed = self.repeated = 0
 
     def peek(self) -> tuple[ForeignImage, Iterator[ForeignImage]]:
         """The first image that has regions, and the stream from its beginning; raises DataError where there is none."""
@@ -252,7 +249,7 @@ class _Run:
             try:
                 image_id = image_id_of(image.key, self.dataset)
                 if image_id in self.seen:
-                    self.repeated += 1
+                    self.summary.repeated += 1
                     continue
                 regions = self._convert(image, image_id, feature_size)
             except BadRow as error:
@@ -260,8 +257,9 @@ class _Run:
                 continue
             self.seen.add(image_id)
             writer.add(image_id, regions)
-            self.images, self.regions = self.images + 1, self.regions + len(regions)
-            if self.images % REPORT_EVERY == 0:
+            self.summary.images += 1
+            self.summary.regions += len(regions)
+            if self.summary.images % REPORT_EVERY == 0:
                 self._report()
         self._report(is_end=True)
 
@@ -270,27 +268,13 @@ class _Run:
         seen = [f"{bad['path']}: {bad['reason']}" for bad in self.failures[:5]] or ["it holds no image"]
         return DataError(f"cannot import {self.path} as {self.source.format}", list_errors(seen), _CHOOSE)
 
-    def summary(self) -> ImportSummary:
-        return ImportSummary(
-            format=self.source.format,
-            images=self.images,
-            regions=self.regions,
-            failed=self.failed,
-            repeated=self.repeated,
-            clipped_numbers=self.tally.clipped_numbers,
-            clipped_images=self.tally.clipped_images,
-            unknown_sizes=self.tally.unknown_sizes,
-            has_classes=self.source.class_names != UNKNOWN_CLASSES,
-            seconds=time.monotonic() - self.started,
-        )
-
     def _convert(self, image: ForeignImage, image_id: str, feature_size: int) -> Regions:
         if not len(image.features):
             image = replace(image, features=np.zeros((0, feature_size), np.float16))
         if image.features.shape[-1] != feature_size:
             raise BadRow(f"{image.features.shape[-1]} features per region; the first image has {feature_size}")
         names = len(self.source.class_names), len(self.source.attribute_names)
-        return to_regions(image, image_id, *names, self.sizes, self.tally)
+        return to_regions(image, image_id, *names, self.sizes, self.summary)
 
     def _readable(self) -> Iterator[ForeignImage]:
         for image in self.source.images:
@@ -300,14 +284,16 @@ class _Run:
                 yield image
 
     def _fail(self, bad: BadImage) -> None:
-        self.failed += 1
+        self.summary.failed += 1
         if len(self.failures) < MAX_FAILURES_KEPT:
             self.failures.append({"image_id": bad.key, "path": bad.where, "reason": bad.reason})
 
     def _report(self, is_end: bool = False) -> None:
-        done, progress = self.images + self.failed + self.repeated, self.source.progress
+        summary, progress = self.summary, self.source.progress
+        summary.seconds = time.monotonic() - self.started
+        done = summary.images + summary.failed + summary.repeated
         total = done if is_end else max(done, round(done * progress.total / max(progress.done, 1)))
-        self.report(ExtractionReport(done, total, self.failed, time.monotonic() - self.started))
+        self.report(ExtractionReport(done, total, summary.failed, summary.seconds))
 
 
 _CHOOSE = f"check the file; known formats: {', '.join(FORMATS)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -103,7 +103,6 @@ class Tally:
     clipped_numbers: int = 0
     clipped_images: int = 0
     unknown_sizes: int = 0
-    example: str = field(default="")
 
 
 def isolated_source(
@@ -216,7 +215,7 @@ def to_regions(
         attribute_ids = _ids(image.attribute_ids, count, attributes, "attribute", least=NO_ATTRIBUTE)
         attribute_conf = _confidences(image.attribute_conf, count, "attribute")
     return Regions(
-        features=_as_half(features, tally, image_id),
+        features=_as_half(features, tally),
         boxes_xyxy_px=_boxes(image, count, size),
         object_ids=ids,
         object_conf=conf,
@@ -228,7 +227,7 @@ def to_regions(
     )
 
 
-def _as_half(features: np.ndarray, tally: Tally, image_id: str) -> np.ndarray:
+def _as_half(features: np.ndarray, tally: Tally) -> np.ndarray:
     """(R, F) float16, clipped. Infinities are found fast by their bits: an exponent of all ones."""
     with np.errstate(over="ignore", invalid="ignore"):
         half = features.astype(np.float16)
@@ -239,7 +238,6 @@ def _as_half(features: np.ndarray, tally: Tally, image_id: str) -> np.ndarray:
         half[is_special] = np.where(features[is_special] > 0, LARGEST_FLOAT16, -LARGEST_FLOAT16)
         tally.clipped_numbers += int(is_special.sum())
         tally.clipped_images += 1
-        tally.example = tally.example or image_id
     return half
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,12 @@ from cmal.errors import DataError
 from cmal.regions.imports.foreign import UNKNOWN_CLASSES, BadImage, BadRow, ForeignImage, Progress, Source
 
 FIELDS_OF_BUTD, FIELDS_OF_LXMERT = 6, 10
+_LABELS: tuple[tuple[str, str, type], ...] = (  # field, attribute of ForeignImage, type
+    ("objects_id", "object_ids", np.int64),
+    ("objects_conf", "object_conf", np.float32),
+    ("attrs_id", "attribute_ids", np.int64),
+    ("attrs_conf", "attribute_conf", np.float32),
+)
 LONGEST_LINE = 64 << 20  # bytes; 100 regions of 2,048 numbers take 1.1 MB
 
 
@@ -55,7 +62,6 @@ def count_fields(path: Path) -> int:
 
 
 def _images(path: Path, fields: int, progress: Progress) -> Iterator[ForeignImage | BadImage]:
-    parse = parse_butd if fields == FIELDS_OF_BUTD else parse_lxmert
     for where, line in read_lines(path, progress):
         row = split_fields(line)
         key = bytes(row[0][:200]).decode("utf-8", "replace").strip()
@@ -63,7 +69,7 @@ def _images(path: Path, fields: int, progress: Progress) -> Iterator[ForeignImag
             yield BadImage(key, where, f"{len(row)} fields instead of {fields}: cut short?")
             continue
         try:
-            yield parse(key, where, row)
+            yield _parse(key, where, row)
         except (BadRow, ValueError) as error:
             yield BadImage(key, where, str(error))
 
@@ -99,33 +105,21 @@ def split_fields(line: bytes) -> list[memoryview]:
     return [*fields, view[start:end]]
 
 
-def parse_butd(key: str, where: str, row: list[memoryview]) -> ForeignImage:
-    """One line of 6 fields. Raises BadRow or ValueError."""
-    _, width, height, count, boxes, features = row
+def _parse(key: str, where: str, row: list[memoryview]) -> ForeignImage:
+    """The image of one line of 6 or 10 fields. Raises BadRow or ValueError."""
+    count, boxes, features = row[-3:]
     regions = int(count)
+    width, height = row[1:3] if len(row) == FIELDS_OF_BUTD else row[2:0:-1]
+    labels: dict[str, Any] = {}
+    for text, (name, attribute, dtype) in zip(row[3:-3], _LABELS):  # none in a line of 6 fields
+        labels[attribute] = decode(text, name, regions, dtype, 1)[:, 0]
     return ForeignImage(
         key,
         where,
         features=decode(features, "features", regions, np.float32),
         boxes_xyxy=decode(boxes, "boxes", regions, np.float32, 4),
         image_wh_px=(int(width), int(height)),
-    )
-
-
-def parse_lxmert(key: str, where: str, row: list[memoryview]) -> ForeignImage:
-    """One line of 10 fields. Raises BadRow or ValueError."""
-    _, height, width, objects, objects_conf, attributes, attributes_conf, count, boxes, features = row
-    regions = int(count)
-    return ForeignImage(
-        key,
-        where,
-        features=decode(features, "features", regions, np.float32),
-        boxes_xyxy=decode(boxes, "boxes", regions, np.float32, 4),
-        image_wh_px=(int(width), int(height)),
-        object_ids=decode(objects, "objects_id", regions, np.int64, 1)[:, 0],
-        object_conf=decode(objects_conf, "objects_conf", regions, np.float32, 1)[:, 0],
-        attribute_ids=decode(attributes, "attrs_id", regions, np.int64, 1)[:, 0],
-        attribute_conf=decode(attributes_conf, "attrs_conf", regions, np.float32, 1)[:, 0],
+        **labels,
     )
 
 

@@ -27,7 +27,7 @@ shard. `store.py` reads all this, `shards.py` writes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,11 @@ class StoreHeader:
             tuple(detector.class_names),
             tuple(detector.attribute_names),
         )
+
+    def columns(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """(name, dtype, shape after M) of the datasets with one row per region, in the layout's order."""
+        for name, (dtype, tail) in COLUMNS.items():
+            yield name, dtype, (self.feature_size,) if name == FEATURES else tail
 
     def to_json(self) -> dict[str, Any]:
         return {

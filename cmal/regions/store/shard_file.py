@@ -69,8 +69,7 @@ class Shard:
             raise unreadable(self.path, "it has an image twice")
         rows = int(self.offsets[-1])
         self.columns: list[_Column] = []
-        for name, (dtype, tail) in COLUMNS.items():
-            tail = (self.header.feature_size,) if name == FEATURES else tail
+        for name, dtype, tail in self.header.columns():
             dataset = _own_dataset(file, name, self.path)
             if dataset.shape != (rows, *tail) or dataset.dtype != np.dtype(dtype):
                 raise unreadable(

@@ -20,7 +20,7 @@ import numpy as np
 
 from cmal.errors import ShapeError, StoreError
 from cmal.io.files import atomic_path, sha256_of, write_json
-from cmal.regions.store.layout import BYTES_A_REGION, COLUMNS, FEATURES, INDEX_NAME, ShardInfo, StoreHeader
+from cmal.regions.store.layout import BYTES_A_REGION, FEATURES, INDEX_NAME, ShardInfo, StoreHeader
 from cmal.regions.types import Regions
 
 IMAGES_A_WRITE = 128
@@ -121,9 +121,8 @@ def largest_size(header: StoreHeader, image_ids: Sequence[str], regions: int) ->
 def _pack(image_id: str, regions: Regions, header: StoreHeader) -> tuple[np.ndarray, ...]:
     """One image's arrays in the layout's order, shapes and dtypes; features beyond float16 are cut to its largest."""
     count, arrays = len(regions.object_ids), []
-    for name, (dtype, tail) in COLUMNS.items():
-        array = np.asarray(getattr(regions, name))
-        expected = (count, *((header.feature_size,) if name == FEATURES else tail))
+    for name, dtype, tail in header.columns():
+        array, expected = np.asarray(getattr(regions, name)), (count, *tail)
         if array.shape != expected:
             raise ShapeError(
                 f'cannot store the regions of the image "{image_id}"',
@@ -167,8 +166,7 @@ def _write_columns(
     file: h5py.File, header: StoreHeader, packed: list[tuple[np.ndarray, ...]], offsets: np.ndarray
 ) -> None:
     """Writes column by column in blocks of many images: large writes make large pages, which are faster to read."""
-    for column, (name, (dtype, tail)) in enumerate(COLUMNS.items()):
-        tail = (header.feature_size,) if name == FEATURES else tail
+    for column, (name, dtype, tail) in enumerate(header.columns()):
         dataset = file.create_dataset(name, (int(offsets[-1]), *tail), dtype, track_times=False)
         for first in range(0, len(packed), IMAGES_A_WRITE):
             block = packed[first : first + IMAGES_A_WRITE]

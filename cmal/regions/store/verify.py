@@ -11,7 +11,7 @@ import h5py
 from cmal.errors import StoreError
 from cmal.io.files import atomic_path, remove_left_overs, sha256_of
 from cmal.io.locks import hold_folder
-from cmal.regions.store.layout import COLUMNS, FEATURES, read_index
+from cmal.regions.store.layout import COLUMNS, read_index
 from cmal.regions.store.shards import IMAGES_A_WRITE, largest_size, new_file, write_head, write_index
 from cmal.regions.store.store import RegionStore
 
@@ -96,8 +96,7 @@ def _merge(store: RegionStore, out: Path, report: Callable[[int, int], None]) ->
 
 def _copy_columns(store: RegionStore, file: h5py.File, offsets: list[int], report: Callable[[int, int], None]) -> None:
     paths = store.shard_paths
-    for name, (dtype, tail) in COLUMNS.items():
-        tail = (store.feature_size,) if name == FEATURES else tail
+    for name, dtype, tail in store.header.columns():
         file.create_dataset(name, (offsets[-1], *tail), dtype, track_times=False)
     start = 0
     for number, path in enumerate(paths, start=1):
