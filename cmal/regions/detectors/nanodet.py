@@ -37,7 +37,8 @@ from cmal.regions.types import NO_OBJECT, Regions
 
 WEIGHTS = Path(__file__).with_name("nanodet.safetensors")
 NMS_IOU = 0.6  # of one class
-CANDIDATES = 300  # cells of an image that reach the suppression, best first
+CANDIDATES = 1000  # cells of an image that reach the suppression, best first
+CPU_IMAGES = 4  # a forward on the CPU: more are slower, and take memory
 SAME_BOX_IOU = 0.5  # `regions_at`: from here on a given box has the class of the detection that overlaps it
 WINDOWS, MAX_REGIONS, MIN_CONFIDENCE = "1x1,2x2", 36, 0.25
 
@@ -89,8 +90,9 @@ class NanodetDetector:
     @torch.inference_mode()
     def detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
         """Regions of each image; see `Detector`."""
-        if not images:
-            return []
+        return [one for chunk in self._chunks(images) for one in self._detect(images[chunk])]
+
+    def _detect(self, images: Sequence[np.ndarray]) -> list[Regions]:
         look = self._look(images)
         boxes, scores = [], []
         for image, (box, score) in zip(images, look.found):
@@ -110,12 +112,17 @@ class NanodetDetector:
             ShapeError: the two lists differ in length, or boxes are not (R, 4).
         """
         check_boxes(images, boxes_xyxy_px)
-        if not images:
-            return []
+        return [one for chunk in self._chunks(images) for one in self._regions_at(images[chunk], boxes_xyxy_px[chunk])]
+
+    def _regions_at(self, images: Sequence[np.ndarray], boxes_xyxy_px: Sequence[np.ndarray]) -> list[Regions]:
         look = self._look(images)
         boxes = [boxes_on(self.device, box) for box in boxes_xyxy_px]
         scores = [_scores_of_nearest(box, *found) for box, found in zip(boxes, look.found)]
         return self._as_regions(look, images, boxes, scores, clip=False)
+
+    def _chunks(self, images: Sequence[np.ndarray]) -> list[slice]:
+        size = CPU_IMAGES if self.device.type == "cpu" else max(1, len(images))
+        return [slice(first, first + size) for first in range(0, len(images), size)]
 
     def _look(self, images: Sequence[np.ndarray]) -> _Look:
         squares, scales = letterbox(images)
