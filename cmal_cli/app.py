@@ -1,4 +1,4 @@
-"""The `cmal` command: the Click group, its six commands, and the one place where errors become messages."""
+"""The `cmal` command: a Click group of six commands, and the one place that turns errors into messages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 import sys
 
 import click
+
+from cmal import __version__
 
 COMMANDS = {
     "prepare": "cmal_cli.prepare:prepare",
@@ -16,18 +18,17 @@ COMMANDS = {
     "probe-anchors": "cmal_cli.probe_anchors:probe_anchors",
 }
 
-
 AGAIN = "run the same command again"
-_GOES_ON = "it goes on from its last checkpoint"
+_RESUMES = "it resumes from its last checkpoint"
 AFTER_AN_INTERRUPT = {
-    "pretrain": _GOES_ON,
-    "finetune": _GOES_ON,
-    "extract-regions": "it goes on with the images that are not stored yet",
+    "pretrain": _RESUMES,
+    "finetune": _RESUMES,
+    "extract-regions": "it continues with the images that are not stored yet",
 }
 
 
 class CmalGroup(click.Group):
-    """Loads a command when it is asked for, and turns a CmalError into its three lines and exit status 1."""
+    """Imports a command when it is used, and turns a CmalError into its three lines and exit status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -41,7 +42,7 @@ class CmalGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, with the command that was probably meant."""
+        """Resolves a command name; the error for an unknown name suggests the closest one."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             from difflib import get_close_matches
@@ -54,18 +55,15 @@ class CmalGroup(click.Group):
         from cmal.errors import CmalError, as_user_error
         from cmal.io.signals import Stopped, stop_at_once
 
-        then = "it begins anew"
         try:
             with stop_at_once():
                 return super().invoke(ctx)
         except Stopped as error:
-            then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", then)
-            asked = CmalError("stopped before the end", f"the process was asked to stop ({error})", f"{AGAIN}: {then}")
-            click.echo(f"Error: {asked}", err=True)
+            found = f"the process was asked to stop ({error})"
+            click.echo(f"Error: {CmalError('stopped before the end', found, f'{AGAIN}: {_then(ctx)}')}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            then = AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", then)
-            click.echo(f"Interrupted. {AGAIN.capitalize()}: {then}.", err=True)
+            click.echo(f"Interrupted. {AGAIN.capitalize()}: {_then(ctx)}.", err=True)
             sys.exit(130)
         except Exception as error:
             if ctx.params.get("debug") or (message := as_user_error(error)) is None:
@@ -74,13 +72,17 @@ class CmalGroup(click.Group):
             sys.exit(1)
 
 
+def _then(ctx: click.Context) -> str:
+    return AFTER_AN_INTERRUPT.get(ctx.invoked_subcommand or "", "it starts over")
+
+
 EPILOG = """\b
 Examples:
   cmal prepare scenes --images 60
   cmal extract-regions --help
 
 \b
-Completion of commands and options (bash; zsh_source and fish_source alike):
+Completion of commands and options (bash; or zsh_source, fish_source):
   eval "$(_CMAL_COMPLETE=bash_source cmal)"
 """
 
@@ -91,18 +93,14 @@ Completion of commands and options (bash; zsh_source and fish_source alike):
     epilog=EPILOG,
 )
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
-@click.version_option(package_name="cmal")
+@click.version_option(__version__, prog_name="cmal")
 def main(debug: bool) -> None:
     """Vision-language pre-training by cross-modal associative learning.
 
-    The commands stand in their usual order.
+    The commands are listed in the order in which they are used.
     """
 
 
 def command_line() -> None:
-    """The `cmal` program. What goes on after an interrupt may run for days: it wants memory that does not crumble."""
-    if AFTER_AN_INTERRUPT.keys() & sys.argv[1:3] and not {"-h", "--help"}.intersection(sys.argv):
-        from cmal.training.memory import start_without_thread_cache
-
-        start_without_thread_cache()
+    """Entry point of the `cmal` program."""
     main()

@@ -1,12 +1,13 @@
-"""Tables and progress: rich on a terminal; elsewhere plain lines that can be searched."""
+"""Tables and progress: rich on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -28,24 +29,27 @@ from rich.text import Text
 
 from cmal.errors import printable
 
+if TYPE_CHECKING:
+    from cmal.training.loop import StepReport
+
 PLAIN_EVERY_S = 10.0
 RATE_OVER_S = 300.0  # a step may take minutes
 
 
 def console() -> Console:
-    """The console all commands write to. NO_COLOR takes its colours; lines that are piped on are never wrapped."""
+    """The console that all commands write to. NO_COLOR removes colours; piped lines are never wrapped."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=10_000)
 
 
 def is_quiet() -> bool:
-    """Whether the command that runs was given --quiet; False where no command runs."""
+    """True if the running command has --quiet; False outside a command."""
     context = click.get_current_context(silent=True)
     return bool(context and context.params.get("quiet"))
 
 
 def echo(text: str) -> None:
-    """A line of output, but not under --quiet; on a terminal it breaks between words, elsewhere it stays one line."""
+    """Prints a line, unless --quiet. A terminal wraps it between words; elsewhere it stays one line."""
     if is_quiet():
         return
     out, text = console(), printable(text)
@@ -57,17 +61,18 @@ def echo(text: str) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table with right-aligned numbers: framed on a terminal, columns of plain text elsewhere, none under --quiet."""
+    """Prints a table with right-aligned numbers, unless --quiet: framed on a terminal, plain columns elsewhere."""
     if is_quiet():
         return
     out = console()
-    style = {"box": box.ROUNDED} if out.is_terminal else {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
-    table = Table(header_style="bold", **style)
-    rows = [[_text(cell) for cell in row] for row in rows]
-    for place, column in enumerate(columns):
-        is_number = bool(rows) and all(row[place].strip("%-.,0123456789 ") == "" for row in rows)
+    table = Table(header_style="bold", box=box.ROUNDED)
+    if not out.is_terminal:
+        table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    cells = [[_text(cell) for cell in row] for row in rows]
+    for index, column in enumerate(columns):
+        is_number = bool(cells) and all(row[index].strip("%-.,0123456789 ") == "" for row in cells)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         table.add_row(*row)
     out.print(Text(printable(title), style="bold"))
     out.print(table)
@@ -82,7 +87,7 @@ def _text(cell: object) -> str:
 
 
 class RateColumn(ProgressColumn):
-    """How many a second, e.g. "12.3 steps/s"; below one it is "4.2 s/step"."""
+    """Rate, e.g. "12.3 steps/s", or "4.2 s/step" below one per second."""
 
     def __init__(self, unit: str):
         super().__init__()
@@ -93,7 +98,7 @@ class RateColumn(ProgressColumn):
 
 
 class LeftColumn(TimeRemainingColumn):
-    """How long is left, e.g. "01:07 left"; nothing where that is not known, or all is done."""
+    """Remaining time, e.g. "01:07 left"; empty if it is unknown or all is done."""
 
     def render(self, task: Task) -> Text:
         known = task.total is not None and task.time_remaining is not None and not task.finished
@@ -101,7 +106,7 @@ class LeftColumn(TimeRemainingColumn):
 
 
 def rate_text(rate: float | None, unit: str) -> str:
-    """A rate for people: "" where it is not known yet."""
+    """A rate per second as text; "" if it is not known yet."""
     if not rate:
         return ""
     return (
@@ -112,9 +117,9 @@ def rate_text(rate: float | None, unit: str) -> str:
 
 
 class ProgressDisplay:
-    """Progress on a terminal as a bar with rate and ETA and a line of notes; elsewhere a line now and then and at the end.
+    """Progress of a command: on a terminal a bar with rate, remaining time and notes; elsewhere a line every 10 s.
 
-    Use as a context manager; `update(done, total, note)` as often as wanted.
+    A context manager. `update`, `stage`, `step` and `tick` may be called at any frequency.
     """
 
     def __init__(self, label: str, unit: str = "", quiet: bool | None = None):
@@ -135,8 +140,8 @@ class ProgressDisplay:
         )
         self._task = self._bar.add_task(label, total=None)
         self._live = Live(self._bar, console=self._console, refresh_per_second=8)
-        self._told = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when and how much was done at the first update
+        self._printed_s = time.monotonic()
+        self._first: tuple[float, int] | None = None  # time and `done` of the first update
         self._notes: Sequence[str] = ()
 
     def __enter__(self) -> ProgressDisplay:
@@ -152,55 +157,51 @@ class ProgressDisplay:
             self._live.stop()
 
     def update(self, done: int, total: int, *notes: str) -> None:
-        """Shows that `done` of `total` are done, with short notes such as "loss 1.5"."""
+        """Shows that `done` of `total` are done (0: total unknown), with short notes such as "loss 1.5"."""
         self._move(done, total, notes)
-        if not self.is_terminal and not self.quiet and (time.monotonic() - self._told > PLAIN_EVERY_S or done == total):
-            self._told = time.monotonic()
-            parts = (self.label, f"{done}/{total}", self.unit, self._pace(done, total), *notes)
+        if (
+            not self.is_terminal
+            and not self.quiet
+            and (time.monotonic() - self._printed_s > PLAIN_EVERY_S or done == total)
+        ):
+            self._printed_s = time.monotonic()
+            parts = (self.label, f"{done}/{total}" if total else str(done), self.unit, self._pace(done, total), *notes)
             print(printable(" ".join(filter(None, parts))), flush=True)
 
     def _move(self, done: int, total: int, notes: Sequence[str]) -> None:
-        """The bar on a terminal, the notes in columns below it; elsewhere only the clock starts."""
+        """Moves the bar and shows the notes below it; without a terminal, only starts the clock."""
         if self._first is None:
             self._first = (time.monotonic(), done)
         if self.is_terminal:
             self._notes = notes
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done, total=total or None)
             below = Columns([Text(note, style="dim") for note in notes], padding=(0, 3))
             self._live.update(Group(self._bar, below) if notes else self._bar)
 
     def _pace(self, done: int, total: int) -> str:
-        """Elapsed, rate and left since the first update: a run that goes on did not do the rest today."""
-        since, before = self._first
+        """Elapsed time, rate and remaining time since the first update; earlier work of a resumed run is not counted."""
+        since, before = self._first or (time.monotonic(), done)
         elapsed = time.monotonic() - since
         known = done > before and elapsed > 0
         rate = rate_text((done - before) / elapsed, self.unit) if known and self.unit else ""
-        left = f"{elapsed / (done - before) * (total - done):.0f}s left" if known else ""
+        left = f"{elapsed / (done - before) * (total - done):.0f}s left" if known and total else ""
         return " ".join(filter(None, (f"{elapsed:.0f}s elapsed", rate, left)))
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         if not self.quiet:
             self._console.print(printable(text), markup=False, soft_wrap=True)
 
-
-class StagesDisplay(ProgressDisplay):
-    """Progress of work in several stages, one after the other, each with its own rate and ETA."""
-
     def stage(self, what: str, done: int, total: int) -> None:
-        """Shows that `done` of `total` are done of the stage `what`."""
+        """Shows that `done` of `total` are done in the stage `what`; each stage has its own rate and remaining time."""
         if what != self.unit:
             self.unit, self._first = what, None
             if self.is_terminal:
                 self._bar.reset(self._task, description=f"{self.label}: {what}")
         self.update(done, total)
 
-
-class TrainingDisplay(ProgressDisplay):
-    """Progress of a training: steps, losses and rate."""
-
-    def step(self, report: object) -> None:
-        """Shows one StepReport."""
+    def step(self, report: StepReport) -> None:
+        """Shows the step, losses, learning rate and speed of a training."""
         names = ("loss", *sorted(n for n in report.losses if n != "loss"))
         notes = [f"{name} {report.losses[name]:.3f}" for name in names if name in report.losses]
         notes += [f"lr {report.lr:.2e}", f"{report.examples_per_s:.0f} examples/s"]
@@ -208,10 +209,5 @@ class TrainingDisplay(ProgressDisplay):
         self.update(report.step, report.steps, *notes)
 
     def tick(self, done: int, total: int) -> None:
-        """Moves the bar between two reports, whose losses stay; piped output has lines of reports only."""
+        """Moves the bar between two reports of a training. The losses stay; nothing is printed without a terminal."""
         self._move(done, total, self._notes)
-
-
-def show_parameters(counts: Mapping[str, int]) -> None:
-    """Parameters by part."""
-    show_table("parameters", ("part", "parameters"), list(counts.items()))

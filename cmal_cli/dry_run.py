@@ -6,26 +6,26 @@ from typing import Any
 
 
 def dry_run_here(recipe: Any, start: str, device: str | None, quiet: bool) -> None:
-    """One process's part of the estimate; the first one prints."""
+    """Runs the estimate in one process; the first process prints it."""
     from cmal.runs.dry_run import estimate_training
 
-    estimate, place = estimate_training(recipe, start, device)
-    if place.is_first and not quiet:
+    estimate, context = estimate_training(recipe, start, device)
+    if context.is_first and not quiet:
         show_estimate(recipe.out, estimate)
 
 
 def show_estimate(run: str, estimate: Any) -> None:
-    """Parameters by part, then what the run takes."""
-    from cmal_cli.display import show_parameters, show_table
+    """Prints the parameters by part, then time, memory and disk of the run."""
+    from cmal_cli.display import show_table
 
     e = estimate
-    show_parameters(e.parameters)
+    show_table("parameters", ("part", "parameters"), list(e.parameters.items()))
     rows = [
         ("steps", f"{e.steps:,} of {e.examples:,} examples, {e.processes} process{'es' if e.processes > 1 else ''}"),
-        ("tokens a step", f"{e.tokens:,.0f} word pieces and regions"),
-        ("FLOPs a step", f"{e.flops / 1e9:,.1f} G, {e.flops / e.step_s / 1e9:,.1f} G a second"),
-        ("time a step", f"{e.step_s:.3f} s, mean of {e.timed_steps}"),
-        ("peak memory", f"{e.peak_memory_bytes / 1e9:.2f} GB a process"),
+        ("tokens per step", f"{e.tokens:,.0f} word pieces and regions"),
+        ("FLOPs per step", f"{e.flops / 1e9:,.1f} G, {e.flops / e.step_s / 1e9:,.1f} G per second"),
+        ("time per step", f"{e.step_s:.3f} s, mean of {e.timed_steps}"),
+        ("peak memory", f"{e.peak_memory_bytes / 1e9:.2f} GB per process"),
         ("checkpoint", f"{size_text(e.checkpoint_bytes)}, written in {e.save_s:.1f} s"),
         (
             "disk",
@@ -37,12 +37,12 @@ def show_estimate(run: str, estimate: Any) -> None:
 
 
 def size_text(count: int) -> str:
-    """Bytes as a person reads them."""
+    """Bytes as MB or GB."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def time_text(seconds: float) -> str:
-    """Seconds as a person reads them."""
+    """Seconds as s, min or h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

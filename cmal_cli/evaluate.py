@@ -88,7 +88,7 @@ def evaluate(
         if not evaluations:
             click.echo(f"{predictions}: every answer; nothing is scored, the right answers are not in the records")
     if json_file and evaluations:
-        results = [e.result.as_json() for e in evaluations]
+        results = [e.result.as_json() for e in evaluations if e.result]
         write_json(json_file, results[0] | ({"det": results[1]} if len(results) > 1 else {}))
     _keep(request, evaluations)
     if html_file and evaluations:

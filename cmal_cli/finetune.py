@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from cmal_cli.pretrain import run_training_command, training_options
+from cmal_cli.training import run_training_command, training_options
 
 
 @click.command(
-    short_help="Fine-tune it on a task.",
+    short_help="Fine-tune a pre-trained model on a task.",
     epilog="""\b
 Examples:
   cmal finetune recipes/finetune/scenes_vqa.yaml

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmal.errors import printable
-
 if TYPE_CHECKING:
     from cmal.datasets.prepare import PreparedDataset
 
@@ -35,7 +33,7 @@ Examples:
 )
 @click.option("--name", default="pairs", show_default=True, help="pairs: name of the data set; OUT/NAME is written.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="scenes: seed of everything drawn."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="scenes: seed of all pictures and texts."
 )
 @click.option(
     "--answers", type=click.Path(path_type=Path), help="vqa: a given answer vocabulary, list or map, as JSON."
@@ -45,7 +43,7 @@ Examples:
 )
 @click.option("--split-by", type=click.Choice(["unc", "google", "umd"]), help="refcoco, refcocog: whose split.")
 @click.option("--allow-leakage", is_flag=True, help="Keep evaluation images in pre-training records; results say so.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="scenes: processes; 0 = one a core.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="scenes: processes; 0 = one per core.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def prepare(
     dataset: str,
@@ -61,7 +59,7 @@ def prepare(
     split_by: str | None,
     allow_leakage: bool,
     workers: int,
-    quiet: bool,
+    quiet: bool,  # read by cmal_cli.display
 ) -> None:
     """Turn the official files of DATASET into records: OUT/DATASET/<split>.jsonl and manifest.json.
 
@@ -70,6 +68,7 @@ def prepare(
     pre-training records.
     """
     from cmal.datasets.prepare import DEFAULT_SCENES, Options, prepare_dataset
+    from cmal_cli.display import ProgressDisplay
 
     count, folder = _count_or_folder(dataset, images)
     options = Options(
@@ -81,7 +80,7 @@ def prepare(
         captions=captions,
         name=name,
     )
-    with _Progress(quiet) as progress:
+    with ProgressDisplay(f"prepare {dataset}") as display:
         prepared = prepare_dataset(
             dataset,
             raw,
@@ -90,15 +89,14 @@ def prepare(
             seed=seed,
             workers=workers,
             options=options,
-            report=progress.line,
-            progress=progress.step,
+            report=display.say,
+            progress=display.stage,
         )
-    if not quiet:
-        _show(prepared)
+    _show(prepared)
 
 
 def _count_or_folder(dataset: str, images: str | None) -> tuple[int | None, Path | None]:
-    """--images is a number for scenes and a folder for the sets whose images are one's own."""
+    """The value of --images: a number for scenes, a folder for the other data sets."""
     if images is None:
         return None, None
     if dataset != "scenes":
@@ -110,49 +108,8 @@ def _count_or_folder(dataset: str, images: str | None) -> tuple[int | None, Path
     return int(images), None
 
 
-class _Progress:
-    """A bar on a terminal, now and then a plain line elsewhere."""
-
-    LINE_EVERY_S = 10.0
-
-    def __init__(self, quiet: bool):
-        self.quiet = quiet
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True, quiet=self.quiet)
-        self._bars, self._tasks, self._last = None, {}, 0.0
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bars = Progress(*columns, console=self._console, transient=True)
-            self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bars:
-            self._bars.stop()
-
-    def line(self, text: str) -> None:
-        (self._bars.console if self._bars else self._console).print(
-            printable(text), markup=False, highlight=False, soft_wrap=True
-        )
-
-    def step(self, what: str, done: int, wanted: int) -> None:
-        """`wanted` is 0 where it is not known."""
-        import time
-
-        if self._bars:
-            task = self._tasks.setdefault(what, self._bars.add_task(what) if what not in self._tasks else None)
-            self._bars.update(task, completed=done, total=wanted or None)
-        elif time.monotonic() - self._last > self.LINE_EVERY_S:
-            self._last = time.monotonic()
-            self.line(f"{what}: {done:,}" + (f" of {wanted:,}" if wanted else ""))
-
-
 def _show(prepared: Sequence[PreparedDataset]) -> None:
-    """One table of records and images by split, then what was left out and why, and where it all is."""
+    """Prints a table of records and images by split, then remarks on what was left out, and the folder."""
     from cmal_cli.display import echo, show_table
 
     rows = [

@@ -20,20 +20,24 @@ Examples:
 """
 
 
-@click.command("probe-anchors", epilog=EXAMPLES, short_help="Where tags meet words, and what a model makes of it.")
+@click.command("probe-anchors", epilog=EXAMPLES, short_help="Where tags match words; what a model associates.")
 @click.option("--records", required=True, type=_FILE, help="Image-text pairs, as cmal prepare writes them.")
-@click.option("--regions", required=True, type=click.Path(path_type=Path), help="The store of their images' regions.")
+@click.option("--regions", required=True, type=click.Path(path_type=Path), help="The region store of their images.")
 @click.option(
-    "--checkpoint", type=click.Path(file_okay=False, path_type=Path), help="A pre-trained run: what does it associate?"
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A pre-trained run, to measure its associations.",
 )
-@click.option("--thesaurus", multiple=True, metavar="FILE", help="A thesaurus beside the package's own; repeatable.")
-@click.option("--json", "json_file", type=_FILE, help="Write everything measured here.")
+@click.option(
+    "--thesaurus", multiple=True, metavar="FILE", help="A thesaurus in addition to the package's; repeatable."
+)
+@click.option("--json", "json_file", type=_FILE, help="Write all measurements here.")
 @click.option("--html", "html_file", type=_FILE, help="Write one self-contained page with images, boxes and words.")
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Where the images for the page lie. Default: the folder images beside the records.",
+    help="The folder of the images for the page. Default: images beside the records.",
 )
 @click.option("--examples", type=click.IntRange(1), default=48, show_default=True, help="Pairs shown on the page.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
@@ -50,16 +54,16 @@ def probe_anchors(
     device: str | None,
     quiet: bool,  # read by cmal_cli.display
 ) -> None:
-    """Show where object tags meet words: how many anchors there are, how right they are, and what a model makes of them.
+    """Show where object tags match words: how many anchors there are, how correct they are, and what a model associates.
 
-    Precision and recall are shown where gold anchors lie beside the records (gold_anchors/, as cmal prepare scenes writes
-    them).
+    Precision and recall are shown if there are gold anchors beside the records (gold_anchors/, written by
+    cmal prepare scenes).
     """
     from cmal.io.files import write_json
     from cmal.runs.probe import ProbeRequest, run_probe
-    from cmal_cli.display import StagesDisplay, echo
+    from cmal_cli.display import ProgressDisplay, echo
 
-    with StagesDisplay("probe-anchors") as display:
+    with ProgressDisplay("probe-anchors") as display:
         probe = run_probe(ProbeRequest(records, regions, checkpoint, thesaurus), display.stage, device)
     _show(probe)
     if json_file:
@@ -90,9 +94,9 @@ def _coverage_rows(statistics: dict[str, Any]) -> list[tuple[str, str]]:
         ("pairs", f"{statistics['pairs']:,}"),
         ("pairs with an anchor", f"{statistics['pairs_with_anchor']:,} ({_percent(statistics['coverage'])})"),
         ("anchors", f"{statistics['anchors']:,}"),
-        ("anchors a pair", f"{statistics['anchors_per_pair']:.2f}"),
-        ("object anchors a pair", f"{statistics['object_anchors_per_pair']:.2f}"),
-        ("attribute anchors a pair", f"{statistics['attribute_anchors_per_pair']:.2f}"),
+        ("anchors per pair", f"{statistics['anchors_per_pair']:.2f}"),
+        ("object anchors per pair", f"{statistics['object_anchors_per_pair']:.2f}"),
+        ("attribute anchors per pair", f"{statistics['attribute_anchors_per_pair']:.2f}"),
     ]
 
 

@@ -22,7 +22,6 @@ from compare_plan import TASKS, WITHOUT, Run, full_plan, grid_plan, plan_of_all,
 from compare_report import write_report
 
 from cmal.runs.results import EvaluationResult, read_result
-from cmal.training.memory import start_without_thread_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
@@ -172,5 +171,4 @@ def with_set(settings: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    start_without_thread_cache()
     main()

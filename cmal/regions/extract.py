@@ -248,7 +248,7 @@ def _keep(
     """
     found = dict(looked_at)
     failures = {image_id: reason for image_id, reason in found.items() if isinstance(reason, str)}
-    good = [(image_id, found[image_id]) for image_id in ids if image_id not in failures]
+    good = [(image_id, one) for image_id in ids if not isinstance(one := found[image_id], str)]
     with lock_file(run.out / ".index.lock"):
         _write_failures(run, set(ids), failures, files)
     info = write_shard(run.out / shard_name(number), good, run.header)

@@ -1,8 +1,14 @@
-"""Starts the processes of one training on this machine, by torchrun's own elastic launcher, or runs it right here."""
+"""Runs a function in one or more processes on this machine, through torchrun's elastic launcher.
+
+Several machines are started by torchrun itself, which sets RANK and WORLD_SIZE; `launch` then runs the function directly:
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --no-python cmal pretrain RECIPE
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,102 +22,87 @@ from cmal.io.signals import Stopped, stop_at_once
 
 @dataclass(frozen=True)
 class Launch:
-    """How many processes, where. `device`: "cpu", "cuda" or None to take what is there."""
+    """Number of processes, and their device: "cpu", "cuda", or None to use a GPU if there is one."""
 
     processes: int = 1
-    nodes: int = 1
-    node_rank: int = 0
-    rendezvous: str = ""
     device: str | None = None
 
     @classmethod
-    def of(
-        cls, gpus: int | None, cpu_procs: int | None, nodes: int, node_rank: int, rendezvous: str, device: str | None
-    ) -> Launch:
-        """From the command line's options.
+    def of(cls, gpus: int | None, cpu_procs: int | None, device: str | None) -> Launch:
+        """A launch from the options of the command line.
 
         Raises:
-            CmalError: more GPUs than there are, both kinds at once, or several machines without a meeting place.
+            CmalError: more GPUs than this machine has, or both `gpus` and `cpu_procs`.
         """
         if gpus and cpu_procs:
-            raise CmalError("cannot start the training", "both --gpus and --cpu-procs were given", "give one of them")
-        if gpus and gpus > torch.cuda.device_count():
+            raise CmalError("cannot start the processes", "both --gpus and --cpu-procs were given", "give one of them")
+        available = torch.cuda.device_count()
+        if gpus and gpus > available:
             raise CmalError(
-                f"cannot start the training on {gpus} GPUs",
-                f"this machine has {torch.cuda.device_count()}",
-                "ask for fewer, or use --cpu-procs",
+                f"cannot use {gpus} GPUs",
+                f"this machine has {available}",
+                f"give --gpus {available} or fewer" if available else "leave out --gpus",
             )
-        if nodes > 1 and not rendezvous:
-            raise CmalError(
-                f"cannot start the training on {nodes} machines",
-                "no meeting place was given",
-                "add --rendezvous HOST:PORT",
-            )
-        kind = "cuda" if gpus else "cpu" if cpu_procs else device
-        return cls(gpus or cpu_procs or 1, nodes, node_rank, rendezvous, kind)
+        return cls(gpus or cpu_procs or 1, "cuda" if gpus else "cpu" if cpu_procs else device)
 
 
 def is_launched() -> bool:
-    """True where torchrun or the like has already started this process as one of several."""
+    """True if torchrun or SLURM started this process as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(wanted: Launch, setup: Callable[..., None], *arguments: Any) -> None:
-    """Runs `work(*arguments)` in every process.
+def launch(request: Launch, function: Callable[..., None], *arguments: Any) -> None:
+    """Runs `function(*arguments)` in every process.
 
     Raises:
-        CmalError: `work` raised one, or a process died; the message names its rank.
+        CmalError: the function raised one, or a process died; the message names its rank.
     """
     _take_slurm_environment()
-    if is_launched() or (wanted.processes == 1 and wanted.nodes == 1):
-        setup(*arguments)
+    if is_launched() or request.processes == 1:
+        function(*arguments)
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(1, (os.cpu_count() or 1) // wanted.processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // request.processes)))
     config = LaunchConfig(
-        min_nodes=wanted.nodes,
-        max_nodes=wanted.nodes,
-        nproc_per_node=wanted.processes,
-        run_id=os.environ.get("CMAL_RUN_ID", uuid.uuid4().hex if wanted.nodes == 1 else "cmal"),
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=request.processes,
+        run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint=wanted.rendezvous or "localhost:0",
-        rdzv_configs={"rank": wanted.node_rank},
+        rdzv_endpoint="localhost:0",
+        rdzv_configs={"rank": 0},
         max_restarts=0,
         monitor_interval=0.5,
         start_method="spawn",
     )
     try:
-        elastic_launch(config, _run_quietly)(setup, arguments)
+        elastic_launch(config, _run_in_child)(function, arguments)
     except SignalException as error:
         raise CmalError(
-            f"stopped with its {wanted.processes * wanted.nodes} processes",
+            f"stopped with its {request.processes} processes",
             f"the process was asked to stop ({error.sigval.name})",
-            "run the same command again: it goes on from its last checkpoint",
+            "run the same command again: it resumes",
         ) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        message = failure.message
         raise CmalError(
-            f"process {rank} of {wanted.processes * wanted.nodes} ended early",
-            failure.message
-            if isinstance(failure.message, str)
-            else str(failure.message.get("message", failure.message)),
-            "see its message above; the last checkpoint is good, run the same command again to go on",
+            f"process {rank} of {request.processes} ended early",
+            message if isinstance(message, str) else str(message.get("message", message)),
+            "see its message above; what was saved is intact, run the same command again to resume",
         ) from None
 
 
-def _run_quietly(setup: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """In a child: what the user can put right is printed as its three lines and ends the process with status 1."""
-    import sys
-
+def _run_in_child(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Runs the function; an error that the user can fix is printed in its three lines and ends the process with status 1."""
     try:
         with stop_at_once():
-            setup(*arguments)
+            function(*arguments)
     except Stopped:
-        os._exit(1)  # the launcher tells of it, once for all
+        os._exit(1)  # the launcher reports it once for all processes
     except Exception as error:
         if (message := as_user_error(error)) is None:
             raise
@@ -120,7 +111,7 @@ def _run_quietly(setup: Callable[..., None], arguments: tuple[Any, ...]) -> None
 
 
 def _take_slurm_environment() -> None:
-    """Under `srun`, tells torch what SLURM says of ranks; the batch script sets MASTER_ADDR and MASTER_PORT."""
+    """Translates SLURM's variables of a process started by `srun`; the batch script sets MASTER_ADDR and MASTER_PORT."""
     if "RANK" in os.environ or "SLURM_PROCID" not in os.environ or "MASTER_ADDR" not in os.environ:
         return
     os.environ["RANK"] = os.environ["SLURM_PROCID"]

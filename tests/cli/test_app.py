@@ -109,7 +109,7 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(monkeypatch):
     assert isinstance(run("eval").exception, ZeroDivisionError)
 
 
-@pytest.mark.parametrize(("name", "then"), [("pretrain", "from its last checkpoint"), ("eval", "begins anew")])
+@pytest.mark.parametrize(("name", "then"), [("pretrain", "from its last checkpoint"), ("eval", "starts over")])
 def test_an_interrupt_says_what_the_same_command_would_do(monkeypatch, name, then):
     monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: failing(KeyboardInterrupt()))
     result = run(name)

@@ -27,9 +27,9 @@ with ProgressDisplay("working", "steps") as progress:
 
 LONG = """
 from cmal.training.loop import StepReport
-from cmal_cli.display import TrainingDisplay, echo
+from cmal_cli.display import ProgressDisplay, echo
 echo("leakage: training and evaluation images are different by construction")
-with TrainingDisplay("train", "steps") as progress:
+with ProgressDisplay("train", "steps") as progress:
     progress.step(StepReport(1, 2, {"loss": 1.5}, 1.0, 1e-3, 80.0))
     progress.tick(2, 2)
 """
@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_counts_what_it_did_itself(monkeypatch):
 
 def test_piped_training_has_a_line_for_reports_only_and_the_last_step_once(capsys):
     report = StepReport(4, 4, {"loss": 1.5, "mlm": 2.25}, grad_norm=1.0, lr=1e-3, examples_per_s=80.0)
-    with display.TrainingDisplay("pretrain runs/a", "steps") as progress:
+    with display.ProgressDisplay("pretrain runs/a", "steps") as progress:
         for step in range(4):
             progress.tick(step, 4)
         progress.step(report)

@@ -65,7 +65,9 @@ def test_a_damaged_shard_is_found_and_only_it_is_redone(images, store):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     result = run("--out", store, "--verify")
-    assert result.exit_code == 1 and "part-00001.h5 has" in result.output and "2 of 3 shards are whole" in result.output
+    assert (
+        result.exit_code == 1 and "part-00001.h5 has" in result.output and "2 of 3 shards are intact" in result.output
+    )
     result = run(images, "--out", store, "--dataset", "scenes", "--verify")
     assert result.exit_code == 0 and "2 images stored" in result.output
     assert path.read_bytes() == whole

@@ -31,7 +31,8 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "cmal_cli.app cmal_cli.prepare cmal_cli.extract_regions cmal_cli.pretrain cmal_cli.finetune cmal_cli.evaluate "
-    "cmal_cli.probe_anchors cmal_cli.dry_run cmal.datasets.prepare cmal.regions.extract cmal.regions.imports "
+    "cmal_cli.probe_anchors cmal_cli.dry_run cmal_cli.training cmal_cli.extract_images cmal_cli.store_tools "
+    "cmal.datasets.prepare cmal.regions.extract cmal.regions.imports "
     "cmal.regions.store.verify cmal.regions.inspect cmal.scenes.detector cmal.runs.pretrain cmal.runs.finetune "
     "cmal.runs.evaluate cmal.runs.probe cmal.reports.run_report cmal.reports.evaluation cmal.reports.anchors lmdb msgpack "
     "concurrent.futures.process encodings.cp437"

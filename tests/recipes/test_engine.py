@@ -80,7 +80,7 @@ def test_killed_and_resumed_ends_with_the_very_same_bits(toy_world, never_stoppe
         wait_for_step(toy_world / "runs/killed", step)
         process.kill()
         process.wait()
-    assert "went on from step" in run(toy_world, "runs/killed")
+    assert "resumed from step" in run(toy_world, "runs/killed")
     assert losses(toy_world / "runs/killed") == losses(never_stopped) and len(losses(never_stopped)) == STEPS
     assert same_bits(toy_world / "runs/killed", never_stopped)
 

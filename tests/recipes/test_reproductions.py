@@ -100,12 +100,17 @@ def test_the_batch_script_starts_one_launcher_a_node(tmp_path):
     stand_ins = {
         "scontrol": "printf 'node7\\nnode8\\n'",
         "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
-        "cmal": 'echo "$@"',
+        "torchrun": 'echo "$@"',
     }
     for name, text in stand_ins.items():
         (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(0o755)
-    slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NUM_NODES": "2"}
+    slurm = {
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "5",
+    }
     slurm |= {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "CMAL_VENV": str(tmp_path / "venv"),
@@ -113,5 +118,8 @@ def test_the_batch_script_starts_one_launcher_a_node(tmp_path):
     }
     command = ["bash", str(RECIPES / "slurm_pretrain.sbatch"), "recipes/small.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | slurm, check=True)
-    common = "pretrain recipes/small.yaml --gpus 4 --nodes 2 --node-rank {} --rendezvous node7:29500"
+    common = (
+        "--nnodes 2 --node-rank {} --nproc-per-node 4 --rdzv-backend c10d --rdzv-id 5 --rdzv-endpoint node7:29500 "
+        "--no-python cmal pretrain recipes/small.yaml"
+    )
     assert done.stdout.splitlines() == [common.format(0), common.format(1)]

@@ -58,7 +58,7 @@ def test_a_stopped_run_ends_with_bitwise_the_weights_of_one_never_stopped(pretra
     for step in (2, 3):  # as if it had been stopped during step 2; what was reported of it is forgotten
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     result, _ = pretrain(out="stopped")
-    assert result.exit_code == 0 and "went on from step 1" in result.output
+    assert result.exit_code == 0 and "resumed from step 1" in result.output
     before, after = weights(unstopped), weights(run)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert losses(run) == losses(unstopped)
@@ -68,7 +68,7 @@ def test_a_finished_run_is_left_as_it_is(pretrain):
     _, run = pretrain()
     before = weights(run)
     result, _ = pretrain()
-    assert result.exit_code == 0 and "went on from step 3" in result.output
+    assert result.exit_code == 0 and "resumed from step 3" in result.output
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
 
 
@@ -90,7 +90,7 @@ def test_a_run_whose_folder_was_moved_resumes(pretrain):
     before = weights(run)
     run.rename(run.with_name("moved"))
     result, moved = pretrain(out="moved")
-    assert result.exit_code == 0 and "went on from step 3" in result.output, result.output
+    assert result.exit_code == 0 and "resumed from step 3" in result.output, result.output
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(moved).items())
     assert str(load_recipe(PretrainRecipe, moved / "recipe.yaml").out) == str(moved)
 
@@ -100,7 +100,7 @@ def test_a_run_whose_folder_was_copied_with_links_followed_resumes(pretrain):
     _, run = pretrain()
     shutil.copytree(run, run.with_name("copy"), symlinks=False)
     result, copy = pretrain(out="copy")
-    assert result.exit_code == 0 and "went on from step 3" in result.output, result.output
+    assert result.exit_code == 0 and "resumed from step 3" in result.output, result.output
     assert (copy / "last").is_symlink() and weights(copy).keys() == weights(run).keys()
 
 
@@ -159,5 +159,5 @@ def test_a_training_ends_with_a_table_of_losses_and_a_stopped_one_has_its_report
 
     monkeypatch.setattr("cmal.runs.train.save_checkpoint", interrupt)
     stopped = cmal("pretrain", "pretrain.yaml", "--device", "cpu", "--set", f"out={tmp_path}/b")
-    assert stopped.exit_code == 130 and saved and "goes on from its last checkpoint" in stopped.output
+    assert stopped.exit_code == 130 and saved and "resumes from its last checkpoint" in stopped.output
     assert "3 of 3" in (tmp_path / "b/report.html").read_text()
