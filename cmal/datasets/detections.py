@@ -17,7 +17,7 @@ from cmal.regions.coco_instances import Instances
 from cmal.regions.image_ids import coco_image_id
 
 UNKNOWN_CATEGORY = "object"
-Detection = tuple[int, tuple[float, float, float, float], int, float]  # image, box, category (0 = not told), score
+Detection = tuple[int, tuple[float, float, float, float], int, float]  # image, box, category (0 = unknown), score
 
 
 def read_detections(path: Path, instances: Instances, dropped: Counter[str]) -> dict[str, list]:

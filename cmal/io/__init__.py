@@ -1,1 +1,1 @@
-"""Reading and writing safely: atomic files, locks, signals, untrusted pickles, JSON streams, rows of official files."""
+"""Safe reading and writing: atomic files, locks, signals, untrusted files in a child process, JSON streams, rows."""

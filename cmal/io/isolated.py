@@ -6,7 +6,9 @@ or time than there is. Such files are read in a child process; when it dies, the
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import fcntl
 import gc
 import os
 import re
@@ -23,6 +25,7 @@ from cmal.errors import CmalError, DataError
 T = TypeVar("T")
 MAX_CHILD_BYTES = 2 << 30  # data the child may allocate beyond what it starts with
 SECONDS_PER_ITEM = 10  # processor time
+PIPE_BYTES = 1 << 20  # Linux's largest; an image takes half of it
 
 
 def iterate_isolated(path: Path, read: Callable[[], Iterable[T]], seconds: int = SECONDS_PER_ITEM) -> Iterator[T]:
@@ -38,6 +41,8 @@ def iterate_isolated(path: Path, read: Callable[[], Iterable[T]], seconds: int =
         Exception: whatever `read` raised.
     """
     receiver, sender = Pipe(duplex=False)
+    with contextlib.suppress(AttributeError, OSError):  # not Linux, or the user has too many pipes
+        fcntl.fcntl(sender.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     child = os.fork()  # multiprocessing would import the user's script again, or refuse to run in a worker process
     if child == 0:
         _serve(sender, read, seconds)

@@ -4,8 +4,8 @@ The official annotation files are one JSON document each, up to 700 MB: an objec
 "annotations"), or one long array. `json`'s own decoder reads one element at a time from a moving window of text. The
 document is always read to its end, so a cut-off file is noticed.
 
-Why not ijson: its C parser (yajl) turns half a character ("\\ud83d" alone) into "?" without a word, ends the file at an
-integer beyond 64 bits, and names no position; here each of these is an error of one row, with the row's number.
+Not ijson: its C parser (yajl) silently replaces a lone surrogate ("\\ud83d") by "?", stops at an integer beyond 64 bits,
+and gives no position. Here these are errors of one row, reported with its number.
 """
 
 from __future__ import annotations
