@@ -18,7 +18,7 @@ from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.example import ExampleBuilder
 from cmal.data.text import SPECIAL_PIECES, WordPieces
 from cmal.model.cmal import Cmal, build_cmal
-from cmal.model.prompt import FILL_SWAP, PromptPlan
+from cmal.model.inputs import FILL_SWAP, MaskingPlan
 from cmal.model.transformer import INITIAL_STD_WIDTH, initialise
 from cmal.regions.store.layout import StoreHeader
 from cmal.regions.store.shards import write_index, write_shard
@@ -153,8 +153,8 @@ def write_store(folder: Path, images: Mapping[str, Regions], header: StoreHeader
     return folder
 
 
-def toy_plan(tokens: int, regions: int, examples: int = 1, **fields: Any) -> PromptPlan:
-    """A PromptPlan out of lists; what is not given is: swap, concept 0, an object, no duplicates, no positives but its own.
+def toy_plan(tokens: int, regions: int, examples: int = 1, **fields: Any) -> MaskingPlan:
+    """A MaskingPlan out of lists; what is not given is: swap, concept 0, an object, no duplicates, no positives but its own.
 
     Args:
         fields: at least example, region, piece_anchor and piece_position.
@@ -178,10 +178,10 @@ def toy_plan(tokens: int, regions: int, examples: int = 1, **fields: Any) -> Pro
     for name in ("duplicate_token_mask", "duplicate_region_mask"):
         for example, place in whole.pop(name, ()):
             masks[name][example, place] = True
-    return PromptPlan(**masks, **{name: torch.tensor(v, dtype=torch.int64) for name, v in whole.items()})
+    return MaskingPlan(**masks, **{name: torch.tensor(v, dtype=torch.int64) for name, v in whole.items()})
 
 
-def empty_plan(tokens: int, regions: int, examples: int = 1) -> PromptPlan:
+def empty_plan(tokens: int, regions: int, examples: int = 1) -> MaskingPlan:
     """Nothing was chosen: K = 0."""
     return toy_plan(tokens, regions, examples, example=[], region=[], piece_anchor=[], piece_position=[])
 

@@ -1,7 +1,7 @@
-"""All that chance decides about one example of pre-training: anchors, fills, duplicates, masked words, masked regions.
+"""Masking: the random choices about one example of pre-training: anchors, their fills, masked words, masked regions.
 
-Drawn from a generator that depends on the seed, the epoch and the example alone, so that an order of devices, a worker or
-a restart changes nothing.
+The generator depends on the seed, the epoch and the example alone, so that the order of devices, a loader worker or a
+restart changes nothing.
 
 Legend: T word pieces, R regions, K anchors chosen of one example, P pieces of chosen anchors.
 """
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmal.data.example import Example, ExampleAnchors
-from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
+from cmal.model.inputs import FILL_KEEP, FILL_MASK, FILL_SWAP, MaskingPlan
 from cmal.regions.boxes import iou_matrix
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """What the recipe says of chance; all are shares in [0, 1].
+    """The recipe's masking rates; all are shares in [0, 1].
 
     Attributes:
-        anchor: probability that an anchor is chosen; at least one is, where any exists.
+        anchor: probability that an anchor is chosen; at least one is, where there are any.
         objects, attributes: which roles of anchors are used.
-        swap, mask, keep: how a chosen anchor's slots are filled; they sum to one.
-        duplicate_iou: regions overlapping a chosen one by more are masked; duplicates: whether duplicates are masked at all.
-        word, region: share of words and regions masked for MLM and MRM; 0 switches off.
+        swap, mask, keep: how the slots of a chosen anchor are filled; they sum to one.
+        duplicates: whether duplicates are masked; duplicate_iou: regions overlapping a chosen one by more are duplicates.
+        word, region: share of words and regions masked for MLM and MRM; 0 switches it off.
         region_iou: regions overlapping a masked one by more are zeroed with it.
     """
 
@@ -45,62 +45,56 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class ExampleMasking:
-    """One example's draws; fields as in `PromptPlan` and `MaskedInputs`, for this example alone."""
+    """What is masked in one example.
 
-    anchor_regions: np.ndarray
-    anchor_fills: np.ndarray
-    anchor_concepts: np.ndarray
-    anchor_is_attribute: np.ndarray
-    piece_anchor: np.ndarray
-    piece_position: np.ndarray
-    duplicate_token_mask: np.ndarray
-    duplicate_region_mask: np.ndarray
-    positive_anchor: np.ndarray
-    positive_region: np.ndarray
-    positive_piece_anchor: np.ndarray
-    positive_piece_position: np.ndarray
-    masked_token_ids: np.ndarray
-    masked_positions: np.ndarray
+    Attributes:
+        plan: the chosen anchors; its `example` is all zeros.
+        token_ids: (T,) with MLM's replacements; word_positions: (M,) the masked positions, ascending.
+        zeroed_region_mask: (R,) True = features zeroed; region_positions: (M',) the regions that MRM predicts.
+    """
+
+    plan: MaskingPlan[np.ndarray]
+    token_ids: np.ndarray
+    word_positions: np.ndarray
     zeroed_region_mask: np.ndarray
-    masked_regions: np.ndarray
+    region_positions: np.ndarray
 
 
-def draw(
-    example: Example, rates: MaskingConfig, mask_id: int, vocabulary: int, generator: np.random.Generator
+def mask_example(
+    example: Example, config: MaskingConfig, mask_id: int, vocabulary: int, generator: np.random.Generator
 ) -> ExampleMasking:
-    """Everything chance decides about one example, in a fixed order."""
+    """Samples everything that is masked in one example, in a fixed order.
+
+    Args:
+        example: with or without anchors.
+        config: the config.
+        mask_id: id of [MASK]; vocabulary: V.
+        generator: of this example.
+    """
     overlaps = iou_matrix(example.boxes_unit[:, :4], example.boxes_unit[:, :4])  # (R, R)
-    anchors = example.anchors
-    chosen = choose_anchors(anchors, rates, generator) if anchors else np.zeros(0, np.int64)
-    prompt = _prompt_draws(example, anchors, chosen, overlaps, rates, generator)
+    plan = plan_anchors(example, overlaps, config, generator)
 
-    taken_pieces = prompt["duplicate_token_mask"].copy()
-    taken_pieces[prompt["piece_position"]] = True
-    masked_ids, positions = mask_words(example, taken_pieces, rates.word, mask_id, vocabulary, generator)
+    taken_pieces = plan.duplicate_token_mask.copy()
+    taken_pieces[plan.piece_position] = True
+    token_ids, word_positions = mask_words(example, taken_pieces, config.word, mask_id, vocabulary, generator)
 
-    taken_regions = prompt["duplicate_region_mask"].copy()
-    taken_regions[prompt["anchor_regions"]] = True
-    near_taken = (overlaps[:, taken_regions] > rates.region_iou).any(axis=1) | taken_regions
-    masked_regions = _choose(np.flatnonzero(~near_taken), rates.region, generator)
-    zeroed = (overlaps[:, masked_regions] > rates.region_iou).any(axis=1)
-    zeroed[masked_regions] = True
-    return ExampleMasking(
-        **prompt,
-        masked_token_ids=masked_ids,
-        masked_positions=positions,
-        zeroed_region_mask=zeroed,
-        masked_regions=masked_regions,
-    )
+    taken_regions = plan.duplicate_region_mask.copy()
+    taken_regions[plan.region] = True
+    near_taken = (overlaps[:, taken_regions] > config.region_iou).any(axis=1) | taken_regions
+    region_positions = _choose(np.flatnonzero(~near_taken), config.region, generator)
+    zeroed = np.asarray((overlaps[:, region_positions] > config.region_iou).any(axis=1))
+    zeroed[region_positions] = True
+    return ExampleMasking(plan, token_ids, word_positions, zeroed, region_positions)
 
 
-def choose_anchors(anchors: ExampleAnchors, rates: MaskingConfig, generator: np.random.Generator) -> np.ndarray:
-    """(K,) indices of the chosen anchors, ascending: one role a region, then each with probability `rates.anchor`.
+def choose_anchors(anchors: ExampleAnchors, config: MaskingConfig, generator: np.random.Generator) -> np.ndarray:
+    """(K,) indices of the chosen anchors, ascending: one role per region, then each with probability `config.anchor`.
 
-    A region that is an object anchor and an attribute anchor takes one role, drawn evenly; of several attributes of a
-    region, one is drawn. At least one anchor is chosen where any of a used role exists.
+    A region that is an object anchor and an attribute anchor takes one of the two roles, with equal probability; of several
+    attributes of a region, one is sampled. At least one anchor is chosen where any of a used role exists.
     """
     found = anchors.anchors
-    is_used = np.where(found.is_attribute, rates.attributes, rates.objects)
+    is_used = np.where(found.is_attribute, config.attributes, config.objects)
     candidates = []
     by_region: dict[int, list[int]] = {}
     for index in np.flatnonzero(is_used).tolist():
@@ -111,7 +105,7 @@ def choose_anchors(anchors: ExampleAnchors, rates: MaskingConfig, generator: np.
             role = bool(generator.random() < 0.5) if len(roles) == 2 else roles.pop()
             rivals = [i for i in rivals if bool(found.is_attribute[i]) == role]
         candidates.append(rivals[int(generator.integers(len(rivals)))] if len(rivals) > 1 else rivals[0])
-    return _choose(np.array(sorted(candidates), np.int64), rates.anchor, generator)
+    return _choose(np.array(sorted(candidates), np.int64), config.anchor, generator)
 
 
 def _choose(candidates: np.ndarray, rate: float, generator: np.random.Generator) -> np.ndarray:
@@ -122,52 +116,49 @@ def _choose(candidates: np.ndarray, rate: float, generator: np.random.Generator)
     return kept if len(kept) else candidates[[int(generator.integers(len(candidates)))]]
 
 
-def _prompt_draws(
-    example: Example,
-    anchors: ExampleAnchors | None,
-    chosen: np.ndarray,
-    overlaps: np.ndarray,
-    rates: MaskingConfig,
-    generator: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """The part of Draws that makes up the prompt plan."""
-    tokens, regions = len(example.token_ids), len(example.boxes_unit)
+def plan_anchors(
+    example: Example, overlaps: np.ndarray, config: MaskingConfig, generator: np.random.Generator
+) -> MaskingPlan[np.ndarray]:
+    """Chooses anchors and their fills, and finds their duplicates and positives. overlaps: (R, R) IoU of the regions."""
+    anchors = example.anchors
+    chosen = choose_anchors(anchors, config, generator) if anchors else np.zeros(0, np.int64)
     fills = np.array([FILL_SWAP, FILL_MASK, FILL_KEEP])
-    steps = np.cumsum([rates.swap, rates.mask])
-    anchor_fills = fills[np.searchsorted(steps, generator.random(len(chosen)), side="right")]
-    empty = np.zeros(0, np.int64)
+    fill = fills[np.searchsorted(np.cumsum([config.swap, config.mask]), generator.random(len(chosen)), side="right")]
     if anchors is None or len(chosen) == 0:
-        names = "anchor_regions anchor_concepts piece_anchor piece_position positive_anchor positive_region"
-        names += " positive_piece_anchor positive_piece_position"
-        return dict.fromkeys(names.split(), empty) | {
-            "anchor_fills": anchor_fills,
-            "anchor_is_attribute": empty.astype(bool),
-            "duplicate_token_mask": np.zeros(tokens, bool),
-            "duplicate_region_mask": np.zeros(regions, bool),
-        }
+        return _empty_plan(len(example.token_ids), len(example.boxes_unit))
     found = anchors.anchors
-    anchor_regions, anchor_mentions = found.pairs[chosen].T
-    piece_anchor, piece_position = _spread(anchors.mention_pieces[anchor_mentions])
-    positive_anchor, positive_region, positive_mention = _positives(anchors, chosen)
-    piece_of, positive_piece = _spread(anchors.mention_pieces[positive_mention[1]])
-    draws = {
-        "anchor_regions": anchor_regions,
-        "anchor_fills": anchor_fills,
-        "anchor_concepts": found.concepts[chosen],
-        "anchor_is_attribute": found.is_attribute[chosen],
-        "piece_anchor": piece_anchor,
-        "piece_position": piece_position,
-        "positive_anchor": positive_anchor,
-        "positive_region": positive_region,
-        "positive_piece_anchor": positive_mention[0][piece_of],
-        "positive_piece_position": positive_piece,
-    }
-    is_duplicate_piece, is_duplicate_region = find_duplicates(example, anchors, chosen, overlaps, rates)
-    return draws | {"duplicate_token_mask": is_duplicate_piece, "duplicate_region_mask": is_duplicate_region}
+    region, mention = found.pairs[chosen].T
+    piece_anchor, piece_position = _spread(anchors.mention_pieces[mention])
+    positive_anchor, positive_region, (positive_mention_anchor, positive_mention) = _positives(anchors, chosen)
+    piece_of, positive_piece = _spread(anchors.mention_pieces[positive_mention])
+    duplicate_pieces, duplicate_regions = find_duplicates(example, anchors, chosen, overlaps, config)
+    return MaskingPlan(
+        example=np.zeros(len(chosen), np.int64),
+        region=region,
+        fill=fill,
+        concept=found.concepts[chosen],
+        is_attribute=found.is_attribute[chosen],
+        piece_anchor=piece_anchor,
+        piece_position=piece_position,
+        duplicate_token_mask=duplicate_pieces,
+        duplicate_region_mask=duplicate_regions,
+        positive_anchor=positive_anchor,
+        positive_region=positive_region,
+        positive_piece_anchor=positive_mention_anchor[piece_of],
+        positive_piece_position=positive_piece,
+    )
+
+
+def _empty_plan(tokens: int, regions: int) -> MaskingPlan[np.ndarray]:
+    none = np.zeros(0, np.int64)
+    return MaskingPlan(
+        *(none, none, none, none, none.astype(bool), none, none),
+        *(np.zeros(tokens, bool), np.zeros(regions, bool), none, none, none, none),
+    )
 
 
 def _spread(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(S, 2) piece spans -> for every piece in them: which span, and its position."""
+    """(S, 2) piece spans -> for every piece in them: the index of its span, and its position."""
     lengths = spans[:, 1] - spans[:, 0]
     owner = np.repeat(np.arange(len(spans)), lengths)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -192,30 +183,28 @@ def _positives(anchors: ExampleAnchors, chosen: np.ndarray) -> tuple[np.ndarray,
 
 
 def find_duplicates(
-    example: Example, anchors: ExampleAnchors, chosen: np.ndarray, overlaps: np.ndarray, rates: MaskingConfig
+    example: Example, anchors: ExampleAnchors, chosen: np.ndarray, overlaps: np.ndarray, config: MaskingConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """(T,) and (R,) True where a slot would give a chosen anchor away and is no chosen anchor itself.
 
     Duplicates of an anchor are the other regions of its concept, the regions that overlap its own by more than
     `duplicate_iou`, and the other mentions of its concept in the text [ours].
     """
-    is_duplicate_piece, is_duplicate_region = (
-        np.zeros(len(example.token_ids), bool),
-        np.zeros(len(example.boxes_unit), bool),
-    )
-    if not rates.duplicates:
+    is_duplicate_piece = np.zeros(len(example.token_ids), bool)
+    is_duplicate_region = np.zeros(len(example.boxes_unit), bool)
+    if not config.duplicates:
         return is_duplicate_piece, is_duplicate_region
     found, concepts = anchors.anchors, anchors.region_concepts
     chosen_regions, chosen_mentions = found.pairs[chosen].T
-    wanted, spoken = set(found.concepts[chosen].tolist()), set(chosen_mentions.tolist())
-    is_duplicate_region |= (overlaps[:, chosen_regions] > rates.duplicate_iou).any(axis=1)
+    concepts_chosen, spoken = set(found.concepts[chosen].tolist()), set(chosen_mentions.tolist())
+    is_duplicate_region |= (overlaps[:, chosen_regions] > config.duplicate_iou).any(axis=1)
     for region, (thing, attribute) in enumerate(zip(concepts.objects.tolist(), concepts.attributes.tolist())):
-        is_duplicate_region[region] |= thing in wanted or attribute in wanted
+        is_duplicate_region[region] |= thing in concepts_chosen or attribute in concepts_chosen
     for region, mention in found.positives.tolist():  # tags linked to a chosen word's concept too
         is_duplicate_region[region] |= mention in spoken
     is_duplicate_region[chosen_regions] = False
     for mention, concept in enumerate(anchors.mentions.concepts.tolist()):
-        if concept in wanted and mention not in spoken:
+        if concept in concepts_chosen and mention not in spoken:
             is_duplicate_piece[slice(*anchors.mention_pieces[mention])] = True
     return is_duplicate_piece, is_duplicate_region
 
@@ -242,7 +231,7 @@ def mask_words(
     free = np.array([w for w in range(words.max(initial=-1) + 1) if w not in taken_words], np.int64)
     masked_words = _choose(free, rate, generator)
     kinds = generator.random(len(masked_words))
-    kind_of_word = np.full(words.max(initial=-1) + 2, np.nan)  # the last place is -1's: [CLS] and [SEP]
+    kind_of_word = np.full(words.max(initial=-1) + 2, np.nan)  # the last entry is of index -1: [CLS] and [SEP]
     kind_of_word[masked_words] = kinds
     positions = np.flatnonzero(~np.isnan(kind_of_word[words]))
     kind_of_piece = kind_of_word[words[positions]]
@@ -254,10 +243,10 @@ def mask_words(
 
 
 def sample_matching(image_ids: list[str], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Which caption each image of a group is shown in image-text matching.
+    """Which caption each image of a micro-batch is paired with in image-text matching.
 
-    Half of the places, drawn at random, get the caption of *another image* of the group, never one of the same image;
-    where the group holds no other image the pair stays true.
+    A random half of them gets the caption of *another image* of the micro-batch, never one of the same image. Where the
+    micro-batch holds no other image the pair stays a match.
 
     Returns:
         text_of (B,) int64 and is_match (B,) bool.
@@ -265,8 +254,8 @@ def sample_matching(image_ids: list[str], generator: np.random.Generator) -> tup
     size = len(image_ids)
     text_of = np.arange(size)
     _, image = np.unique(image_ids, return_inverse=True)
-    for place in generator.permutation(size)[: size // 2]:
-        others = np.flatnonzero(image != image[place])
+    for row in generator.permutation(size)[: size // 2]:
+        others = np.flatnonzero(image != image[row])
         if len(others):
-            text_of[place] = others[generator.integers(len(others))]
+            text_of[row] = others[generator.integers(len(others))]
     return text_of, image[text_of] == image

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,8 +239,7 @@ def _open_lines(path: Path) -> Iterator[bytes]:
 def read_records(path: Path, kind: type[RecordType]) -> list[RecordType]:
     """All records of a jsonl file. Raises DataError as `iterate_records`, and when two records share an id."""
     records = list(iterate_records(Path(path), kind))
-    seen: set[str] = set()
-    repeated = [r.id for r in records if r.id in seen or seen.add(r.id)]
+    repeated = [id for id, count in Counter(record.id for record in records).items() if count > 1]
     if repeated:
         raise DataError(
             f"cannot use {path}",

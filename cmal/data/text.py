@@ -157,11 +157,12 @@ class WordPieces:
         assert max_tokens >= 2, "room for [CLS] and [SEP]"
         text = replace_surrogates(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        ids, word_ids, offsets = encoding.ids, encoding.word_ids, encoding.offsets
+        ids, offsets = encoding.ids, encoding.offsets
+        word_ids = [NO_WORD if word is None else word for word in encoding.word_ids]
         kept = min(len(ids), max_tokens - 2)
         word_count = word_ids[kept - 1] + 1 if kept else 0
         starts, ends = [0] * word_count, [0] * word_count
-        for index in range(len(ids)):  # past the cut too: the last word may go on there
+        for index in range(len(ids)):  # past the cut too: the last word may continue there
             word = word_ids[index]
             if word >= word_count:
                 break

@@ -30,13 +30,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.data.batch import Batch, make_batch
+from cmal.data.batch import make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError
 from cmal.hub.model_card import model_card
 from cmal.io.files import atomic_path
 from cmal.model.cmal import build_cmal
+from cmal.model.inputs import Batch
 from cmal.regions.detectors import build_detector
 from cmal.regions.images import read_image
 from cmal.regions.types import Regions

@@ -1,6 +1,6 @@
-"""Pre-training losses, plain functions of tensors. All are means in nats (or squared units), 0-dimensional, differentiable.
+"""Pre-training losses as plain functions of tensors: 0-dimensional means, in nats or squared units.
 
-Legend: B batch, K anchors chosen in a group, M masked places, C classes or candidates, D width, F raw region features.
+Legend: B batch, K anchors chosen, M masked positions, C classes or candidates, D width, F raw region features.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from cmal.model.transformer import no_rows
 
 
 def association_loss(logits: Tensor, is_positive: Tensor) -> Tensor:
-    """Which of the candidates belongs to each anchor? Negative log of the probability on all its true ones.
+    """Negative log of the probability that each anchor gives to all its right candidates together.
 
     Args:
-        logits: (K, C) cosine over temperature, -inf where there is no candidate.
-        is_positive: (K, C) True = right; at least one a row.
+        logits: (K, C) cosine over temperature; -inf marks entries that are not candidates.
+        is_positive: (K, C) True = right; at least one per row.
 
     Returns:
         () mean over the K anchors; zero, still attached to the graph, when K is 0.
@@ -43,7 +43,7 @@ def association_loss(logits: Tensor, is_positive: Tensor) -> Tensor:
 
 
 def association_accuracy(association: Association) -> Tensor:
-    """() share of the anchors whose likeliest candidate is a right one; 0 where there are none."""
+    """() share of the anchors whose most probable candidate is right; 0 where there are none."""
     if len(association.logits) == 0:
         return association.logits.new_zeros(())
     best = association.logits.argmax(dim=1, keepdim=True)
@@ -56,12 +56,12 @@ def masked_language_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def region_class_loss(logits: Tensor, top_ids: Tensor, top_probs: Tensor) -> Tensor:
-    """KL of the detector's class distribution from the model's, at masked regions.
+    """Kullback-Leibler divergence of the model's class distribution from the detector's, at masked regions.
 
     Args:
         logits: (M, C).
-        top_ids, top_probs: (M, 10) the detector's likeliest classes; probabilities are scaled to sum to one here, and
-            a row of zeros (a detector without class probabilities) counts nothing.
+        top_ids, top_probs: (M, 10) the detector's most probable classes. Probabilities are scaled to sum to one here. A row
+            of zeros (a detector without class probabilities) is left out.
 
     Returns:
         () mean over the rows that have a distribution; zero, attached, when there are none.

@@ -1,11 +1,11 @@
-"""A BERT checkpoint's weights into the textual and unified encoders, with a report and no silence.
+"""Copies the weights of a BERT checkpoint into the textual and unified encoders and reports what was used.
 
 The textual encoder takes the embeddings and the first N_t layers, the unified encoder the N_u layers after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ _LAYER = {
 }
 
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-# what a BERT has and we need not: its pooler, its own heads, deeper layers
+# parts of a BERT that are not used: its pooler, its own heads, deeper layers
 _LEFT_OUT = ("pooler.", "cls.", "encoder.layer.")
 
 
@@ -54,18 +54,18 @@ def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingRep
         source: where it comes from, for messages.
 
     Raises:
-        CheckpointError: a tensor that is needed is missing or of another shape, or one is there that no BERT has; all such
-            are named.
+        CheckpointError: a needed tensor is missing or has another shape, or there is a tensor that no BERT has; the message
+            names them.
     """
     bert = {name.removeprefix("bert."): tensor for name, tensor in bert.items()}
-    wanted = dict(_targets(cmal))
-    missing = [name for name in wanted if name not in bert]
+    targets = dict(_targets(cmal))
+    missing = [name for name in targets if name not in bert]
     shapes = [
         f"{name}: {tuple(bert[name].shape)} in the file, {tuple(target.shape)} here"
-        for name, target in wanted.items()
+        for name, target in targets.items()
         if name in bert and not _fits(name, bert[name], target)
     ]
-    left = tuple(name for name in bert if name not in wanted and name not in _BUFFERS)
+    left = tuple(name for name in bert if name not in targets and name not in _BUFFERS)
     unexpected = [f"unexpected {name}" for name in left if not name.startswith(_LEFT_OUT)]
     if missing or shapes or unexpected:
         errors = [f"missing {name}" for name in missing] + shapes + unexpected
@@ -75,10 +75,10 @@ def load_bert(cmal: Cmal, bert: Mapping[str, Tensor], source: str) -> LoadingRep
             "choose a BERT of this width and depth, or change model.width, model.text_layers and model.unified_layers",
         )
     with torch.no_grad():
-        for name, target in wanted.items():
+        for name, target in targets.items():
             target.copy_(bert[name][: len(target)])
         cmal.unified.positions.weight.copy_(cmal.textual.positions.weight)
-    return LoadingReport(source, tuple(wanted), left)
+    return LoadingReport(source, tuple(targets), left)
 
 
 def _fits(name: str, theirs: Tensor, ours: Tensor) -> bool:
@@ -87,8 +87,8 @@ def _fits(name: str, theirs: Tensor, ours: Tensor) -> bool:
     return theirs.shape == ours.shape
 
 
-def _targets(cmal: Cmal):
-    """Pairs of BERT's name and our tensor (a view, where ours is fused)."""
+def _targets(cmal: Cmal) -> Iterator[tuple[str, Tensor]]:
+    """BERT's name and our tensor, a view where ours is fused, for every tensor that is copied."""
     textual = cmal.textual
     parameters = dict(textual.named_parameters())
     for ours, theirs in _EMBEDDINGS.items():
@@ -99,10 +99,11 @@ def _targets(cmal: Cmal):
         yield from _layer_targets(f"encoder.layer.{number}.", layer)
 
 
-def _layer_targets(prefix: str, layer: TransformerLayer):
+def _layer_targets(prefix: str, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    assert isinstance(layer, TransformerLayer)
     width = layer.qkv.in_features
-    for place, part in enumerate(("query", "key", "value")):
-        rows = slice(place * width, (place + 1) * width)
+    for index, part in enumerate(("query", "key", "value")):
+        rows = slice(index * width, (index + 1) * width)
         yield f"{prefix}attention.self.{part}.weight", layer.qkv.weight.data[rows]
         yield f"{prefix}attention.self.{part}.bias", layer.qkv.bias.data[rows]
     for ours, theirs in _LAYER.items():

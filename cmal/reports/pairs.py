@@ -88,7 +88,7 @@ def _answers_by_anchor(probe: Probe) -> dict[_Key, tuple[Answer, Answer]]:
     found = probe.association
     if found is None:
         return {}
-    rows = zip(found.questions, found.is_attribute.tolist(), found.answers["t2v"], found.answers["v2t"])
+    rows = zip(found.queries, found.is_attribute.tolist(), found.answers["t2v"], found.answers["v2t"])
     return {(q.record, q.region, *q.span, is_attribute): (t2v, v2t) for q, is_attribute, t2v, v2t in rows}
 
 

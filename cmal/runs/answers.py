@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from cmal.data.batch import Batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.loaders import TaskData
 from cmal.data.micro_batches import MicroBatch
 from cmal.data.records import Record
 from cmal.data.text import WordPieces
 from cmal.model.cmal import Cmal
+from cmal.model.inputs import Batch
 from cmal.model.pretraining import ContrastiveHead, Losses
 from cmal.runs.model_config import ModelConfig
 from cmal.tasks.base import Answers, Task

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from cmal.data.batch import Batch
 from cmal.data.micro_batches import MicroBatchPlan, MicroBatchSequence, load_micro_batches
 from cmal.errors import CmalError
 from cmal.model.cpu.kernels import ONEDNN_LINEAR
+from cmal.model.inputs import Batch
 from cmal.runs.building import parameters_by_part
 from cmal.runs.finetune import finetuning_setup
 from cmal.runs.folder import checkpoint_to_resume_from

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cmal.data.batch import Batch
 from cmal.data.loaders import PretrainingData, TaskData
 from cmal.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchSequence, load_micro_batches
 from cmal.data.text import WordPieces
 from cmal.errors import RecipeError
 from cmal.io.files import write_json
 from cmal.io.locks import hold_folder
+from cmal.model.inputs import Batch
 from cmal.model.text_weights import LoadingReport
 from cmal.runs.building import write_beside_weights
 from cmal.runs.folder import METRICS, TEXT_ENCODER, MetricsFile, open_run

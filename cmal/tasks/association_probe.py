@@ -28,16 +28,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmal.data.batch import join_plans, make_batch, move
-from cmal.data.example import Example, ExampleBuilder
-from cmal.data.masking import MaskingConfig, draw
+from cmal.data.batch import join_plans, make_batch
+from cmal.data.example import Example, ExampleAnchors, ExampleBuilder
+from cmal.data.masking import MaskingConfig, mask_example
 from cmal.data.records import ImageTextRecord
 from cmal.errors import CheckpointError, DataError
-from cmal.model.association import Association
+from cmal.model.association import Association, AssociativeMapping
 from cmal.model.cmal import Cmal, UniModal
+from cmal.model.inputs import MaskingPlan, move
 from cmal.model.pretraining import CmalForPretraining
-from cmal.model.prompt import PromptPlan
-from cmal.model.transformer import flat_positions, rows_at
+from cmal.model.prompt import put_rows, span_mean
+from cmal.model.transformer import rows_at
 
 GROUP_SIZE = 64
 SHOWN_CONCEPTS = 3
@@ -45,12 +46,12 @@ DIRECTIONS = ("t2v", "v2t")
 CONDITIONS = ("swapped", "context_hidden", "vectors_shuffled")
 CONTROLS = ("chance", *CONDITIONS[1:])
 COLUMNS = ("right", *(name.replace("_", " ") for name in CONTROLS), "partner in sight")  # of a table
-# anchor: next to nothing, and at least one: the only one there is
-SWAP_ONE = MaskingConfig(anchor=1e-9, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
+# every anchor of the example, which has one (`with_one_anchor`), is swapped; nothing else is masked
+SWAP_ALL = MaskingConfig(anchor=1.0, swap=1.0, mask=0.0, keep=0.0, word=0.0, region=0.0)
 
 
 @dataclass(frozen=True)
-class Question:
+class AnchorQuery:
     """One anchor of one record.
 
     Attributes:
@@ -82,16 +83,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class AssociationProbe:
-    """All questions and what came out. Q questions; `right[condition][direction]`, `in_sight` alike and `chance` are (Q,).
+    """All queries and what came out. Q queries; `right[condition][direction]`, `in_sight` alike and `chance` are (Q,).
 
     Attributes:
-        questions: in the order they were asked; concepts, is_attribute: (Q,) of their anchors.
+        queries: in the order they were asked; concepts, is_attribute: (Q,) of their anchors.
         right: whether the answer is right; in_sight: the same where a slot sees its partner.
         answers: direction -> Q answers, of the swapped condition.
         candidates: mean number of candidates a question.
     """
 
-    questions: tuple[Question, ...]
+    queries: tuple[AnchorQuery, ...]
     concepts: np.ndarray
     is_attribute: np.ndarray
     right: dict[str, dict[str, np.ndarray]]
@@ -101,13 +102,13 @@ class AssociationProbe:
     candidates: float
 
     def accuracies(self, where: np.ndarray | None = None) -> dict[str, object]:
-        """Accuracies and controls over all questions, or those where `where` (Q,) is True; None where there are none.
+        """Accuracies and controls over all queries, or those where `where` (Q,) is True; None where there are none.
 
         Returns:
-            `association_t2v`, `association_v2t`, `anchors` (how many questions), `controls`: those of CONTROLS, each
+            `association_t2v`, `association_v2t`, `anchors` (how many queries), `controls`: those of CONTROLS, each
             with `t2v` and `v2t`, and `partner_in_sight`: those of CONDITIONS likewise.
         """
-        kept = np.ones(len(self.questions), bool) if where is None else where
+        kept = np.ones(len(self.queries), bool) if where is None else where
         both, in_sight = (
             {name: {d: _mean(right[name][d][kept]) for d in DIRECTIONS} for name in CONDITIONS}
             for right in (self.right, self.in_sight)
@@ -143,8 +144,8 @@ def probe_association(
         model: with an AMC head; its mode is set to eval.
         builder: with an anchor finder.
         seed: of which anchors make up a group.
-        micro_batch_size: questions a group; a group's anchors are each other's candidates.
-        report: called with questions done and all questions.
+        micro_batch_size: queries a group; a group's anchors are each other's candidates.
+        report: called with queries done and all queries.
 
     Raises:
         CheckpointError: the model has no AMC head.
@@ -157,37 +158,43 @@ def probe_association(
             "pre-train with objectives.amc above 0, or leave --checkpoint away to see the anchors alone",
         )
     model.eval()
-    questions = find_questions(records, builder)
-    if len(questions) < 2:
+    queries = find_queries(records, builder)
+    if len(queries) < 2:
         raise DataError(
             "cannot probe associations",
-            f"{len(records):,} records have {len(questions)} anchors, and one alone cannot be told from others",
+            f"{len(records):,} records have {len(queries)} anchors, and one alone cannot be told from others",
             "give more records, or regions whose tags the captions speak of",
         )
-    generator = np.random.default_rng([seed, len(questions)])
-    order = generator.permutation(len(questions))
+    generator = np.random.default_rng([seed, len(queries)])
+    order = generator.permutation(len(queries))
     groups = np.array_split(order, -(-len(order) // micro_batch_size))
     asked = []
     for group in groups:
-        asked.append(_ask_group(model, [questions[i] for i in group], records, builder, generator))
-        report(sum(len(a[0]) for a in asked), len(questions))
-    return _collect(tuple(questions[i] for i in order), asked)
+        asked.append(_ask_group(model, [queries[i] for i in group], records, builder, generator))
+        report(sum(len(a[0]) for a in asked), len(queries))
+    return _collect(tuple(queries[i] for i in order), asked)
 
 
-def find_questions(records: Sequence[ImageTextRecord], builder: ExampleBuilder) -> list[Question]:
+def find_queries(records: Sequence[ImageTextRecord], builder: ExampleBuilder) -> list[AnchorQuery]:
     """Every anchor of every record, as far as the model's text length shows it."""
-    questions = []
+    queries = []
     for number, record in enumerate(records):
-        anchors = builder.build(record.id, record.image_id, record.caption).anchors
+        anchors = anchors_of(builder.build(record.id, record.image_id, record.caption))
         spans = anchors.mentions.spans.tolist()
         for index, (region, mention) in enumerate(anchors.anchors.pairs.tolist()):
-            questions.append(Question(number, index, region, tuple(spans[mention])))
-    return questions
+            queries.append(AnchorQuery(number, index, region, tuple(spans[mention])))
+    return queries
+
+
+def anchors_of(example: Example) -> ExampleAnchors:
+    """The example's anchors, which are there because the builder has an anchor finder."""
+    assert example.anchors is not None
+    return example.anchors
 
 
 def with_one_anchor(example: Example, index: int) -> Example:
     """The example as if it had this anchor only; positives and mentions, of which duplicates are made, stay."""
-    anchors = example.anchors
+    anchors = anchors_of(example)
     found = anchors.anchors
     only = replace(
         found,
@@ -199,45 +206,50 @@ def with_one_anchor(example: Example, index: int) -> Example:
 
 
 _Associations = dict[str, tuple[Association, Association]]  # condition -> text to region and region to text
-_GroupResult = tuple[PromptPlan, _Associations, _Associations]
+_GroupResult = tuple[MaskingPlan[Tensor], _Associations, _Associations]
 
 
 def _ask_group(
     model: CmalForPretraining,
-    questions: Sequence[Question],
+    queries: Sequence[AnchorQuery],
     records: Sequence[ImageTextRecord],
     builder: ExampleBuilder,
     generator: np.random.Generator,
 ) -> _GroupResult:
     """The plan of one group and every condition, with the partner out of sight and in sight, on the CPU."""
     pieces = builder.word_pieces
-    asked = [(records[q.record], q.anchor) for q in questions]
+    asked = [(records[q.record], q.anchor) for q in queries]
     examples = [with_one_anchor(builder.build(r.id, r.image_id, r.caption), anchor) for r, anchor in asked]
-    draws = [draw(example, SWAP_ONE, pieces.mask_id, len(pieces), generator) for example in examples]
+    maskings = [mask_example(example, SWAP_ALL, pieces.mask_id, len(pieces), generator) for example in examples]
     batch = make_batch(examples)
-    plan = join_plans(draws)
-    device = next(model.parameters()).device
+    plan = join_plans([masking.plan for masking in maskings])
+    head, device = model.heads["amc"], next(model.parameters()).device
+    assert isinstance(head, AssociativeMapping)
     batch, plan = batch.to(device), move(plan, device)
     states = model.cmal.encode(*batch.inputs)
     shuffled = shuffle_swapped_in(states, plan, *disagreeing_sources(plan.concept.cpu().numpy(), generator))
     seen = {"swapped": states, "context_hidden": hide_context(states, plan), "vectors_shuffled": shuffled}
 
     def associate(hidden: Tensor) -> tuple[Association, Association]:
-        both = model.heads["amc"].among_micro_batch(hidden, states.tokens, plan)
-        return tuple(Association(a.logits.float().cpu(), a.is_positive.cpu()) for a in both)
+        to_region, to_word = head.among_micro_batch(hidden, states.tokens, plan)
+        return _on_cpu(to_region), _on_cpu(to_word)
 
     apart = {name: associate(unify_without_partners(model.cmal, those, plan)) for name, those in seen.items()}
     in_sight = {name: associate(model.cmal.unify(those, plan)) for name, those in seen.items()}
     return plan, apart, in_sight
 
 
-def hide_context(states: UniModal, plan: PromptPlan) -> UniModal:
+def _on_cpu(association: Association) -> Association:
+    return Association(association.logits.float().cpu(), association.is_positive.cpu())
+
+
+def hide_context(states: UniModal, plan: MaskingPlan[Tensor]) -> UniModal:
     """The same slots, but only those of the chosen anchors are real."""
     is_word, is_region = anchor_slots(states, plan)
     return replace(states, token_mask=is_word, region_mask=is_region)
 
 
-def unify_without_partners(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Tensor:
+def unify_without_partners(cmal: Cmal, states: UniModal, plan: MaskingPlan[Tensor]) -> Tensor:
     """Hidden states (B, T+R, D) in which the chosen anchors' slots know nothing of their partners.
 
     The text slot's are of a forward without the region's slot, and the region slot's of one without the text slot: two
@@ -250,7 +262,7 @@ def unify_without_partners(cmal: Cmal, states: UniModal, plan: PromptPlan) -> Te
     return torch.cat([words[:, : states.tokens], regions[:, states.tokens :]], dim=1)
 
 
-def anchor_slots(states: UniModal, plan: PromptPlan) -> tuple[Tensor, Tensor]:
+def anchor_slots(states: UniModal, plan: MaskingPlan[Tensor]) -> tuple[Tensor, Tensor]:
     """(B, T) and (B, R) True at the chosen anchors' word pieces and regions."""
     is_word, is_region = torch.zeros_like(states.token_mask), torch.zeros_like(states.region_mask)
     is_word[plan.example[plan.piece_anchor], plan.piece_position] = True
@@ -258,7 +270,9 @@ def anchor_slots(states: UniModal, plan: PromptPlan) -> tuple[Tensor, Tensor]:
     return is_word, is_region
 
 
-def shuffle_swapped_in(states: UniModal, plan: PromptPlan, region_sources: Tensor, word_sources: Tensor) -> UniModal:
+def shuffle_swapped_in(
+    states: UniModal, plan: MaskingPlan[Tensor], region_sources: Tensor, word_sources: Tensor
+) -> UniModal:
     """States in which anchor i's region is that of anchor `region_sources[i]`, and its words those of `word_sources[i]`.
 
     The swap then brings exactly these into the other modality's slots; all other slots stay.
@@ -268,15 +282,10 @@ def shuffle_swapped_in(states: UniModal, plan: PromptPlan, region_sources: Tenso
     """
     device = states.text.device
     regions = rows_at(states.visual, plan.example, plan.region)[region_sources.to(device)]  # (K, D)
-    words = plan.span_mean(states.text)[word_sources.to(device)]  # (K, D); the prompt puts the mean back on the sphere
+    words = span_mean(states.text, plan)[word_sources.to(device)]  # (K, D); the prompt puts the mean back on the sphere
     piece_example = plan.example[plan.piece_anchor]
-    text = _put(states.text, piece_example, plan.piece_position, words[plan.piece_anchor])
-    return replace(states, text=text, visual=_put(states.visual, plan.example, plan.region, regions))
-
-
-def _put(padded: Tensor, example: Tensor, position: Tensor, rows: Tensor) -> Tensor:
-    flat = padded.flatten(0, 1)
-    return flat.index_copy(0, flat_positions(example, position, padded.shape[1]), rows).view_as(padded)
+    text = put_rows(states.text, piece_example, plan.piece_position, words[plan.piece_anchor])
+    return replace(states, text=text, visual=put_rows(states.visual, plan.example, plan.region, regions))
 
 
 def disagreeing_sources(concepts: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -297,11 +306,11 @@ def disagreeing_sources(concepts: np.ndarray, generator: np.random.Generator) ->
     return guests[0], guests[1]
 
 
-def _collect(questions: tuple[Question, ...], asked: Sequence[_GroupResult]) -> AssociationProbe:
+def _collect(queries: tuple[AnchorQuery, ...], asked: Sequence[_GroupResult]) -> AssociationProbe:
     plans, apart, in_sight = zip(*asked)
     shares = [one["swapped"][0].is_positive.float().mean(dim=1).numpy() for one in apart]
     return AssociationProbe(
-        questions=questions,
+        queries=queries,
         concepts=np.concatenate([plan.concept.cpu().numpy() for plan in plans]),
         is_attribute=np.concatenate([plan.is_attribute.cpu().numpy() for plan in plans]),
         right=_all_right(apart),

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.data.batch import Batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import Record
 from cmal.model.cmal import Cmal
+from cmal.model.inputs import Batch
 from cmal.model.transformer import no_rows
 
 Answers = dict[str, Any]
@@ -112,8 +112,8 @@ def cls_states(cmal: Cmal, batch: Batch) -> Tensor:
 
 def region_states(cmal: Cmal, batch: Batch) -> Tensor:
     """The unified hidden states of the regions (B, R, D) of a batch, nothing masked or swapped."""
-    wanted = torch.cat([torch.zeros_like(batch.token_mask), batch.region_mask], dim=1)
-    return cmal.unify(cmal.encode(*batch.inputs), wanted=wanted)[:, batch.token_mask.shape[1] :]
+    needed_mask = torch.cat([torch.zeros_like(batch.token_mask), batch.region_mask], dim=1)
+    return cmal.unify(cmal.encode(*batch.inputs), needed_mask=needed_mask)[:, batch.token_mask.shape[1] :]
 
 
 def labelled_loss(logits: Tensor, labels: Tensor) -> Tensor:

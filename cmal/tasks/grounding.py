@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.data.batch import Batch, make_batch, pad
+from cmal.data.batch import make_batch, pad
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import PhraseRecord
 from cmal.data.text import TokenisedText
 from cmal.model.association import AssociativeMapping, UnimodalAssociation
 from cmal.model.cmal import Cmal
+from cmal.model.inputs import Batch
 from cmal.model.transformer import no_rows
 from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
 from cmal.tasks.base import Answers, Scores

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmal.data.batch import Batch, make_batch
+from cmal.data.batch import make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import PairRecord
 from cmal.model.cmal import Cmal
+from cmal.model.inputs import Batch
 from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
 from cmal.tasks.metrics import accuracy_and_consistency
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmal.data.batch import Batch, make_batch
+from cmal.data.batch import make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import ReferringRecord
 from cmal.model.cmal import Cmal
+from cmal.model.inputs import Batch
 from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
 from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, labelled_loss, region_states
 from cmal.tasks.metrics import BOX_PROTOCOLS, is_hit, oracle_recall

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmal.data.batch import Batch, make_batch
+from cmal.data.batch import make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.errors import DataError
 from cmal.model.cmal import Cmal, UniModal
+from cmal.model.inputs import Batch
 from cmal.model.losses import matching_loss
 from cmal.model.pretraining import MatchingHead
 from cmal.tasks.base import Answers, Scores

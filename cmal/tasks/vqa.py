@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmal.data.batch import Batch, make_batch
+from cmal.data.batch import make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import VqaRecord
 from cmal.model.cmal import Cmal
+from cmal.model.inputs import Batch
 from cmal.tasks.base import Answers, Mlp, Scores, cls_states
 from cmal.tasks.metrics import VQA_PROTOCOLS, soft_targets, vqa_accuracies, vqa_scores
 

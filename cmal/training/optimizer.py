@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from cmal.model.cpu.kernels import is_plain_cpu
+from cmal.model import cpu
 
 
 def build_optimizer(
@@ -48,7 +48,7 @@ def build_optimizer(
 def gradient_norm(model: nn.Module) -> Tensor:
     """() the L2 norm of all gradients together."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    if is_plain_cpu(*grads):
+    if cpu.is_used(*grads):
         return _root_of_sum([_square(grad) for grad in grads])
     norm = nn.utils.get_total_norm(grads)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -64,7 +64,7 @@ def gradient_norm_noted(model: nn.Module, is_alone: bool) -> Iterator[Callable[[
         is_alone: False if gradients are averaged over several processes after backward.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not is_alone or not is_plain_cpu(*parameters):
+    if not is_alone or not cpu.is_used(*parameters):
         yield partial(gradient_norm, model)
         return
     squares: dict[Tensor, Tensor] = {}

@@ -78,9 +78,9 @@ class OurStep:
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         cmal, example, position = self.model["cmal"], *batch["masked"]
         states = cmal.encode(*(batch[n] for n in ("token_ids", "token_mask", "features", "boxes_unit", "region_mask")))
-        wanted = torch.zeros_like(torch.cat([batch["token_mask"], batch["region_mask"]], dim=1))
-        wanted[:, 0] = wanted[example, position] = True
-        hidden = cmal.unify(states, wanted=wanted)
+        needed_mask = torch.zeros_like(torch.cat([batch["token_mask"], batch["region_mask"]], dim=1))
+        needed_mask[:, 0] = needed_mask[example, position] = True
+        hidden = cmal.unify(states, needed_mask=needed_mask)
         logits = self.model["words"](rows_at(hidden, example, position), states.words)
         matching = F.binary_cross_entropy_with_logits(self.model["match"](hidden[:, 0]), batch["is_match"].float())
         return F.cross_entropy(logits, batch["labels"]) + matching

@@ -1,11 +1,13 @@
-"""The steps of a model that torch does slowly on a CPU: dropout, short-sequence attention, some products, tied embeddings.
+"""Operations that torch does slowly on a CPU: dropout, attention over short sequences, some products, tied embeddings.
 
-Drawing a dropout mask the usual way takes a hundred times longer on a CPU than the multiplication it is for; here one draw
-of 64 bits decides four entries. Attention with dropout is written out here for the same reason. Linear layers take oneDNN's
-matrix products where torch would take MKL's, which are slower on AMD's processors, and sum the bias's gradient as a product.
-Elsewhere than on a CPU in float32, torch's own functions are used.
+- Torch takes a hundred times longer to draw a dropout mask on a CPU than to multiply by it. Here one draw of 64 bits decides
+  four entries. Attention with dropout is written out here for the same reason.
+- Linear layers use oneDNN's matrix products on AMD processors with AVX-512, where MKL's are slower, and compute the bias
+  gradient as a product.
 
-Legend: B batch, L keys, Q queries (Q = L but in a last layer that is asked for some rows only), D width, H heads.
+Where `is_used` is False, the functions here call torch's own.
+
+Legend: B batch, L keys, Q queries (Q < L where a last layer computes some rows only), D width, H heads, N rows.
 """
 
 from __future__ import annotations
@@ -22,20 +24,25 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+ENABLED = True  # False: the plain path of torch everywhere, for comparison
 LEVELS = 2**16
 NARROWEST = 512  # side of a linear layer's weight; below, oneDNN's products are no faster
 ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None in a torch without oneDNN
 
 
-def is_plain_cpu(*tensors: Tensor) -> bool:
-    """True where this module's own functions pay: float32 on a CPU, and nobody traces."""
-    return not torch.compiler.is_compiling() and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and type(t) in (Tensor, nn.Parameter) for t in tensors
+def is_used(*tensors: Tensor) -> bool:
+    """True where the CPU path is taken: all tensors are float32 on a CPU, and torch.compile is not tracing."""
+    return (
+        ENABLED
+        and not torch.compiler.is_compiling()
+        and all(
+            t.device.type == "cpu" and t.dtype == torch.float32 and type(t) in (Tensor, nn.Parameter) for t in tensors
+        )
     )
 
 
 def draw_bits(shape: torch.Size) -> Tensor:
-    """int16 random numbers of a shape. NumPy's SFC64 draws them, twice as fast as torch, seeded by torch's generator."""
+    """int16 random numbers of this shape, from NumPy's SFC64 (twice as fast as torch), seeded by torch's generator."""
     count = math.prod(shape)
     seed = int(torch.empty((), dtype=torch.int64).random_())
     words = np.random.SFC64(seed).random_raw(-(-count // 4))
@@ -70,13 +77,13 @@ class _DropoutAdd(Function):
 
 
 def dropout_add(residual: Tensor, rows: Tensor, dropout: float) -> Tensor:
-    """residual + dropout(rows)."""
-    if 0.0 < dropout < 1.0 and is_plain_cpu(residual, rows):
+    """residual + dropout(rows), in one pass over memory."""
+    if 0.0 < dropout < 1.0 and is_used(residual, rows):
         return _DropoutAdd.apply(residual, rows, dropout)
     return residual + F.dropout(rows, dropout)
 
 
-class _Dropped(Function):
+class _Dropout(Function):
     @staticmethod
     def forward(ctx, rows: Tensor, dropout: float) -> Tensor:
         bits = draw_bits(rows.shape)
@@ -90,11 +97,11 @@ class _Dropped(Function):
         return kept(grad, bits, ctx.dropout), None
 
 
-def dropped(rows: Tensor, dropout: float) -> Tensor:
-    """dropout(rows)."""
-    if 0.0 < dropout < 1.0 and is_plain_cpu(rows):
-        return _Dropped.apply(rows, dropout)
-    return F.dropout(rows, dropout)
+def dropout(rows: Tensor, probability: float) -> Tensor:
+    """Dropout with this probability, applied whatever the mode: pass 0 outside training."""
+    if 0.0 < probability < 1.0 and is_used(rows):
+        return _Dropout.apply(rows, probability)
+    return F.dropout(rows, probability)
 
 
 def attention(
@@ -105,18 +112,18 @@ def attention(
     Args:
         projected: (B, L, 3D) queries, keys and values side by side; (B, L, 2D) keys and values where `query` is given.
         heads: H.
-        key_mask: (B, 1, 1, L), or (B, 1, Q, L) where not all rows see the same, True = a key that counts; None: all do.
+        key_mask: (B, 1, 1, L), or (B, 1, Q, L) where it differs by query; True = may be attended to. None: all may.
         dropout: of the attention weights; 0 outside training.
         query: (B, Q, D).
 
     Returns:
         (B, L, D), or (B, Q, D).
     """
-    if 0.0 < dropout < 1.0 and is_plain_cpu(projected):
+    if 0.0 < dropout < 1.0 and is_used(projected):
         return _Attention.apply(projected, query, heads, key_mask, dropout)
-    thirds = projected.chunk(3, dim=-1) if query is None else (query, *projected.chunk(2, dim=-1))
-    split = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in thirds]  # (B, H, L, D/H)
-    mixed = F.scaled_dot_product_attention(*split, attn_mask=key_mask, dropout_p=dropout)
+    parts = projected.chunk(3, dim=-1) if query is None else (query, *projected.chunk(2, dim=-1))
+    queries, keys, values = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)  # (B, H, L, D/H)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=key_mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -164,17 +171,17 @@ def join_heads(parts: Sequence[Tensor], heads: int) -> Tensor:
     """P of (B*H, L, D/H) -> (B, L, P*D)."""
     rows, length, columns = parts[0].shape
     joined = parts[0].new_empty(rows // heads, length, len(parts), heads, columns)
-    for place, part in zip(joined.permute(2, 0, 3, 1, 4), parts):
-        place.copy_(part.view(place.shape))
+    for target, part in zip(joined.permute(2, 0, 3, 1, 4), parts):
+        target.copy_(part.view(target.shape))
     return joined.flatten(2)
 
 
 def lookup(weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """`F.embedding`, and the weight once more for a head that is tied to it.
+    """`F.embedding`, and the weight again for a head that is tied to it.
 
-    The gradient that comes back through the second is added to in place, so nothing else may hold it: it is for a head that
-    multiplies by the weight. Two separate ones would each be as large as the weight, one of them nearly all zeros, and
-    their sum a third.
+    Both share one gradient buffer: the embedding's gradient is added in place to the one that comes back through the head.
+    Separate gradients would be two tensors as large as the weight, one of them nearly all zeros, and their sum a third.
+    The second output is for a head that multiplies by the weight; nothing else may hold its gradient.
 
     Args:
         weight: (V, D).
@@ -183,7 +190,7 @@ def lookup(weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B, T, D) and (V, D).
     """
-    if is_plain_cpu(weight):
+    if is_used(weight):
         return _Lookup.apply(weight, ids)
     return F.embedding(ids, weight), weight
 
@@ -210,25 +217,26 @@ class _Lookup(Function):
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(N, I), (O, I), (O,) -> (N, O): `F.linear`."""
     is_wide = min(weight.shape) >= NARROWEST and len(rows) > 0 and not torch.is_autocast_enabled("cpu")
-    if is_wide and is_plain_cpu(rows, weight, bias):
+    if is_wide and is_used(rows, weight, bias):
         return _Linear.apply(rows, weight, bias)
     return F.linear(rows, weight, bias)
 
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """True on AMD's processors with AVX-512.
+    """True on AMD processors with AVX-512.
 
     Measured on one core of such an EPYC, 1,792 rows and widths of 768 to 3,072: oneDNN 101 to 106 GFLOP/s, MKL 84 to 97.
     """
-    processors = Path("/proc/cpuinfo")
-    is_amd = processors.is_file() and "AuthenticAMD" in processors.read_text()
+    cpuinfo = Path("/proc/cpuinfo")
+    is_amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
     has_both = ONEDNN_LINEAR is not None and torch.backends.mkl.is_available()
     return is_amd and has_both and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows @ weight.T + bias."""
+    assert ONEDNN_LINEAR is not None, "see prefers_onednn"
     return ONEDNN_LINEAR(rows, weight, bias, "none", [], "")
 
 
@@ -242,11 +250,11 @@ class _Linear(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
-        for_rows, for_weight, for_bias = ctx.needs_input_grad
+        needs_rows, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            rows_gradient(grad, weight) if for_rows else None,
-            weight_gradient(grad, rows) if for_weight else None,
-            grad.t() @ grad.new_ones(len(grad)) if for_bias else None,  # a sum over rows has half the speed
+            rows_gradient(grad, weight) if needs_rows else None,
+            weight_gradient(grad, rows) if needs_weight else None,
+            grad.t() @ grad.new_ones(len(grad)) if needs_bias else None,  # a sum over rows has half the speed
         )
 
 
@@ -256,9 +264,9 @@ def rows_gradient(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
-    """(N, O), (N, I) -> (O, I) grad.T @ rows. oneDNN is quicker (by a tenth) only where O < I.
+    """(N, O), (N, I) -> (O, I) grad.T @ rows. oneDNN is faster (by a tenth) only where O < I.
 
-    Where O > I it would be, asked for the transposed gradient; but torch then copies that into the weight's own layout.
+    Where O > I its transposed product is faster too, but torch then copies the result into the weight's own layout.
     """
     if prefers_onednn() and grad.shape[1] < rows.shape[1]:
         return onednn_product(grad.t(), rows.t())

@@ -9,9 +9,9 @@ import pytest
 import torch
 from toys import PIECES, ids_of, regions, toy_builder
 
-from cmal.data.batch import lengths_mask, make_batch, make_pretraining_batch, move, pad
-from cmal.data.masking import MaskingConfig, draw
-from cmal.model.prompt import FILL_SWAP
+from cmal.data.batch import lengths_mask, make_batch, make_pretraining_batch, pad
+from cmal.data.masking import MaskingConfig, mask_example
+from cmal.model.inputs import FILL_SWAP, move
 
 IMAGES = {
     "toy:1": regions(["dog", "cat"], colours=["red", ""]),
@@ -29,7 +29,7 @@ def examples():
 
 def pretraining_batch(rates: MaskingConfig, text_of=(0, 1, 2), is_match=(True, True, True)):
     many = examples()
-    draws = [draw(e, rates, PIECES.mask_id, len(PIECES), np.random.default_rng(0)) for e in many]
+    draws = [mask_example(e, rates, PIECES.mask_id, len(PIECES), np.random.default_rng(0)) for e in many]
     return make_pretraining_batch(many, draws, np.array(text_of), np.array(is_match)), draws
 
 
@@ -90,7 +90,7 @@ def test_masked_words_and_regions_carry_their_true_answers():
     assert masked.word_example.tolist() == [0] * 3 + [1] * 4 + [2] * 5
     assert masked.word_position.tolist() == [1, 2, 3, 1, 2, 3, 4, 1, 2, 3, 4, 5]
     assert masked.word_labels.tolist() == batch.token_ids[masked.word_example, masked.word_position].tolist()
-    assert masked.token_ids[0, :5].tolist() == draws[0].masked_token_ids.tolist()
+    assert masked.token_ids[0, :5].tolist() == draws[0].token_ids.tolist()
     assert masked.region_example.tolist() == [0, 0, 1, 2, 2, 2] and masked.region_position.tolist() == [
         0,
         1,
@@ -108,7 +108,7 @@ def test_masked_words_and_regions_carry_their_true_answers():
 def test_matching_and_which_pairs_show_one_image():
     many = examples()
     many[1] = dataclasses.replace(many[1], image_id="toy:1")
-    draws = [draw(e, EVERY_ANCHOR, 4, len(PIECES), np.random.default_rng(0)) for e in many]
+    draws = [mask_example(e, EVERY_ANCHOR, 4, len(PIECES), np.random.default_rng(0)) for e in many]
     batch = make_pretraining_batch(many, draws, np.array([2, 1, 2]), np.array([False, True, True]))
     assert batch.text_of.tolist() == [2, 1, 2] and batch.is_match.tolist() == [False, True, True]
     assert batch.same_image.tolist() == [[True, True, False], [True, True, False], [False, False, True]]

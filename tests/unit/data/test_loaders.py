@@ -18,8 +18,8 @@ RECORDS = [ImageTextRecord(f"r{n}", f"toy:{n // 2}", CAPTION) for n in range(6)]
 IMAGES = {f"toy:{n}": regions(["dog", "cat", "tree", "cat"][: n + 2]) for n in range(3)}
 
 
-def data(seed: int = 1, rates: MaskingConfig | None = None) -> PretrainingData:
-    return PretrainingData(RECORDS, toy_builder(IMAGES), rates or MaskingConfig(word=0.5, region=0.5), seed)
+def data(seed: int = 1, masking: MaskingConfig | None = None) -> PretrainingData:
+    return PretrainingData(RECORDS, toy_builder(IMAGES), masking or MaskingConfig(word=0.5, region=0.5), seed)
 
 
 def micro_batch(indices: tuple[int, ...], epoch: int = 0, number: int = 0) -> MicroBatch:
@@ -77,7 +77,7 @@ def test_matching_is_drawn_for_the_group_and_never_within_an_image():
 
 
 def test_rates_of_zero_reach_the_batch():
-    _, batch = data(rates=MaskingConfig(anchor=0.0, word=0.0, region=0.0))[micro_batch((0, 1))]
+    _, batch = data(masking=MaskingConfig(anchor=0.0, word=0.0, region=0.0))[micro_batch((0, 1))]
     masked = batch.masked
     assert len(masked.plan) == len(masked.word_labels) == len(masked.region_position) == 0
     assert torch.equal(masked.token_ids, batch.token_ids) and not masked.zeroed_region_mask.any()

@@ -27,8 +27,8 @@ from toys import (
 from cmal.anchors.finder import AnchorFinder
 from cmal.anchors.thesaurus import Thesaurus
 from cmal.data.example import Example
-from cmal.data.masking import MaskingConfig, choose_anchors, draw, sample_matching
-from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP
+from cmal.data.masking import ExampleMasking, MaskingConfig, choose_anchors, mask_example, sample_matching
+from cmal.model.inputs import FILL_KEEP, FILL_MASK, FILL_SWAP
 from cmal.runs.pretrain import masking_config
 from cmal.runs.recipe import PretrainRecipe
 
@@ -42,18 +42,24 @@ def example(caption: str = CAPTION, tags=("dog", "dog", "cat", "tree"), **how) -
     return toy_builder({"toy:1": regions(tags, **how)}).build("1", "toy:1", caption)
 
 
-def draws_of(one: Example, rates: MaskingConfig, seeds: int = 200):
+def maskings_of(one: Example, rates: MaskingConfig, seeds: int = 200):
     for seed in range(seeds):
-        yield draw(one, rates, PIECES.mask_id, len(PIECES), np.random.default_rng(seed))
+        yield mask_example(one, rates, PIECES.mask_id, len(PIECES), np.random.default_rng(seed))
 
 
 def one_anchor(one: Example, wanted: tuple[int, bool], rates: MaskingConfig = PLAIN):
     """A draw in which exactly the anchor (region, is_attribute) was chosen."""
     few = dataclasses.replace(rates, anchor=0.01)
-    for drawn in draws_of(one, few):
-        if list(zip(drawn.anchor_regions.tolist(), drawn.anchor_is_attribute.tolist())) == [wanted]:
-            return drawn
+    for masking in maskings_of(one, few):
+        if list(zip(masking.plan.region.tolist(), masking.plan.is_attribute.tolist())) == [wanted]:
+            return masking
     raise AssertionError(f"{wanted} was never chosen")
+
+
+def arrays_of(masking: ExampleMasking) -> list[np.ndarray]:
+    """All arrays of a masking, its plan's first."""
+    plan, *others = vars(masking).values()
+    return [*vars(plan).values(), *others]
 
 
 def test_the_running_example_is_what_it_says():
@@ -68,52 +74,54 @@ def test_the_running_example_is_what_it_says():
 
 
 def test_every_anchor_is_chosen_at_rate_one_with_all_its_pieces():
-    drawn = next(draws_of(example(), dataclasses.replace(PLAIN, anchor=1.0, attributes=False)))
-    assert drawn.anchor_regions.tolist() == [RED_DOG, WHITE_DOG, CAT]
-    assert drawn.piece_anchor.tolist() == [0, 1, 1, 2] and drawn.piece_position.tolist() == [3, 6, 7, 11]
+    masking = next(maskings_of(example(), dataclasses.replace(PLAIN, anchor=1.0, attributes=False)))
+    assert masking.plan.region.tolist() == [RED_DOG, WHITE_DOG, CAT]
+    assert masking.plan.piece_anchor.tolist() == [0, 1, 1, 2] and masking.plan.piece_position.tolist() == [3, 6, 7, 11]
     dog, cat = (THESAURUS.object_concept(name) for name in ("dog", "cat"))
-    assert drawn.anchor_concepts.tolist() == [dog, dog, cat]
+    assert masking.plan.concept.tolist() == [dog, dog, cat]
 
 
 def test_at_least_one_anchor_is_chosen_however_low_the_rate():
     rates = dataclasses.replace(PLAIN, anchor=1e-6)
-    chosen = [len(drawn.anchor_regions) for drawn in draws_of(example(), rates)]
+    chosen = [len(masking.plan.region) for masking in maskings_of(example(), rates)]
     assert set(chosen) == {1}
 
 
 def test_rate_is_the_share_that_is_chosen():
-    counts = [len(drawn.anchor_regions) for drawn in draws_of(example(), dataclasses.replace(PLAIN, anchor=0.5), 2000)]
+    counts = [
+        len(masking.plan.region) for masking in maskings_of(example(), dataclasses.replace(PLAIN, anchor=0.5), 2000)
+    ]
     assert np.mean(counts) == pytest.approx(3 * 0.5 + 0.125, abs=0.06), "three regions; none at all becomes one"
 
 
 def test_a_region_with_two_roles_takes_one_at_a_time_drawn_evenly():
     roles = Counter()
-    for drawn in draws_of(example(), dataclasses.replace(PLAIN, anchor=1.0), 1000):
-        assert len(set(drawn.anchor_regions.tolist())) == 3, "each region once"
-        roles[bool(drawn.anchor_is_attribute[drawn.anchor_regions.tolist().index(RED_DOG)])] += 1
+    for masking in maskings_of(example(), dataclasses.replace(PLAIN, anchor=1.0), 1000):
+        assert len(set(masking.plan.region.tolist())) == 3, "each region once"
+        roles[bool(masking.plan.is_attribute[masking.plan.region.tolist().index(RED_DOG)])] += 1
     assert roles[True] / 1000 == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize(("objects", "attributes", "count"), [(True, False, 3), (False, True, 1), (False, False, 0)])
 def test_roles_can_be_switched_off(objects, attributes, count):
     rates = dataclasses.replace(PLAIN, anchor=1.0, objects=objects, attributes=attributes)
-    for drawn in draws_of(example(), rates, 20):
-        assert len(drawn.anchor_regions) == count and drawn.anchor_is_attribute.all() == (not objects)
+    for masking in maskings_of(example(), rates, 20):
+        assert len(masking.plan.region) == count and masking.plan.is_attribute.all() == (not objects)
 
 
 def test_an_attribute_anchors_word_is_the_attribute():
-    drawn = one_anchor(example(), (RED_DOG, True))
-    assert drawn.piece_position.tolist() == [2], '"red"'
-    assert drawn.anchor_concepts.tolist() == [THESAURUS.attribute_concept("red")]
+    masking = one_anchor(example(), (RED_DOG, True))
+    assert masking.plan.piece_position.tolist() == [2], '"red"'
+    assert masking.plan.concept.tolist() == [THESAURUS.attribute_concept("red")]
 
 
 def test_fills_come_at_their_rates():
     rates = dataclasses.replace(PLAIN, anchor=1.0, swap=0.5, mask=0.3, keep=0.2)
-    fills = Counter(f for drawn in draws_of(example(), rates, 1000) for f in drawn.anchor_fills.tolist())
+    fills = Counter(f for masking in maskings_of(example(), rates, 1000) for f in masking.plan.fill.tolist())
     shares = [fills[kind] / 3000 for kind in (FILL_SWAP, FILL_MASK, FILL_KEEP)]
     assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
     always = dataclasses.replace(PLAIN, anchor=1.0, swap=1.0, mask=0.0, keep=0.0)
-    assert {f for drawn in draws_of(example(), always) for f in drawn.anchor_fills.tolist()} == {FILL_SWAP}
+    assert {f for masking in maskings_of(example(), always) for f in masking.plan.fill.tolist()} == {FILL_SWAP}
 
 
 def test_rate_zero_chooses_nothing_and_an_example_without_anchors_neither():
@@ -123,61 +131,62 @@ def test_rate_zero_chooses_nothing_and_an_example_without_anchors_neither():
         (example("", tags=(), colours=[], conf=[]), PLAIN),
         (dataclasses.replace(example(), anchors=None), PLAIN),
     ):
-        drawn = next(draws_of(one, rates))
-        assert drawn.anchor_regions.shape == drawn.piece_anchor.shape == drawn.positive_region.shape == (0,)
-        assert not drawn.duplicate_token_mask.any() and not drawn.duplicate_region_mask.any()
-        assert len(drawn.duplicate_token_mask) == len(one.token_ids) and len(drawn.duplicate_region_mask) == len(
-            one.features
+        masking = next(maskings_of(one, rates))
+        assert (
+            masking.plan.region.shape == masking.plan.piece_anchor.shape == masking.plan.positive_region.shape == (0,)
         )
+        assert not masking.plan.duplicate_token_mask.any() and not masking.plan.duplicate_region_mask.any()
+        assert masking.plan.duplicate_token_mask.shape == one.token_ids.shape
+        assert len(masking.plan.duplicate_region_mask) == len(one.features)
 
 
 # positives
 
 
 def test_positives_are_all_regions_of_the_word_and_all_words_of_the_region():
-    drawn = one_anchor(example(), (RED_DOG, False))
-    assert drawn.positive_region.tolist() == [RED_DOG, WHITE_DOG]
-    assert drawn.positive_piece_position.tolist() == [3, 6, 7], '"dog" and both pieces of "dogs"'
+    masking = one_anchor(example(), (RED_DOG, False))
+    assert masking.plan.positive_region.tolist() == [RED_DOG, WHITE_DOG]
+    assert masking.plan.positive_piece_position.tolist() == [3, 6, 7], '"dog" and both pieces of "dogs"'
 
 
 def test_positives_of_an_attribute_are_its_own_role():
-    drawn = one_anchor(example(), (RED_DOG, True))
-    assert drawn.positive_region.tolist() == [RED_DOG] and drawn.positive_piece_position.tolist() == [2]
+    masking = one_anchor(example(), (RED_DOG, True))
+    assert masking.plan.positive_region.tolist() == [RED_DOG] and masking.plan.positive_piece_position.tolist() == [2]
 
 
 # duplicates
 
 
 def test_twins_of_a_dog_are_the_other_dog_and_the_other_dogs_words():
-    drawn = one_anchor(example(), (RED_DOG, False))
-    assert np.flatnonzero(drawn.duplicate_region_mask).tolist() == [WHITE_DOG]
-    assert np.flatnonzero(drawn.duplicate_token_mask).tolist() == [6, 7]
+    masking = one_anchor(example(), (RED_DOG, False))
+    assert np.flatnonzero(masking.plan.duplicate_region_mask).tolist() == [WHITE_DOG]
+    assert np.flatnonzero(masking.plan.duplicate_token_mask).tolist() == [6, 7]
 
 
 def test_the_chosen_anchors_own_slots_are_no_twins():
     rates = dataclasses.replace(PLAIN, anchor=1.0, attributes=False)
-    drawn = next(draws_of(example(), rates))
-    assert not drawn.duplicate_region_mask.any(), "both dogs and the cat are chosen themselves"
-    assert not drawn.duplicate_token_mask.any()
+    masking = next(maskings_of(example(), rates))
+    assert not masking.plan.duplicate_region_mask.any(), "both dogs and the cat are chosen themselves"
+    assert not masking.plan.duplicate_token_mask.any()
 
 
 def test_a_region_that_overlaps_a_chosen_one_is_a_twin_whatever_its_tag():
     """The tree's box shares 8 of 12 columns with the cat's: IoU 2/3. At a limit of 0.7 it is no duplicate."""
     boxes = [[0, 0, 10, 10], [30, 0, 40, 10], [60, 0, 70, 10], [62, 0, 72, 10]]
     one = example(boxes=boxes)
-    assert np.flatnonzero(one_anchor(one, (CAT, False)).duplicate_region_mask).tolist() == [TREE]
+    assert np.flatnonzero(one_anchor(one, (CAT, False)).plan.duplicate_region_mask).tolist() == [TREE]
     tolerant = dataclasses.replace(PLAIN, duplicate_iou=0.7)
-    assert not one_anchor(one, (CAT, False), tolerant).duplicate_region_mask.any()
+    assert not one_anchor(one, (CAT, False), tolerant).plan.duplicate_region_mask.any()
 
 
 def test_twins_of_a_colour_are_the_other_regions_of_that_colour():
     one = example(colours=["red", "white", "", "red"])
-    assert np.flatnonzero(one_anchor(one, (RED_DOG, True)).duplicate_region_mask).tolist() == [TREE]
+    assert np.flatnonzero(one_anchor(one, (RED_DOG, True)).plan.duplicate_region_mask).tolist() == [TREE]
 
 
 def test_twins_can_be_left_as_they_are():
-    drawn = one_anchor(example(), (RED_DOG, False), dataclasses.replace(PLAIN, duplicates=False))
-    assert not drawn.duplicate_region_mask.any() and not drawn.duplicate_token_mask.any()
+    masking = one_anchor(example(), (RED_DOG, False), dataclasses.replace(PLAIN, duplicates=False))
+    assert not masking.plan.duplicate_region_mask.any() and not masking.plan.duplicate_token_mask.any()
 
 
 def test_a_region_whose_tag_is_only_linked_to_a_chosen_word_is_a_twin():
@@ -185,16 +194,16 @@ def test_a_region_whose_tag_is_only_linked_to_a_chosen_word_is_a_twin():
     thesaurus = Thesaurus.from_text("dog\ncat\ntree\nanimal\nanimal > dog, cat")
     builder = toy_builder({"toy:1": regions(["dog", "cat", "tree"], conf=[0.9, 0.5, 0.5])})
     builder.finder = AnchorFinder(thesaurus, CLASSES[:3], ())
-    drawn = next(draws_of(builder.build("1", "toy:1", "an animal"), PLAIN))
-    assert drawn.anchor_regions.tolist() == [0]
-    assert np.flatnonzero(drawn.duplicate_region_mask).tolist() == [1]
+    masking = next(maskings_of(builder.build("1", "toy:1", "an animal"), PLAIN))
+    assert masking.plan.region.tolist() == [0]
+    assert np.flatnonzero(masking.plan.duplicate_region_mask).tolist() == [1]
 
 
 def test_of_several_attributes_of_a_region_each_has_its_turn():
     one, seen = example("the red red dog"), Counter()
-    for drawn in draws_of(one, dataclasses.replace(PLAIN, objects=False)):
-        assert len(drawn.anchor_regions) == 1
-        seen[int(drawn.piece_position[0])] += 1
+    for masking in maskings_of(one, dataclasses.replace(PLAIN, objects=False)):
+        assert len(masking.plan.region) == 1
+        seen[int(masking.plan.piece_position[0])] += 1
     assert set(seen) == {2, 3} and min(seen.values()) > 60
 
 
@@ -204,8 +213,8 @@ WORDS = MaskingConfig(anchor=0, region=0, word=0.5)
 
 
 def test_whole_words_are_masked():
-    for drawn in draws_of(example(), WORDS):
-        masked = set(drawn.masked_positions.tolist())
+    for masking in maskings_of(example(), WORDS):
+        masked = set(masking.word_positions.tolist())
         assert ({6, 7} <= masked) or not ({6, 7} & masked), '"dog" and "##s" are one word'
         assert masked and not masked & {0, 12}, "at least one, never [CLS] or [SEP]"
 
@@ -213,29 +222,29 @@ def test_whole_words_are_masked():
 def test_a_word_is_masked_or_left_with_all_its_pieces():
     """One piece the mask and the other itself would give the word away."""
     seen = Counter()
-    for drawn in draws_of(example(), dataclasses.replace(WORDS, word=1.0)):
-        first, second = drawn.masked_token_ids[6] == PIECES.mask_id, drawn.masked_token_ids[7] == PIECES.mask_id
-        assert not (first and drawn.masked_token_ids[7] == ids_of("##s")[0])
-        assert not (second and drawn.masked_token_ids[6] == ids_of("dog")[0])
+    for masking in maskings_of(example(), dataclasses.replace(WORDS, word=1.0)):
+        first, second = masking.token_ids[6] == PIECES.mask_id, masking.token_ids[7] == PIECES.mask_id
+        assert not (first and masking.token_ids[7] == ids_of("##s")[0])
+        assert not (second and masking.token_ids[6] == ids_of("dog")[0])
         seen[bool(first and second)] += 1
     assert seen[True] > 100
 
 
 def test_the_share_of_masked_words_and_at_least_one():
     one = example()
-    few = [drawn.masked_positions for drawn in draws_of(one, dataclasses.replace(WORDS, word=1e-6))]
+    few = [masking.word_positions for masking in maskings_of(one, dataclasses.replace(WORDS, word=1e-6))]
     assert {len(set(one.word_of_token[p].tolist())) for p in few} == {1}
-    some = [len(set(one.word_of_token[d.masked_positions].tolist())) for d in draws_of(one, WORDS, 1000)]
+    some = [len(set(one.word_of_token[d.word_positions].tolist())) for d in maskings_of(one, WORDS, 1000)]
     assert np.mean(some) == pytest.approx(0.5 * 10, abs=0.15)
 
 
 def test_masked_pieces_are_80_percent_mask_10_random_10_themselves():
     one, kinds = example(), Counter()
-    for drawn in draws_of(one, dataclasses.replace(WORDS, word=1.0), 1000):
-        untouched = np.setdiff1d(np.arange(13), drawn.masked_positions)
-        assert (drawn.masked_token_ids[untouched] == one.token_ids[untouched]).all()
-        for position in drawn.masked_positions:
-            now = drawn.masked_token_ids[position]
+    for masking in maskings_of(one, dataclasses.replace(WORDS, word=1.0), 1000):
+        untouched = np.setdiff1d(np.arange(13), masking.word_positions)
+        assert (masking.token_ids[untouched] == one.token_ids[untouched]).all()
+        for position in masking.word_positions:
+            now = masking.token_ids[position]
             kinds["mask" if now == PIECES.mask_id else "same" if now == one.token_ids[position] else "other"] += 1
     total = sum(kinds.values())
     v = len(PIECES)  # a random piece is the mask or the word itself now and then
@@ -245,15 +254,17 @@ def test_masked_pieces_are_80_percent_mask_10_random_10_themselves():
 
 def test_words_of_chosen_anchors_and_of_twins_are_never_masked():
     rates = MaskingConfig(anchor=0.01, region=0, word=1.0, attributes=False)
-    for drawn in draws_of(example(), rates):
-        taken = set(drawn.piece_position.tolist()) | set(np.flatnonzero(drawn.duplicate_token_mask).tolist())
-        assert taken and not taken & set(drawn.masked_positions.tolist())
-        assert len(drawn.masked_positions) == 11 - len(taken), "all the others are"
+    for masking in maskings_of(example(), rates):
+        taken = set(masking.plan.piece_position.tolist()) | set(
+            np.flatnonzero(masking.plan.duplicate_token_mask).tolist()
+        )
+        assert taken and not taken & set(masking.word_positions.tolist())
+        assert len(masking.word_positions) == 11 - len(taken), "all the others are"
 
 
 def test_word_rate_zero_masks_nothing():
-    drawn = next(draws_of(example(), PLAIN))
-    assert drawn.masked_positions.shape == (0,) and (drawn.masked_token_ids == example().token_ids).all()
+    masking = next(maskings_of(example(), PLAIN))
+    assert masking.word_positions.shape == (0,) and (masking.token_ids == example().token_ids).all()
 
 
 # masked regions
@@ -264,9 +275,9 @@ REGIONS = MaskingConfig(anchor=0, word=0, region=1e-6)
 
 def test_a_masked_regions_overlapping_neighbours_are_zeroed_but_not_asked_for():
     seen = set()
-    for drawn in draws_of(example(boxes=NEAR), REGIONS):
-        (asked,) = drawn.masked_regions.tolist()
-        zeroed = np.flatnonzero(drawn.zeroed_region_mask).tolist()
+    for masking in maskings_of(example(boxes=NEAR), REGIONS):
+        (asked,) = masking.region_positions.tolist()
+        zeroed = np.flatnonzero(masking.zeroed_region_mask).tolist()
         assert zeroed == ([CAT, TREE] if asked in (CAT, TREE) else [asked])
         seen.add(asked)
     assert seen == {RED_DOG, WHITE_DOG, CAT, TREE}
@@ -274,8 +285,8 @@ def test_a_masked_regions_overlapping_neighbours_are_zeroed_but_not_asked_for():
 
 def test_a_masked_region_without_an_area_is_zeroed_though_it_overlaps_nothing():
     one = example(tags=("dog",), colours=[""], conf=[0.9], boxes=[[5, 5, 5, 5]])
-    drawn = next(draws_of(one, REGIONS))
-    assert drawn.masked_regions.tolist() == [0] and drawn.zeroed_region_mask.tolist() == [True]
+    masking = next(maskings_of(one, REGIONS))
+    assert masking.region_positions.tolist() == [0] and masking.zeroed_region_mask.tolist() == [True]
 
 
 def test_the_rates_that_hold_where_none_are_given_are_the_recipes():
@@ -284,23 +295,23 @@ def test_the_rates_that_hold_where_none_are_given_are_the_recipes():
 
 
 def test_neighbours_below_the_limit_stay():
-    for drawn in draws_of(example(boxes=NEAR), dataclasses.replace(REGIONS, region_iou=0.6), 50):
-        assert drawn.zeroed_region_mask.sum() == 1
+    for masking in maskings_of(example(boxes=NEAR), dataclasses.replace(REGIONS, region_iou=0.6), 50):
+        assert masking.zeroed_region_mask.sum() == 1
 
 
 def test_regions_of_chosen_anchors_their_twins_and_neighbours_are_never_masked():
     rates = MaskingConfig(anchor=0.01, word=0, region=1.0, attributes=False, duplicate_iou=0.9)
-    for drawn in draws_of(example(boxes=NEAR), rates):
-        taken = set(drawn.anchor_regions.tolist()) | set(np.flatnonzero(drawn.duplicate_region_mask).tolist())
+    for masking in maskings_of(example(boxes=NEAR), rates):
+        taken = set(masking.plan.region.tolist()) | set(np.flatnonzero(masking.plan.duplicate_region_mask).tolist())
         if CAT in taken:
             taken.add(TREE)
-        assert set(drawn.masked_regions.tolist()) == {0, 1, 2, 3} - taken
-        assert not drawn.zeroed_region_mask[list(taken)].any(), "the guest's own picture must not vanish"
+        assert set(masking.region_positions.tolist()) == {0, 1, 2, 3} - taken
+        assert not masking.zeroed_region_mask[list(taken)].any(), "the guest's own picture must not vanish"
 
 
 def test_region_rate_zero_masks_nothing():
-    drawn = next(draws_of(example(), PLAIN))
-    assert drawn.masked_regions.shape == (0,) and not drawn.zeroed_region_mask.any()
+    masking = next(maskings_of(example(), PLAIN))
+    assert masking.region_positions.shape == (0,) and not masking.zeroed_region_mask.any()
 
 
 # whatever comes
@@ -315,22 +326,25 @@ def test_no_two_draws_ever_want_the_same_slot(rate):
         generator = np.random.default_rng(seed)
         builder = toy_builder({"toy:1": random_image(generator)}, max_tokens=10)
         one = builder.build("1", "toy:1", random_caption(generator))
-        drawn = draw(one, rates, PIECES.mask_id, len(PIECES), generator)
+        masking = mask_example(one, rates, PIECES.mask_id, len(PIECES), generator)
         tokens, count = len(one.token_ids), len(one.features)
-        pieces, duplicates = drawn.piece_position.tolist(), np.flatnonzero(drawn.duplicate_token_mask).tolist()
-        words = drawn.masked_positions.tolist()
+        pieces, duplicates = (
+            masking.plan.piece_position.tolist(),
+            np.flatnonzero(masking.plan.duplicate_token_mask).tolist(),
+        )
+        words = masking.word_positions.tolist()
         assert (
             len(set(pieces)) == len(pieces)
             and not set(pieces + duplicates) & set(words)
             and not set(pieces) & set(duplicates)
         )
         assert all(0 < p < tokens - 1 for p in pieces + duplicates + words), "never [CLS] or [SEP]"
-        at, beside = drawn.anchor_regions.tolist(), np.flatnonzero(drawn.duplicate_region_mask).tolist()
-        zeroed = np.flatnonzero(drawn.zeroed_region_mask).tolist()
+        at, beside = masking.plan.region.tolist(), np.flatnonzero(masking.plan.duplicate_region_mask).tolist()
+        zeroed = np.flatnonzero(masking.zeroed_region_mask).tolist()
         assert len(set(at)) == len(at) and not set(at) & set(beside + zeroed) and not set(beside) & set(zeroed)
-        assert set(drawn.masked_regions.tolist()) <= set(zeroed) <= set(range(count))
-        assert sorted(set(drawn.piece_anchor.tolist())) == list(range(len(at))), "every anchor has its pieces"
-        own = set(zip(drawn.positive_anchor.tolist(), drawn.positive_region.tolist()))
+        assert set(masking.region_positions.tolist()) <= set(zeroed) <= set(range(count))
+        assert sorted(set(masking.plan.piece_anchor.tolist())) == list(range(len(at))), "every anchor has its pieces"
+        own = set(zip(masking.plan.positive_anchor.tolist(), masking.plan.positive_region.tolist()))
         assert set(enumerate(at)) <= own, "an anchor's own region is among the right answers"
         chosen += len(at)
     assert chosen > 100
@@ -342,11 +356,11 @@ def test_no_two_draws_ever_want_the_same_slot(rate):
 def test_draws_depend_on_the_generator_alone():
     one = example()
     first, again, other = (
-        draw(one, MaskingConfig(), 4, len(PIECES), np.random.default_rng(seed)) for seed in (5, 5, 6)
+        mask_example(one, MaskingConfig(), 4, len(PIECES), np.random.default_rng(seed)) for seed in (5, 5, 6)
     )
-    same = [np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(again).values())]
+    same = [np.array_equal(a, b) for a, b in zip(arrays_of(first), arrays_of(again))]
     assert all(same)
-    assert not all(np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(other).values()))
+    assert not all(np.array_equal(a, b) for a, b in zip(arrays_of(first), arrays_of(other)))
 
 
 def test_the_choice_keeps_the_anchors_order():
@@ -362,7 +376,7 @@ def test_a_mismatched_caption_is_never_of_the_same_image():
         text_of, is_match = sample_matching(images, np.random.default_rng(seed))
         for place, source in enumerate(text_of):
             assert is_match[place] == (images[source] == images[place])
-            assert is_match[place] == (source == place), "another caption of the same image is never drawn"
+            assert is_match[place] == (source == place), "another caption of the same image is never masking"
         assert is_match.sum() == 3, "half of the pairs"
 
 

@@ -45,7 +45,7 @@ def test_examples_that_fill_no_group_wait_for_another_epoch():
 def test_steps_take_groups_in_order_and_go_on_into_the_next_epoch():
     made = plan()
     third = made.step_micro_batches(3)
-    assert [(g.step, g.place, g.number, g.epoch) for g in third] == [(3, 0, 4, 0), (3, 1, 5, 1)]
+    assert [(g.step, g.position, g.number, g.epoch) for g in third] == [(3, 0, 4, 0), (3, 1, 5, 1)]
     assert made.step_micro_batches(1)[0].indices == made.micro_batch(0).indices
 
 
@@ -77,7 +77,7 @@ def test_devices_share_a_steps_groups_and_miss_none(world_size):
     shares = [list(MicroBatchSequence(made, 2, 3, rank, world_size)) for rank in range(world_size)]
     assert {len(MicroBatchSequence(made, 2, 3, rank, world_size)) for rank in range(world_size)} == {8 // world_size}
     for step in (2, 3):
-        dealt = [g.place for share in shares for g in share if g.step == step]
+        dealt = [g.position for share in shares for g in share if g.step == step]
         assert sorted(dealt) == [0, 1, 2, 3]
         assert {sum(g.step == step for g in share) for share in shares} == {4 // world_size}
 

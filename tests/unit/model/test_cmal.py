@@ -9,7 +9,7 @@ import torch
 from toys import empty_plan, toy_cmal, toy_plan
 
 from cmal.model.cmal import UniModal, build_cmal
-from cmal.model.prompt import FILL_KEEP, FILL_SWAP
+from cmal.model.inputs import FILL_KEEP, FILL_SWAP
 from cmal.model.transformer import trainable_parameters
 
 T, R = 4, 3

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from toys import enlarge
 
-from cmal.model.encoders import TextualEncoder, VisualEncoder
+from cmal.model.cmal import TextualEncoder, VisualEncoder
 
 
 def textual(layers: int = 1) -> TextualEncoder:

@@ -22,9 +22,10 @@ from toys import (
     toy_cmal,
 )
 
-from cmal.data.batch import Batch, make_pretraining_batch
-from cmal.data.masking import MaskingConfig, draw, sample_matching
+from cmal.data.batch import make_pretraining_batch
+from cmal.data.masking import MaskingConfig, mask_example, sample_matching
 from cmal.model import losses as objectives
+from cmal.model.inputs import Batch
 from cmal.model.pretraining import CmalForPretraining, ContrastiveHead
 from cmal.model.transformer import rows_at, trainable_parameters
 
@@ -47,7 +48,7 @@ def group(rates: MaskingConfig = RATES, texts=TEXTS_OF_A_GROUP, seed: int = 0, i
     builder = toy_builder(images)
     examples = [builder.build(*text) for text in texts]
     generator = np.random.default_rng(seed)
-    draws = [draw(e, rates, PIECES.mask_id, len(PIECES), generator) for e in examples]
+    draws = [mask_example(e, rates, PIECES.mask_id, len(PIECES), generator) for e in examples]
     return make_pretraining_batch(examples, draws, *sample_matching([e.image_id for e in examples], generator))
 
 
@@ -319,7 +320,7 @@ def test_every_parameter_of_a_full_model_learns():
     model = build()
     model(group(dataclasses.replace(RATES, swap=0.4, mask=0.6, keep=0.0))).total.backward()
     unused = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.ne(0).any()}
-    assert unused <= {"cmal.prompt.text_mask", "cmal.prompt.region_mask"}, unused
+    assert unused <= {"cmal.prompt.text_mask_embedding", "cmal.prompt.region_mask_embedding"}, unused
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 

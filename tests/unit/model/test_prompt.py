@@ -12,7 +12,8 @@ import pytest
 import torch
 from toys import empty_plan, on_sphere, toy_cmal, toy_plan
 
-from cmal.model.prompt import FILL_KEEP, FILL_MASK, FILL_SWAP, AssociativePrompt, swap_at_anchors
+from cmal.model.inputs import FILL_KEEP, FILL_MASK, FILL_SWAP
+from cmal.model.prompt import AssociativePrompt, span_mean, swap_at_anchors
 from cmal.model.transformer import to_sphere
 
 T, R, D = 6, 3, 4
@@ -112,7 +113,7 @@ def test_twins_are_masked():
 
 def test_the_mean_of_a_span():
     text = torch.tensor([[[0.0], [3.0], [6.0], [9.0], [4.0], [0.0]]])
-    assert toy_plan(T, R, **BOTH).span_mean(text).tolist() == [[6.0], [4.0]]
+    assert span_mean(text, toy_plan(T, R, **BOTH)).tolist() == [[6.0], [4.0]]
 
 
 def test_without_a_plan_nothing_is_done():
@@ -131,11 +132,11 @@ def test_the_learned_masks_are_used_on_the_sphere_and_learn():
     prompt, (text, visual) = AssociativePrompt(D), states()
     plan = toy_plan(T, R, **BOTH, fill=[FILL_MASK, FILL_KEEP])
     text_out, visual_out = prompt(text, visual, plan)
-    torch.testing.assert_close(text_out[0, 1], to_sphere(prompt.text_mask))
-    torch.testing.assert_close(visual_out[0, 0], to_sphere(prompt.region_mask))
+    torch.testing.assert_close(text_out[0, 1], to_sphere(prompt.text_mask_embedding))
+    torch.testing.assert_close(visual_out[0, 0], to_sphere(prompt.region_mask_embedding))
     (text_out[..., 0].sum() + visual_out[..., 0].sum()).backward()
-    assert prompt.text_mask.grad.ne(0).any() and prompt.region_mask.grad.ne(0).any()
-    assert not torch.equal(prompt.text_mask, prompt.region_mask), "two masks, one a modality"
+    assert prompt.text_mask_embedding.grad.ne(0).any() and prompt.region_mask_embedding.grad.ne(0).any()
+    assert not torch.equal(prompt.text_mask_embedding, prompt.region_mask_embedding), "two masks, one a modality"
 
 
 def test_gradients_flow_through_the_swap_to_where_the_guests_came_from():
@@ -156,7 +157,9 @@ def test_without_hyperspheres_guests_and_masks_keep_their_lengths():
     prompt = AssociativePrompt(2, hypersphere=False)
     text_out, visual_out = prompt(text, visual, plan)
     assert torch.equal(visual_out[0, 0], torch.tensor([2.0, 2.0]))
-    assert torch.equal(visual_out[0, 1], prompt.region_mask) and torch.equal(text_out[0, 0], prompt.text_mask)
+    assert torch.equal(visual_out[0, 1], prompt.region_mask_embedding) and torch.equal(
+        text_out[0, 0], prompt.text_mask_embedding
+    )
 
 
 @pytest.mark.parametrize("hypersphere", [True, False])

@@ -8,10 +8,9 @@ import pytest
 import torch
 from toys import enlarge
 
-from cmal.model import transformer as layers
+from cmal.model.cpu import kernels, unpadding
+from cmal.model.cpu.unpadding import TILES, TiledLayout
 from cmal.model.transformer import (
-    TILES,
-    Packing,
     Transform,
     TransformerStack,
     initialise,
@@ -52,7 +51,7 @@ def test_attention_weighs_values_by_the_scaled_dot_product():
     layer.qkv.bias.data[2:] = 0.0
     layer.qkv.weight.data[4, 1] = 1.0  # value from the second
     rows = torch.tensor([[0.0, 8.0], [1.0, 4.0]])
-    mixed = layer.attend(layer.qkv(rows)[None], key_mask=None)
+    mixed = kernels.attention(layer.qkv(rows)[None], layer.heads, key_mask=None, dropout=0.0)
     torch.testing.assert_close(mixed[0, :, 0], torch.full((2,), 8 / 4 + 4 * 3 / 4))
 
 
@@ -90,37 +89,37 @@ def uneven(sequences: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("asks", [False, True])
 def test_tiles_of_similar_length_change_no_number(monkeypatch, asks):
     model, (rows, mask) = stack(), uneven()
-    wanted = torch.rand(mask.shape) < 0.3 if asks else None
-    wanted = wanted if wanted is None else wanted.index_fill(0, torch.tensor([5]), False)  # of one nobody reads a row
+    needed = torch.rand(mask.shape) < 0.3 if asks else None
+    needed = needed if needed is None else needed.index_fill(0, torch.tensor([5]), False)  # of one nobody reads a row
     found = []
     for least, tiles in ((10**9, 1), (0, TILES)):
-        monkeypatch.setattr(layers, "MIN_SAVED", least)
-        assert len(Packing.of_mask(mask, 2).tiles) == tiles
-        out = model(rows, mask, wanted)
-        assert out.ne(0).any(dim=-1).equal(mask if wanted is None else mask & wanted)
+        monkeypatch.setattr(unpadding, "MIN_SAVED", least)
+        assert len(TiledLayout.of_mask(mask, 2).tiles) == tiles
+        out = model(rows, mask, needed)
+        assert out.ne(0).any(dim=-1).equal(mask if needed is None else mask & needed)
         found.append([out, *torch.autograd.grad(out.square().sum(), model.parameters())])
     for one, other in zip(*found):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    alone = model(rows[3:4], mask[3:4], wanted if wanted is None else wanted[3:4])
+    alone = model(rows[3:4], mask[3:4], needed if needed is None else needed[3:4])
     torch.testing.assert_close(out[3:4], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("least", [10**9, 0])
-def test_pairs_that_are_apart_do_not_see_each_other_and_everybody_else_does(monkeypatch, least, asks):
+def test_blocked_pairs_do_not_attend_to_each_other_and_all_others_do(monkeypatch, least, asks):
     """One layer; of the longest and the fullest but one sequence, the first real row and the last are apart."""
-    monkeypatch.setattr(layers, "MIN_SAVED", least)
+    monkeypatch.setattr(unpadding, "MIN_SAVED", least)
     model, (rows, mask) = stack(layers=1), uneven()
     example = mask.sum(dim=1).argsort()[[-1, -2]]
     one, other = torch.zeros(2, dtype=torch.int64), torch.stack([mask[e].nonzero()[-1, 0] for e in example])
-    wanted = torch.ones_like(mask) if asks else None
-    wanted = wanted if wanted is None else wanted.index_fill(1, torch.tensor([1, 2, 3]), False)
-    out = model(rows, mask, wanted, torch.stack([example, one, other]))
+    needed = torch.ones_like(mask) if asks else None
+    needed = needed if needed is None else needed.index_fill(1, torch.tensor([1, 2, 3]), False)
+    out = model(rows, mask, needed, torch.stack([example, one, other]))
     for place, partner in ((one, other), (other, one)):
         changed = rows.index_put((example, partner), torch.tensor(9.0))
-        moved = model(changed, mask, wanted, torch.stack([example, one, other])).ne(out).any(dim=-1)
+        moved = model(changed, mask, needed, torch.stack([example, one, other])).ne(out).any(dim=-1)
         assert not moved[example, place].any(), "to the bit"
-        sees = mask if wanted is None else mask & wanted
+        sees = mask if needed is None else mask & needed
         sees = sees.index_put((example, place), torch.tensor(False))[example]
         assert moved[example].equal(sees) and moved.sum() == sees.sum()
 
@@ -133,12 +132,12 @@ def test_nobody_apart_is_everybody_in_sight():
 
 def test_tiles_are_made_where_lengths_differ_and_it_pays():
     _, mask = uneven(64)
-    packing = Packing.of_mask(mask, heads=12)
+    layout = TiledLayout.of_mask(mask, heads=12)
     counts = mask.sum(dim=1).sort().values
-    assert [tile.length for tile in packing.tiles] == counts.view(TILES, 16).amax(dim=1).tolist()
-    assert len(Packing.of_mask(mask[:8], heads=2).tiles) == 1, "too little to save"
-    assert len(Packing.of_mask(torch.ones(64, 40, dtype=torch.bool), heads=12).tiles) == 1
-    (tile,) = Packing.of_mask(mask[:1], heads=12).tiles
+    assert [tile.length for tile in layout.tiles] == counts.view(TILES, 16).amax(dim=1).tolist()
+    assert len(TiledLayout.of_mask(mask[:8], heads=2).tiles) == 1, "too little to save"
+    assert len(TiledLayout.of_mask(torch.ones(64, 40, dtype=torch.bool), heads=12).tiles) == 1
+    (tile,) = TiledLayout.of_mask(mask[:1], heads=12).tiles
     assert tile.length == int(mask[0].sum()) < 40, "holes are closed"
 
 
@@ -221,11 +220,11 @@ def test_a_last_layer_asked_for_some_rows_gives_those_rows_and_their_gradients()
     torch.manual_seed(0)
     stack = TransformerStack(8, 2, 2, 16, 0.0).double()  # so that sums in another order agree to many places
     mask = torch.tensor([[True] * 5, [True, True, True, False, False], [True] * 2 + [False] * 3])
-    wanted = torch.tensor([[True, False, False, True, True], [False] * 5, [True, False, False, True, False]])
-    read = wanted & mask
+    needed = torch.tensor([[True, False, False, True, True], [False] * 5, [True, False, False, True, False]])
+    read = needed & mask
     whole, some = torch.randn(3, 5, 8, dtype=torch.float64), None
     grads = []
-    for asked in (None, wanted):
+    for asked in (None, needed):
         padded = whole.clone().requires_grad_()
         some = stack(padded, mask, asked)
         stack.zero_grad()
@@ -234,6 +233,6 @@ def test_a_last_layer_asked_for_some_rows_gives_those_rows_and_their_gradients()
         if asked is None:
             full = some.detach()
     torch.testing.assert_close(some[read], full[read])
-    assert not some[~read].any() and full[~wanted & mask].abs().min() > 0
+    assert not some[~read].any() and full[~needed & mask].abs().min() > 0
     for one, other in zip(*grads):
         torch.testing.assert_close(one, other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from toys import enlarge, on_sphere
 
-from cmal.model.unified import UnifiedEncoder
+from cmal.model.cmal import UnifiedEncoder
 
 T, R, D = 3, 2, 8
 TOKENS, REGIONS = torch.ones(1, T, dtype=torch.bool), torch.ones(1, R, dtype=torch.bool)

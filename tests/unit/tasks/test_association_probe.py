@@ -22,8 +22,8 @@ from cmal.tasks.association_probe import (
     COLUMNS,
     CONDITIONS,
     DIRECTIONS,
+    AnchorQuery,
     AssociationProbe,
-    Question,
     accuracies_and_controls,
     disagreeing_sources,
     hide_context,
@@ -190,7 +190,7 @@ def test_accuracies_are_told_under_their_names_and_in_the_order_of_the_columns()
     right, in_sight = (
         {name: {way: np.arange(10) < next(counts) for way in DIRECTIONS} for name in CONDITIONS} for _ in range(2)
     )
-    questions = tuple(Question(0, i, 0, (0, 1)) for i in range(10))
+    questions = tuple(AnchorQuery(0, i, 0, (0, 1)) for i in range(10))
     kinds = np.arange(10) >= 8
     probe = AssociationProbe(questions, np.zeros(10), kinds, right, in_sight, np.full(10, 0.05), {}, 10.0)
     found = probe.accuracies()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from toys import regions, toy_builder, toy_cmal
 
-from cmal.data.records import EntailmentRecord, ImageTextRecord, PairRecord, ReferringRecord, VqaRecord
+from cmal.data.records import EntailmentRecord, ImageTextRecord, PairRecord, PhraseRecord, ReferringRecord, VqaRecord
 from cmal.errors import RecipeError
 from cmal.tasks import NEEDS_ANSWERS, TASKS, TaskOptions, build_task
 from cmal.tasks.base import IGNORE_LABEL, Mlp, cls_states, labelled_loss, region_states
+from cmal.tasks.grounding import PhraseGrounding
 from cmal.tasks.nlvr2 import Nlvr2
 from cmal.tasks.rec import ReferringExpressions
 from cmal.tasks.retrieval import Retrieval
@@ -25,6 +26,7 @@ RECORDS = {
     EntailmentRecord: EntailmentRecord("1", "toy:1", "a dog", ""),
     ReferringRecord: ReferringRecord("1", "r", "toy:1", "the dog", (0, 0, 10, 10)),
     ImageTextRecord: ImageTextRecord("1", "toy:1", "a dog"),
+    PhraseRecord: PhraseRecord("1", "toy:1", "the dog runs", (0, 7), ("animals",), ((0, 0, 10, 10),), (100, 50)),
     PairRecord: PairRecord("1", "toy:1", "toy:2", "two dogs", "dev-0-0-0"),
 }
 IMAGES = {"toy:1": regions(["dog", "cat"]), "toy:2": regions([])}
@@ -42,6 +44,7 @@ def test_every_name_has_its_task():
         **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "scenes-rec"), ReferringExpressions),
         **dict.fromkeys(("flickr30k", "coco-retrieval", "scenes-retrieval"), Retrieval),
         "nlvr2": Nlvr2,
+        "flickr30k-entities": PhraseGrounding,
     }
     assert all(build_task(name, OPTIONS).name == name for name in TASKS)
     assert {name for name in TASKS if build_task(name, OPTIONS).labels == OPTIONS.labels} >= set(NEEDS_ANSWERS)

@@ -96,7 +96,7 @@ def test_the_interval_is_of_the_reported_number_even_where_folds_differ_in_capti
     about = dict.fromkeys(
         ("task", "split", "proposal_set", "checkpoint", "checkpoint_sha256", "recipe_sha256", "leakage"), "x"
     )
-    result = result_of_scores(found, more_values=found.more_values, **about)  # refuses values of another mean
+    result = result_of_scores(found, **about)  # refuses values of another mean
     for name in ("image_retrieval_r1", "text_retrieval_r1"):
         metric = result.metrics[name]
         assert metric.low <= metric.value <= metric.high

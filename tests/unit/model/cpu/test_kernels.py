@@ -15,8 +15,8 @@ from cmal.model.cpu.kernels import (
     ONEDNN_LINEAR,
     attention,
     draw_bits,
+    dropout,
     dropout_add,
-    dropped,
     kept,
     linear,
     lookup,
@@ -26,7 +26,7 @@ from cmal.runs.dry_run import count_flops
 
 def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays():
     torch.manual_seed(0)
-    out = dropped(torch.ones(400, 1000), 0.1)
+    out = dropout(torch.ones(400, 1000), 0.1)
     values = out.unique()
     assert len(values) == 2 and values[0] == 0 and values[1] == pytest.approx(1 / 0.9, rel=1e-4)
     assert float((out == 0).float().mean()) == pytest.approx(0.1, abs=0.002)
@@ -35,7 +35,7 @@ def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays():
 
 def test_neighbouring_entries_are_dropped_independently():
     torch.manual_seed(0)
-    gone = (dropped(torch.ones(400_000), 0.5) == 0).float()
+    gone = (dropout(torch.ones(400_000), 0.5) == 0).float()
     for distance in (1, 2, 3, 4, 8):
         both = float((gone[:-distance] * gone[distance:]).mean())
         assert both == pytest.approx(0.25, abs=0.005)
@@ -103,7 +103,7 @@ def test_without_dropout_and_off_the_cpu_torchs_attention_is_used(monkeypatch, q
     )
     attention(projected, 3, MASK, 0.0, query)
     attention(projected.bfloat16(), 3, MASK, 0.4, None if query is None else query.bfloat16())
-    monkeypatch.setattr(kernels, "is_plain_cpu", lambda *tensors: False)
+    monkeypatch.setattr(kernels, "is_used", lambda *tensors: False)
     attention(projected, 3, MASK, 0.4, query)
     assert called == [0.0, 0.4, 0.4]
 
@@ -151,7 +151,7 @@ def test_narrow_layers_autocast_and_other_devices_keep_torchs_layer(products, mo
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(rows[:1], weight, bias).dtype == torch.bfloat16
     assert "_Linear" in kind(rows, weight, bias)
-    monkeypatch.setattr(kernels, "is_plain_cpu", lambda *tensors: False)
+    monkeypatch.setattr(kernels, "is_used", lambda *tensors: False)
     assert "_Linear" not in kind(rows, weight, bias)
 
 
