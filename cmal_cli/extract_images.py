@@ -56,7 +56,9 @@ def extract_here(named: list[tuple[str, Path]], root: Path, options: dict[str, A
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
         is_silent = quiet or shard[0] > 0
     names = ("weights", "precision", "max_regions", "min_regions", "min_confidence", "features")
-    dataset = {"dataset": named[0][0].partition(":")[0]} if named and options["detector"].startswith("boxes:") else {}
+    dataset: dict[str, Any] = (
+        {"dataset": named[0][0].partition(":")[0]} if named and options["detector"].startswith("boxes:") else {}
+    )
     detector = build_detector(options["detector"], device=device, **{name: options[name] for name in names}, **dataset)
     with ProgressDisplay("extracting", "images", quiet=is_silent) as progress:
         summary = extract_regions(

@@ -16,15 +16,15 @@ def mean_average_precision(
     truth: Sequence[tuple[np.ndarray, np.ndarray]],
     iou_threshold: float = 0.5,
 ) -> tuple[float, dict[int, float]]:
-    """Mean over the classes that the truth has, and each class's own average precision.
+    """Mean average precision over the classes of the truth, and the average precision of each class.
 
     Args:
-        found: an image: boxes (R, 4) xyxy, confidences (R,), class ids (R,).
-        truth: an image: boxes (G, 4) xyxy, class ids (G,).
-        iou_threshold: a box counts when it overlaps a yet unmatched true box of its class at least so much.
+        found: per image, boxes (R, 4) xyxy, confidences (R,), class ids (R,).
+        truth: per image, boxes (G, 4) xyxy, class ids (G,).
+        iou_threshold: a box is correct if its IoU with a still unmatched true box of its class reaches this.
 
     Returns:
-        (mean, {class id: average precision}); (0, {}) where the truth is empty.
+        (mean, {class id: average precision}); (0, {}) if the truth is empty.
 
     Raises:
         ShapeError: the two lists differ in length.
@@ -32,7 +32,11 @@ def mean_average_precision(
     Source: COCO detection evaluation (cocodataset.org/#detection-eval), at a single IoU, all areas, no crowds.
     """
     if len(found) != len(truth):
-        raise ShapeError("cannot score detections", f"{len(found)} images meet {len(truth)}", "give the same images")
+        raise ShapeError(
+            "cannot score detections",
+            f"{len(found)} images of detections, {len(truth)} of truth",
+            "give the same images",
+        )
     classes = sorted({int(kind) for _, kinds in truth for kind in kinds})
     scores = {kind: _average_precision(found, truth, kind, iou_threshold) for kind in classes}
     return (float(np.mean(list(scores.values()))) if scores else 0.0), scores

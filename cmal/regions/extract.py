@@ -1,7 +1,7 @@
-"""Images to region store: reads ahead, detects in batches, writes whole shards beside, and goes on where it stopped.
+"""From images to a region store: reads ahead, detects in batches, writes shards in a thread, and resumes.
 
-A shard is the unit of work: its images, in the plan's order, form batches that never reach into the next shard. So a
-run that was killed at any moment and started again ends with the very bytes of a run that was not.
+A shard is the unit of work. Its images, in the order of the plan, form batches that never span two shards. A run that was
+killed and started again therefore writes the same bytes as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT_REGIONS = 36  # for the size foretold, where a detector does not say how
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """Where an extraction stands. `note` is a line for people; counts are of this run's share."""
+    """Progress of an extraction. `note` is a line to print; counts cover this process only."""
 
     done: int
     total: int
@@ -44,7 +44,7 @@ class ExtractionReport:
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What a run did: images stored, images that failed, images that were in the store before, and the time."""
+    """Counts of images stored, failed, and already in the store before the run; and the seconds it took."""
 
     images: int
     failed: int
@@ -54,7 +54,7 @@ class ExtractionSummary:
 
 @dataclass
 class _Run:
-    """One running extraction."""
+    """State of a running extraction."""
 
     out: Path
     detector: Detector
@@ -89,19 +89,19 @@ def extract_regions(
 
     Args:
         images: (image id, file), in any order.
-        detector: who looks at them. May have `settings` (a dict that a later run must equal), `max_regions` (for the
-            size foretold), `knows(image_id)` and `detect_named(image_ids, images)` (see `detectors.NamedDetector`).
-        out: the store folder, made where it is not there.
-        root: the folder that all files must really lie in.
-        batch_size: images a forward.
-        shard_size: images a shard; a store that was begun keeps its own.
-        shard: (i, n): do only the shards whose number leaves i on division by n, beside the other processes.
+        detector: may have `settings` (a dict that must be equal in later runs), `max_regions` (for the estimate of the
+            size), `knows(image_id)` and `detect_named(image_ids, images)` (see `detectors.NamedDetector`).
+        out: the store folder; created if missing.
+        root: the folder that must contain all files, links resolved.
+        batch_size: images per batch.
+        shard_size: images per shard; an existing store keeps its shard size.
+        shard: (i, n): do only the shards with number % n == i; other processes do the others.
         workers: threads that read and decode ahead of the detector.
-        report: is told after each batch.
+        report: called after each batch.
 
     Raises:
-        StoreError: the folder is in use, or was begun with another detector, or the disk cannot hold the store.
-        DataError: an image id comes twice with different files, or there is no image at all.
+        StoreError: the folder is in use, was started with another detector, or the disk is too small.
+        DataError: one image id has two files, or there are no images.
     """
     files = _distinct(images)
     header, settings = StoreHeader.of(detector), dict(getattr(detector, "settings", {}))
@@ -119,7 +119,7 @@ def extract_regions(
         with ThreadPoolExecutor(1, thread_name_prefix="write-shard") as writer:
             writing: Future | None = None
             for number, ids, looked_at in _detect_all(run, work, files):
-                _finish(run, writing)  # so that no more than two shards are in memory
+                _finish(run, writing)  # at most two shards are in memory
                 writing = writer.submit(_keep, run, number, ids, looked_at, files)
             _finish(run, writing)
     return ExtractionSummary(run.stored, run.failed, skipped, time.monotonic() - run.started)
@@ -140,7 +140,7 @@ def _distinct(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def _settle_plan(out: Path, header: StoreHeader, settings: dict, image_ids: list[str], shard_size: int) -> Plan:
-    """Loads, extends and saves the plan; a new store begins with an index of no shards."""
+    """Loads, extends and saves the plan; a new store gets an index without shards."""
     with lock_file(out / ".index.lock"):
         before = load_plan(out, header, settings)
         if before is None and (out / INDEX_NAME).exists():
@@ -167,7 +167,7 @@ def _check_disk(run: _Run) -> None:
 def _detect_all(
     run: _Run, work: Sequence[tuple[int, tuple[str, ...]]], files: dict[str, Path]
 ) -> Iterator[tuple[int, tuple[str, ...], list[tuple[str, Regions | str]]]]:
-    """Shard by shard: its number, its image ids, and for each image its regions or the reason why there are none."""
+    """For each shard its number, its image ids, and for each image its regions or the reason for the failure."""
     stream = _read_ahead(run, [(image_id, files.get(image_id)) for _, ids in work for image_id in ids])
     with contextlib.closing(stream):
         for number, ids in work:
@@ -211,7 +211,7 @@ def _detect_batch(run: _Run, batch: list[tuple[str, np.ndarray]], found: list[tu
 def _read_ahead(
     run: _Run, items: Sequence[tuple[str, Path | None]]
 ) -> Generator[tuple[str, np.ndarray | str], None, None]:
-    """Decodes in threads, a few batches ahead and no more; gives pixels, or the reason why there are none."""
+    """Decodes in threads, about two batches ahead; yields the pixels, or the reason for the failure."""
     knows = getattr(run.detector, "knows", None)
 
     def read(image_id: str, path: Path | None) -> np.ndarray | str:
@@ -242,9 +242,9 @@ def _read_ahead(
 def _keep(
     run: _Run, number: int, ids: tuple[str, ...], looked_at: list[tuple[str, Regions | str]], files: dict[str, Path]
 ) -> tuple[int, int]:
-    """Writes one shard: first its failures, then the shard, then the index, so that the index never promises too much.
+    """Writes one shard: failures first, then the shard, then the index, so that the index only lists complete shards.
 
-    Works in a thread, beside the detector that looks at the next shard. Returns how many images were stored and failed.
+    Runs in a thread while the detector works on the next shard. Returns the numbers of stored and of failed images.
     """
     found = dict(looked_at)
     failures = {image_id: reason for image_id, reason in found.items() if isinstance(reason, str)}
@@ -258,7 +258,7 @@ def _keep(
 
 
 def _finish(run: _Run, writing: Future | None) -> None:
-    """Waits for a shard that is being written, and counts it; what went wrong there is raised here."""
+    """Waits for the shard that is being written and counts it; raises the errors of the writing thread."""
     if writing is not None:
         stored, failed = writing.result()
         run.stored += stored
@@ -267,7 +267,7 @@ def _finish(run: _Run, writing: Future | None) -> None:
 
 
 def add_to_index(folder: Path, header: StoreHeader, info: ShardInfo) -> None:
-    """Puts a shard into `index.json`, or replaces its line."""
+    """Adds a shard to `index.json`, or replaces its entry."""
     shards = [shard for shard in read_index(folder)[1] if shard.name != info.name]
     write_index(folder, header, [*shards, info])
 
@@ -294,7 +294,7 @@ _OF_A_FAILURE = ("image_id", "path", "reason")
 
 
 def read_failures(folder: Path) -> list[dict[str, str]]:
-    """Lines of `failed.jsonl` (image_id, path, reason); none where there is no such file.
+    """Lines of `failed.jsonl` (image_id, path, reason); empty if there is no such file.
 
     Raises:
         DataError: a line of it is not JSON, or lacks one of the three texts.

@@ -1,4 +1,4 @@
-"""Which images, under which ids: those of a folder, or those that a prepared set's records name."""
+"""Image ids and files: of a folder, or of the records of a prepared data set."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def images_of_folder(folder: Path, dataset: str | None = None) -> Iterator[tuple
 
     Args:
         folder: the image root.
-        dataset: whose images these are; None is guessed from the folder.
+        dataset: data set of the images; None: guessed from the folder.
 
     Raises:
         ImageError: not a folder.
-        DataError: `dataset` is not known, or cannot be guessed.
+        DataError: `dataset` is unknown, or cannot be guessed.
     """
     folder = Path(folder)
     dataset = dataset or guess_dataset(folder)
@@ -31,23 +31,23 @@ def images_of_folder(folder: Path, dataset: str | None = None) -> Iterator[tuple
 
 
 def images_of_records(records: Path, folder: Path, dataset: str | None = None) -> Iterator[tuple[str, Path]]:
-    """(image id, file) of every image that a records file names, once each; a file that is not there fails later.
+    """(image id, file) of every image that a records file names, once each. Missing files are included.
 
     Raises:
         DataError: the records cannot be read, or name no image, or none of their images lies in the folder.
     """
-    wanted = dict.fromkeys(_ids_of(Path(records)))
-    files = dict(images_of_folder(folder, dataset or _dataset_of(wanted)))
-    there = [image_id for image_id in wanted if image_id in files]
+    needed = dict.fromkeys(_ids_of(Path(records)))
+    files = dict(images_of_folder(folder, dataset or _dataset_of(needed)))
+    there = [image_id for image_id in needed if image_id in files]
     if not there:
         example = next(iter(files), None)
         raise DataError(
             f"cannot find the images of {records} in {folder}",
-            f"the records want e.g. {next(iter(wanted))!r}; the folder has "
+            f"the records want e.g. {next(iter(needed))!r}; the folder has "
             + (f"{len(files):,} others, e.g. {example!r}" if example else "no image"),
             "check --images, and give --dataset if the folder's images are another set's",
         )
-    for image_id in wanted:
+    for image_id in needed:
         yield image_id, files.get(image_id, Path(folder) / image_id.partition(":")[2])
 
 

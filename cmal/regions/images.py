@@ -1,9 +1,9 @@
-"""Image files in, upright RGB arrays out; what cannot be read says why.
+"""Reads image files as upright RGB arrays; an error gives the reason.
 
 Files come from anywhere: a name that leads outside the image root (by `..` or a link) is refused, only plain raster
 formats are opened (Pillow would start a PostScript interpreter for some others), and nothing larger than
-`MAX_PIXELS` is decoded. A file that was cut short is refused. Only PNG has checksums that tell every changed
-byte; in the other formats a changed byte that their decoder passes over is read as the decoder reads it.
+`MAX_PIXELS` is decoded. A file that was cut short is refused. Only PNG has checksums that detect every
+changed byte; in other formats a changed byte can go unnoticed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cmal.errors import ImageError, system_word
 from cmal.regions.image_ids import IMAGE_ENDINGS
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs: a quarter of a gigabyte as RGB
-PIXELS_A_TURN = 1 << 22  # of grey values beyond 8 bits
-_WANTED_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+PIXELS_PER_CHUNK = 1 << 22  # of grey values beyond 8 bits
+_RASTER_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 
 Image.init()  # loads Pillow's readers; which of them exist depends on how it was built
-FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
+FORMATS = tuple(name for name in _RASTER_FORMATS if name in Image.OPEN)
 
 # read_image refuses by the same bound and says so: Pillow's own line on the terminal would say it twice
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -56,7 +56,7 @@ def read_image(path: Path, root: Path | None = None) -> np.ndarray:
 
     Args:
         path: the file.
-        root: the folder that it must really lie in, links resolved; None = anywhere.
+        root: the folder that must contain the file, links resolved; None: no restriction.
 
     Raises:
         ImageError: with the reason in `found`: outside the root, not a file, empty, not an image, truncated, bomb-sized.
@@ -71,7 +71,7 @@ def read_image(path: Path, root: Path | None = None) -> np.ndarray:
         raise _failed(path, f"bomb-sized: {error}") from error
     except Image.UnidentifiedImageError as error:
         raise _failed(path, "not an image of a known format") from error
-    except Exception as error:  # a damaged file can raise anything at all inside a decoder
+    except Exception as error:  # a damaged file can raise any exception inside a decoder
         raise _failed(path, f"damaged: {_one_line(error)}") from error
 
 
@@ -96,7 +96,7 @@ def _decode(raw: bytes) -> np.ndarray:
         if width * height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read")
         is_png = image.format == "PNG"
-    if is_png:  # its checksums tell a flipped byte that the decoder alone lets pass
+    if is_png:  # its checksums detect a flipped byte that the decoder accepts
         with Image.open(io.BytesIO(raw), formats=("PNG",)) as image:
             image.verify()
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
@@ -105,7 +105,7 @@ def _decode(raw: bytes) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; an image whose EXIF block is damaged stays as it is stored."""
+    """Rotated as its EXIF orientation says; unchanged if the EXIF block is damaged."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # the block is foreign binary data: anything may be raised
@@ -124,11 +124,11 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 or 32 bits, whole or floating, as 8 bits: the range is told by the type and the largest value.
+    """Integer or float grey values of 16 or 32 bits as 8 bits; the largest value determines the range.
 
-    Some rows at a time: the largest picture that is read would take gigabytes as float64.
+    Works on some rows at a time, because a large picture would take gigabytes as float64.
     """
-    rows = max(1, PIXELS_A_TURN // max(values.shape[1], 1))
+    rows = max(1, PIXELS_PER_CHUNK // max(values.shape[1], 1))
     turns = [slice(first, first + rows) for first in range(0, len(values), rows)]
     largest = max((np.nan_to_num(values[turn].astype(np.float64)).max(initial=0.0) for turn in turns), default=0.0)
     out = np.empty(values.shape, np.uint8)

@@ -70,5 +70,5 @@ def test_each_box_takes_the_best_true_box_that_is_left():
 
 def test_no_truth_and_lists_of_different_length():
     assert mean_average_precision([found((A, 1, 0))], [truth()]) == (0.0, {})
-    with pytest.raises(ShapeError, match="1 images meet 0"):
+    with pytest.raises(ShapeError, match="1 images of detections, 0 of truth"):
         mean_average_precision([found()], [])
