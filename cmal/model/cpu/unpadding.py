@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmal.model.cpu.kernels import attention, dropout_add, linear
-
-if TYPE_CHECKING:
-    from cmal.model.transformer import TransformerLayer, TransformerStack
 
 # Attention in tiles pays where it saves this many weights per layer; measured on one core, widths 128 to 768, where
 # three tiles more take as long as 100,000 weights.
@@ -179,8 +176,33 @@ class UnpaddedBatch:
     query_rows: QueryRows | None = None
 
 
+class Layer(Protocol):
+    """What `layer_forward` reads of a `TransformerLayer`."""
+
+    heads: int
+    dropout: float
+    training: bool
+    qkv: nn.Linear
+    attention_out: nn.Linear
+    attention_norm: nn.LayerNorm
+    expand: nn.Linear
+    contract: nn.Linear
+    output_norm: nn.LayerNorm
+
+
+class Stack(Protocol):
+    """What `stack_forward` reads of a `TransformerStack`."""
+
+    heads: int
+    layers: nn.ModuleList
+
+    def run_layer(self, layer: nn.Module, *inputs: object) -> Tensor:
+        """One layer, perhaps with its activations computed again in the backward pass."""
+        ...
+
+
 def stack_forward(
-    stack: TransformerStack,
+    stack: Stack,
     padded: Tensor,
     mask: Tensor,
     needed_mask: Tensor | None,
@@ -198,7 +220,7 @@ def stack_forward(
     return (layout if query_rows is None else query_rows.layout).batch.pad(rows)
 
 
-def layer_forward(layer: TransformerLayer, rows: Tensor, unpadded: UnpaddedBatch) -> Tensor:
+def layer_forward(layer: Layer, rows: Tensor, unpadded: UnpaddedBatch) -> Tensor:
     """As `TransformerLayer.forward` on unpadded rows: (N, D) -> (N, D).
 
     With query rows, only those M rows attend (to all N), and the result is (M, D).

@@ -8,6 +8,7 @@ import pytest
 import torch
 from toys import enlarge
 
+from cmal.model import cpu
 from cmal.model.cpu import kernels, unpadding
 from cmal.model.cpu.unpadding import TILES, TiledLayout
 from cmal.model.transformer import (
@@ -236,3 +237,21 @@ def test_a_last_layer_asked_for_some_rows_gives_those_rows_and_their_gradients()
     assert not some[~read].any() and full[~needed & mask].abs().min() > 0
     for one, other in zip(*grads):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("has_needed", [False, True])
+@pytest.mark.parametrize("has_blocked", [False, True])
+def test_the_plain_path_and_the_cpu_path_agree_in_values_and_gradients(monkeypatch, has_needed, has_blocked):
+    model, (rows, mask) = stack(), uneven()
+    needed = torch.rand(mask.shape) < 0.5 if has_needed else None
+    first = mask.float().argmax(dim=1)
+    last = mask.shape[1] - 1 - mask.flip(1).float().argmax(dim=1)
+    blocked = torch.stack([torch.arange(len(mask)), first, last])[:, first != last] if has_blocked else None
+    found = []
+    for is_enabled in (True, False):
+        monkeypatch.setattr(kernels, "ENABLED", is_enabled)
+        assert cpu.is_used(rows) == is_enabled
+        out = model(rows, mask, needed, blocked)
+        found.append([out, *torch.autograd.grad(out.square().sum(), model.parameters())])
+    for fast, plain in zip(*found):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
