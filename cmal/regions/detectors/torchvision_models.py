@@ -102,7 +102,7 @@ class TorchvisionDetector:
         chooser: Any = self.model if self.heads is None else self.heads
         chooser.score_thresh, chooser.detections_per_img = LOWEST_SCORE, max(MAX_DETECTIONS, self.limits.max_regions)
         if self.heads is None:
-            self.model.topk_candidates = max(getattr(self.model, "topk_candidates", 0), MAX_DETECTIONS)
+            chooser.topk_candidates = max(getattr(chooser, "topk_candidates", 0), MAX_DETECTIONS)
             self.feature_size = self._channels_of_maps()
         else:
             _drop_other_heads(self.heads)
