@@ -183,10 +183,10 @@ def find_objects(boxes: Tensor, scores: Tensor, min_score: float) -> tuple[Tenso
     Args:
         boxes: (P, 4). scores: (P, C).
     """
-    best = scores.max(dim=1)
-    rows = best.values.topk(min(CANDIDATES, len(scores))).indices
-    rows = rows[best.values[rows] >= min_score]
-    rows = rows[batched_nms(boxes[rows], best.values[rows], best.indices[rows], NMS_IOU)]
+    best, rows = scores.amax(dim=1).topk(min(CANDIDATES, len(scores)))
+    rows = rows[best >= min_score]
+    best, classes = scores[rows].max(dim=1)
+    rows = rows[batched_nms(boxes[rows], best, classes, NMS_IOU)]
     return boxes[rows], scores[rows]
 
 
