@@ -11,6 +11,11 @@ import click
 from cmal.errors import CmalError
 from cmal_cli.display import ProgressDisplay, echo, is_quiet
 
+DETECTOR_OPTIONS = (
+    *("weights", "precision", "max_regions", "min_regions", "min_confidence", "features"),
+    *("feature_weights", "windows"),
+)
+
 
 def extract(images: Path, options: dict[str, Any]) -> None:
     """Stores the regions of images that are not in the store yet, in one process per GPU with --gpus."""
@@ -55,11 +60,10 @@ def extract_here(named: list[tuple[str, Path]], root: Path, options: dict[str, A
         shard = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
         is_silent = quiet or shard[0] > 0
-    names = ("weights", "precision", "max_regions", "min_regions", "min_confidence", "features")
-    dataset: dict[str, Any] = (
-        {"dataset": named[0][0].partition(":")[0]} if named and options["detector"].startswith("boxes:") else {}
-    )
-    detector = build_detector(options["detector"], device=device, **{name: options[name] for name in names}, **dataset)
+    dataset = named[0][0].partition(":")[0] if named else ""
+    name = options["detector"] or ("scenes" if dataset == "scenes" else "nanodet")
+    extra = {"dataset": dataset} if dataset and name.startswith("boxes:") else {}
+    detector = build_detector(name, device=device, **{key: options[key] for key in DETECTOR_OPTIONS}, **extra)
     with ProgressDisplay("extracting", "images", quiet=is_silent) as progress:
         summary = extract_regions(
             named,

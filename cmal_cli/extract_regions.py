@@ -22,12 +22,21 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), help="The store: a folder, created or continued.")
 @click.option(
     "--detector",
-    default="scenes",
-    show_default=True,
     metavar="NAME",
-    help="scenes, nanodet (photographs), frcnn-vg, torchvision:NAME, hf:MODEL, or boxes:FILE (COCO instances json).",
+    help="nanodet (default for photographs), scenes (default for the drawn scenes), frcnn-vg, torchvision:NAME, hf:MODEL, "
+    "or boxes:FILE (COCO instances json).",
 )
-@click.option("--features", metavar="NAME", help="boxes:FILE: timm:NAME or a detector; hf:MODEL: decoder or backbone.")
+@click.option(
+    "--features",
+    metavar="NAME",
+    help="nanodet: timm:NAME; boxes:FILE: timm:NAME or a detector; hf:MODEL: decoder or backbone.",
+)
+@click.option("--feature-weights", metavar="FILE", help="nanodet: state file of the timm backbone of --features.")
+@click.option(
+    "--windows",
+    metavar="GRIDS",
+    help='nanodet: windows without a tag, columns x rows; default 1x1,1x2,1x3; "" for none.',
+)
 @click.option("--weights", metavar="FILE", help="Weight file, folder or hub name in place of the detector's own.")
 @click.option(
     "--images", "images_folder", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the images of RECORDS."

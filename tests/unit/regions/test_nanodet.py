@@ -102,15 +102,15 @@ def test_windows_that_are_no_grids_are_refused(text):
 
 def test_windows_are_regions_without_object_and_come_last(detector):
     (one,) = detector.detect([noise_picture(60, 40)])
-    assert one.object_ids[-5:].tolist() == [NO_OBJECT] * 5 and not one.object_conf[-5:].any()
-    assert not one.class_top_probs[-5:].any() and not one.class_top_ids[-5:].any()
-    assert one.boxes_xyxy_px[-5:-3].tolist() == [[0, 0, 60, 40], [0, 0, 30, 20]]
-    assert (one.object_ids[:-5] >= 0).all()
+    assert one.object_ids[-6:].tolist() == [NO_OBJECT] * 6 and not one.object_conf[-6:].any()
+    assert not one.class_top_probs[-6:].any() and not one.class_top_ids[-6:].any()
+    assert one.boxes_xyxy_px[-6:-4].tolist() == [[0, 0, 60, 40], [0, 0, 60, 20]]
+    assert (one.object_ids[:-6] >= 0).all()
 
 
 def test_a_row_of_class_probabilities_sums_to_one_at_most(detector):
     one = build_detector("nanodet", device="cpu", min_regions=20, min_confidence=1.0).detect([noise_picture(90, 90)])[0]
-    assert len(one) == 25 and (np.diff(one.object_conf[:20]) <= 0).all()
+    assert len(one) == 26 and (np.diff(one.object_conf[:20]) <= 0).all()
     assert (one.class_top_probs.sum(1) <= 1 + 1e-5).all() and (np.diff(one.class_top_probs) <= 0).all()
 
 
@@ -149,7 +149,7 @@ def test_a_weight_file_of_something_else_is_refused(tmp_path):
 
 
 def test_more_windows_than_regions_are_refused():
-    with pytest.raises(CmalError, match="are 5 regions; at most 4 are kept"):
+    with pytest.raises(CmalError, match="are 6 regions; at most 4 are kept"):
         build_detector("nanodet", max_regions=4)
 
 
@@ -180,9 +180,25 @@ def test_regions_without_a_tag_pass_store_summary_anchors_and_tag_noise(detector
     store = RegionStore.open(tmp_path / "store")
     one = store["photos:a"]
     assert (summary.images, summary.failed) == (1, 0) and one.object_ids[-1] == NO_OBJECT
-    assert sum(count for _, count in summarise_store(tmp_path / "store").classes) == len(one) - 5
+    assert sum(count for _, count in summarise_store(tmp_path / "store").classes) == len(one) - 6
     assert region_tag(one, len(one) - 1, store.class_names, store.attribute_names) == "no tag"
     finder = AnchorFinder(Thesaurus.load(), store.class_names, store.attribute_names)
-    assert (finder.region_concepts(one).objects[-5:] == NO_CONCEPT).all()
+    assert (finder.region_concepts(one).objects[-6:] == NO_CONCEPT).all()
     noisy = TagNoise(share=1.0, classes=80, seed=1).on(one, "photos:a")
-    assert noisy.object_ids[-5:].tolist() == [NO_OBJECT] * 5
+    assert noisy.object_ids[-6:].tolist() == [NO_OBJECT] * 6
+
+
+def test_the_command_takes_nanodet_for_photographs_and_scenes_for_drawn_scenes(tmp_path, command_in):
+    run = command_in(tmp_path)
+    for folder in ("photos", "scenes"):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        Image.fromarray(noise_picture(60, 40)).save(tmp_path / folder / "images" / "a.jpg")
+        assert run("extract-regions", f"{folder}/images", "--out", f"{folder}/regions").exit_code == 0
+    assert RegionStore.open(tmp_path / "photos" / "regions").detector == "nanodet features=trunk"
+    assert RegionStore.open(tmp_path / "scenes" / "regions").detector == "scenes"
+    assert run("extract-regions", "photos/images", "--out", "few", "--windows", "").exit_code == 0
+    with_windows, without = (
+        len(store[next(iter(store))])
+        for store in map(RegionStore.open, (tmp_path / "photos" / "regions", tmp_path / "few"))
+    )
+    assert with_windows == without + 6
