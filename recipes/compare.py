@@ -1,7 +1,7 @@
 """Runs what `compare_plan.py` lists, by the ordinary commands, and keeps every result in one JSON file.
 
 Each run is one process with one thread; as many work side by side as there are cores. A run that is done is never done again
-and one that was stopped goes on from its last checkpoint: start the comparison again after any stop.
+and one that was stopped resumes from its last checkpoint: start the comparison again after any stop.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def prepare_data() -> None:
-    """Draws the world and extracts both stores, where they are not there yet."""
+    """Generates the world and extracts both stores, where they are not there yet."""
     if not Path("data/scenes/manifest.json").is_file():
         cmal("prepare", "scenes")
     cmal("extract-regions", "data/scenes/images", "--out", "data/scenes/regions", "--detector", "scenes")
@@ -89,8 +89,8 @@ def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def is_of(row: dict[str, Any], run: Run) -> bool:
-    asked = {f"scenes-{task}" for task in run.budget.tasks}
-    return asked <= row["scores"].keys() and all(row[name] == value for name, value in identity(run).items())
+    wanted_scores = {f"scenes-{task}" for task in run.budget.tasks}
+    return wanted_scores <= row["scores"].keys() and all(row[name] == value for name, value in identity(run).items())
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -161,9 +161,9 @@ def probe(folder: Path) -> dict[str, Any]:
     data = ("--records", "data/scenes/test.jsonl", "--regions", "data/scenes/regions")
     cmal("probe-anchors", *data, "--checkpoint", f"{folder}/pretrain", "--json", str(result), "--quiet")
     found = json.loads(result.read_text())["association"]["all"]
-    asked = {"swapped": {way: found[f"association_{way}"] for way in ("t2v", "v2t")}} | found["controls"]
-    asked |= {f"{name}_in_sight": ways for name, ways in found["partner_in_sight"].items()}
-    return {name: {way: round(value, 5) for way, value in ways.items()} for name, ways in asked.items()}
+    found_rates = {"swapped": {way: found[f"association_{way}"] for way in ("t2v", "v2t")}} | found["controls"]
+    found_rates |= {f"{name}_in_sight": ways for name, ways in found["partner_in_sight"].items()}
+    return {name: {way: round(value, 5) for way, value in ways.items()} for name, ways in found_rates.items()}
 
 
 def with_set(settings: list[str]) -> list[str]:

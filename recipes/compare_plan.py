@@ -25,8 +25,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
     "candidates of the group": ("objectives.candidates=batch",),
     "candidates of the example": ("objectives.candidates=example",),
-    "asked of unified vectors alone": ("objectives.amc_at=unified",),
-    "asked so, of the group": ("objectives.amc_at=unified", "objectives.candidates=batch"),
+    "unified vectors alone": ("objectives.amc_at=unified",),
+    "unified vectors alone, candidates of the group": ("objectives.amc_at=unified", "objectives.candidates=batch"),
     "no hypersphere": ("model.hypersphere=false",),
     "mask, no swap": ("fill.swap=0", "fill.mask=0.9", "fill.keep=0.1"),
     "mask, no swap, 0.4 kept": ("fill.swap=0", "fill.mask=0.6", "fill.keep=0.4"),
@@ -34,13 +34,13 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
     "swap 0.8, mask 0.1": ("fill.swap=0.8", "fill.mask=0.1", "fill.keep=0.1"),
     "object anchors alone": ("anchors.attributes=false",),
     "groups of 16": ("train.micro_batch_size=16",),
-    "duplicates left in sight": ("prompt.mask_duplicates=false",),
-    "partners out of sight": ("prompt.attend_across_swap=false",),
+    "duplicates not masked": ("prompt.mask_duplicates=false",),
+    "no attention across the swap": ("prompt.attend_across_swap=false",),
     "anchor rate 0.25": ("prompt.anchor_rate=0.25",),
     "anchor rate 1": ("prompt.anchor_rate=1",),
-    "10% of tags drawn anew": ("anchors.tag_noise=0.1",),
-    "25% of tags drawn anew": ("anchors.tag_noise=0.25",),
-    "50% of tags drawn anew": ("anchors.tag_noise=0.5",),
+    "10% of tags replaced": ("anchors.tag_noise=0.1",),
+    "25% of tags replaced": ("anchors.tag_noise=0.25",),
+    "50% of tags replaced": ("anchors.tag_noise=0.5",),
 }
 LEADS = ("no hypersphere",)  # ablations that scored above CMAL with the first seed: all seeds
 HALF_RATE, TWICE_THE_RATE = "optimizer.lr=0.0015", "optimizer.lr=0.006"

@@ -81,14 +81,14 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
 
 
 def associations(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[int, dict[str, float]]:
-    """seed -> condition -> accuracy in %, mean over directions; without the conditions that it was not asked for.
+    """seed -> condition -> accuracy in %, mean over directions; without the conditions that were not measured.
 
     It is of the pre-training alone: two runs of a seed that are fine-tuned differently count once.
     """
-    asked = [row for row in rows if "association" in row]
+    probed = [row for row in rows if "association" in row]
     return {
         seed: {name: 100 * statistics.fmean(found[way] for way in ways) for name, found in row["association"].items()}
-        for seed, row in of(asked, variant, share).items()
+        for seed, row in of(probed, variant, share).items()
     }
 
 
@@ -118,7 +118,7 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
         lines += [
             "",
             *(
-                as_user_error(f"right minus {named(control)}, both directions", found)
+                difference_sentence(f"right minus {named(control)}, both directions", found)
                 for control, found in above.items()
             ),
         ]
@@ -127,7 +127,7 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
 
 
 def above_control(rows: Sequence[Row], control: str) -> Difference | None:
-    """By how much CMAL's accuracy is above a control's, paired by seed; None where not asked."""
+    """By how much CMAL's accuracy is above a control's, paired by seed; None where it was not measured."""
     seeds = associations(rows, CMAL, 1.0, BOTH_WAYS).values()
     differences = [(one["swapped"] - one[control]) / 100 for one in seeds if {"swapped", control} <= one.keys()]
     return (*interval(differences), len(differences)) if differences else None
@@ -142,10 +142,10 @@ def what_controls_say(rows: Sequence[Row], above: dict[str, Difference]) -> list
     measured = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in ABLATIONS}
     forms = {variant: found for variant, found in measured.items() if "swapped" in found}
     lines = [
-        "A slot does not see its partner, the other slot of its anchor, which is the answer. Context hidden: no slot sees "
-        "another, and who knows the visitor answers. Guests shuffled: the vectors that visit the slots change places, and "
-        "who reads the context answers. In sight: the same three where partners see each other. Then both hold both halves "
-        "of the pair and find each other without any context, so that those columns tell little."
+        "A slot does not attend to its partner, the other slot of its anchor, which is the answer. Context hidden: no slot "
+        "attends to another, so the swapped-in vector alone has to identify its partner. Vectors shuffled: swapped-in "
+        "vectors are exchanged, so only the context can. In sight: the same three with the partner visible. Then both slots "
+        "hold both vectors and are recognised without any context, so those columns say little."
     ]
     for control in (c for c, (mean, *_) in above.items() if 100 * mean < MIN_ABOVE):
         better = [
@@ -188,7 +188,7 @@ def room(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def as_user_error(name: str, found: Difference | None) -> str:
+def difference_sentence(name: str, found: Difference | None) -> str:
     if found is None:
         return f"- {name}: not measured yet."
     mean, half, seeds = found
@@ -198,7 +198,7 @@ def as_user_error(name: str, found: Difference | None) -> str:
 
 def sentences(rows: Sequence[Row]) -> list[str]:
     """The claims, each with its difference."""
-    return [as_user_error(name, found) for name, found in claims(rows).items()]
+    return [difference_sentence(name, found) for name, found in claims(rows).items()]
 
 
 def claims(rows: Sequence[Row]) -> dict[str, Difference | None]:
@@ -222,7 +222,9 @@ def sentences_of_ablations(rows: Sequence[Row]) -> list[str]:
     whole = of(rows, CMAL, 1.0)
     found = {name: of(rows, name, 1.0) for name in ABLATIONS}
     return [
-        as_user_error(f"{name} minus CMAL", difference(one, whole, mean_score)) for name, one in found.items() if one
+        difference_sentence(f"{name} minus CMAL", difference(one, whole, mean_score))
+        for name, one in found.items()
+        if one
     ]
 
 
@@ -263,7 +265,7 @@ def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
     """Those of the claims that were measured after other fine-tuning too."""
     lines = ["## Fine-tuned for {} steps at a rate of {}".format(*tuning), "", *table(rows, COMPARED), ""]
-    if measured := [as_user_error(name, found) for name, found in claims(rows).items() if found]:
+    if measured := [difference_sentence(name, found) for name, found in claims(rows).items() if found]:
         lines += [*measured, ""]
     return [*lines, *room(rows), ""]
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh machine to a table: install, draw a world, find regions, pre-train, fine-tune, score, probe.
 #   bash recipes/quickstart.sh
-# Needs Python 3.10-3.13 and about 7 GB of disk; after installation under 15 minutes on 2 cores. Run it again and it goes on
-# where it was stopped. Everything lands in data/ and runs/.
+# Needs Python 3.10-3.13 and about 7 GB of disk; after installation under 15 minutes on 2 cores. Run it again and it
+# resumes where it was stopped. Everything lands in data/ and runs/.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 started=$(date +%s)

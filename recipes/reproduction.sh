@@ -1,6 +1,6 @@
 # Sourced by the reproduce_*.sh scripts: what they share. Variables: RAW (default downloads), GPUS (default 1).
 #   --dry-run   prints every command and every raw file that is missing, and runs nothing
-# Each command goes on where it was stopped, so a script that was interrupted is simply run again.
+# Each command resumes where it was stopped, so a script that was interrupted is simply run again.
 set -euo pipefail
 dry_run=false
 for argument in "$@"; do

@@ -5,7 +5,7 @@ r"""VQA v2 answers as the official evaluator normalises them, quirks included, b
 - the period pattern `(?!<=\d)(\.)(?!\d)` was meant to look behind for a digit but spells a look-ahead that always holds, so
   a period goes unless a digit *follows* it ("5." -> "5", ".5" stays, "3.5" stays);
 - that substitution stops after 32 periods, because a flag (re.UNICODE, whose value is 32) is passed where the count belongs;
-- words are lower-cased before the table of contractions is asked, so its four keys with a capital never match;
+- words are lower-cased before they are looked up in the table of contractions, so its four keys with a capital never match;
 - apostrophes and colons are not in the table of punctuation: they stay.
 
 Source: the official evaluator (GT-Vision-Lab/VQA); its tables are in `vqa_normalisation.json`.

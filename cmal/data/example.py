@@ -42,7 +42,7 @@ class Example:
         token_ids, word_of_token: (T,) word pieces with [CLS] and [SEP], and each piece's word, -1 for those two.
         features: (R, F); boxes_unit: (R, 7) x1 y1 x2 y2 w h w*h, in [0, 1] of the image.
         class_top_ids, class_top_probs: (R, 10) the detector's likeliest classes.
-        anchors: None where they were not asked for (downstream).
+        anchors: None where the builder has no anchor finder (downstream).
     """
 
     id: str
@@ -62,7 +62,7 @@ class TagNoise:
     """Wrong tags on purpose: what do anchors cost that are not true?
 
     Attributes:
-        share: probability that a region's class is drawn anew, evenly among all classes.
+        share: probability that a region's class is replaced by one drawn evenly from all classes.
         classes: C of the detector; seed: of the draws, which are the same whenever an image comes.
     """
 

@@ -1,7 +1,7 @@
 """What one line of each prepared data set means: frozen dataclasses, and how they are read from and written to jsonl.
 
 `cmal prepare` writes `<split>.jsonl`, one record a line, UTF-8, keys as the field names below. Reading checks every
-field and reports all faults of a file together, each with its line. Image ids are unique over all data sets and are
+field and reports all errors of a file together, each with its line. Image ids are unique over all data sets and are
 the keys of the region store (see `cmal/regions/image_ids.py`).
 """
 

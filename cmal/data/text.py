@@ -1,6 +1,6 @@
 """Words, word pieces, and the map between them.
 
-A text is normalised as uncased BERT does it (control characters dropped, accents stripped, lower case), parted into
+A text is normalised as uncased BERT does it (control characters dropped, accents stripped, lower case), split into
 words at spaces and punctuation (each punctuation mark is a word), and each word into word pieces, longest match first.
 `WordPieces` keeps the way back: which word a piece belongs to, and which characters of the given text a word is.
 

@@ -199,7 +199,7 @@ def scenes_sizes(images: int) -> dict[str, int]:
 def _prepare_scenes(
     out: Path, images: int, seed: int, workers: int, report: Callable[[str], None], progress: Progress | None
 ) -> tuple[PreparedDataset, ...]:
-    """Draws the scenes, which are written in the official formats, then reads them as any other data set."""
+    """Generates the scenes in the official formats, then reads them like any other data set."""
     from cmal.scenes.generate import write_scenes
 
     official = out / "scenes" / "official"

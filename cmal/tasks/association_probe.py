@@ -1,19 +1,19 @@
-"""What a pre-trained model knows at swapped anchors, beside three controls that say where the knowledge comes from.
+"""Does a pre-trained model know which region and which word belong together? A probe at swapped anchors, with controls.
 
-Every anchor of a caption is asked for by itself: its two slots are swapped, its duplicates masked, all else stays as it is.
-From the text slot (which holds the region's vector): which visual anchor of the group is it? From the region slot (which
-holds the word's): which word? The answer is right when the likeliest candidate shares the anchor's concept. A slot and its
-partner, the other slot of its anchor, do not see each other: the partner is the answer. Controls:
+Every anchor of a caption is one query: its two slots are swapped, its duplicates masked, and everything else stays. The
+text slot, which holds the region's vector, is classified among the visual anchors of the group; the region slot, which
+holds the word's vector, among the words. An answer is right when the most probable candidate has the anchor's concept. A
+slot does not attend to its partner, the other slot of its anchor, because the partner is the answer. Controls:
 
 - chance: the mean share of right candidates.
-- context hidden: in the unified encoder no slot can attend to any other. What is left is what a guest says by itself: the
-  look of a thing does not tell whether its kind or its colour is spoken of.
-- guests shuffled: the vectors that visit the slots change places within the group, words' and regions' each their own
-  way, so that guest and place disagree. The place still decides what is right: a model that follows the guests alone falls
-  to chance or below, one that reads the context stays above.
+- context hidden: no slot attends to any other in the unified encoder. What remains is what the swapped-in vector alone
+  identifies. (A region's vector does not tell whether the caption names its kind or its colour.)
+- vectors shuffled: swapped-in vectors are exchanged within the group, words and regions each in their own way, so that
+  vector and slot disagree. The slot's anchor is still the right answer: a model that follows the vectors alone falls to
+  chance or below, one that reads the context stays above.
 
-The same three (swapped, context hidden, guests shuffled) are asked with the partner in sight too. It tells little: two slots
-that see each other both know both guests, and are told from other pairs without any context.
+The same three conditions are also measured with the partner visible ("in sight"). That says little: two slots that attend to
+each other both hold both vectors, and are recognised without any context.
 
 Legend: B examples (one anchor each, so K = B), T word pieces, R regions, D width.
 """
@@ -70,8 +70,8 @@ class Answer:
     """What the model says at one slot of a swapped anchor.
 
     Attributes:
-        is_right: the likeliest candidate shares the anchor's concept.
-        choice: concept of the likeliest candidate; probability: the sum over all right candidates.
+        is_right: the most probable candidate shares the anchor's concept.
+        choice: concept of the most probable candidate; probability: the sum over all right candidates.
         likeliest: up to three concepts with the summed probability of their candidates, most first.
     """
 
@@ -83,13 +83,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class AssociationProbe:
-    """All queries and what came out. Q queries; `right[condition][direction]`, `in_sight` alike and `chance` are (Q,).
+    """The outcome of Q queries.
 
     Attributes:
-        queries: in the order they were asked; concepts, is_attribute: (Q,) of their anchors.
-        right: whether the answer is right; in_sight: the same where a slot sees its partner.
+        queries: in order; concepts, is_attribute: (Q,) of their anchors.
+        right: condition -> direction -> (Q,) whether the answer is right; in_sight: the same with the partner visible.
+        chance: (Q,) share of right candidates.
         answers: direction -> Q answers, of the swapped condition.
-        candidates: mean number of candidates a question.
+        candidates: mean number of candidates per query.
     """
 
     queries: tuple[AnchorQuery, ...]
@@ -135,16 +136,16 @@ def probe_association(
     records: Sequence[ImageTextRecord],
     builder: ExampleBuilder,
     seed: int,
-    micro_batch_size: int = GROUP_SIZE,
+    group_size: int = GROUP_SIZE,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> AssociationProbe:
-    """Asks a model about every anchor of some records.
+    """Probes a model at every anchor of some records.
 
     Args:
         model: with an AMC head; its mode is set to eval.
         builder: with an anchor finder.
         seed: of which anchors make up a group.
-        micro_batch_size: queries a group; a group's anchors are each other's candidates.
+        group_size: queries a group; a group's anchors are each other's candidates.
         report: called with queries done and all queries.
 
     Raises:
@@ -162,17 +163,17 @@ def probe_association(
     if len(queries) < 2:
         raise DataError(
             "cannot probe associations",
-            f"{len(records):,} records have {len(queries)} anchors, and one alone cannot be told from others",
+            f"{len(records):,} records have {len(queries)} anchors, but a probe needs at least two",
             "give more records, or regions whose tags the captions speak of",
         )
     generator = np.random.default_rng([seed, len(queries)])
     order = generator.permutation(len(queries))
-    groups = np.array_split(order, -(-len(order) // micro_batch_size))
-    asked = []
+    groups = np.array_split(order, -(-len(order) // group_size))
+    results = []
     for group in groups:
-        asked.append(_ask_group(model, [queries[i] for i in group], records, builder, generator))
-        report(sum(len(a[0]) for a in asked), len(queries))
-    return _collect(tuple(queries[i] for i in order), asked)
+        results.append(_probe_group(model, [queries[i] for i in group], records, builder, generator))
+        report(sum(len(plan) for plan, _, _ in results), len(queries))
+    return _collect(tuple(queries[i] for i in order), results)
 
 
 def find_queries(records: Sequence[ImageTextRecord], builder: ExampleBuilder) -> list[AnchorQuery]:
@@ -209,17 +210,17 @@ _Associations = dict[str, tuple[Association, Association]]  # condition -> text 
 _GroupResult = tuple[MaskingPlan[Tensor], _Associations, _Associations]
 
 
-def _ask_group(
+def _probe_group(
     model: CmalForPretraining,
     queries: Sequence[AnchorQuery],
     records: Sequence[ImageTextRecord],
     builder: ExampleBuilder,
     generator: np.random.Generator,
 ) -> _GroupResult:
-    """The plan of one group and every condition, with the partner out of sight and in sight, on the CPU."""
+    """The plan of one group, and its associations in every condition with the partner hidden and visible, on the CPU."""
     pieces = builder.word_pieces
-    asked = [(records[q.record], q.anchor) for q in queries]
-    examples = [with_one_anchor(builder.build(r.id, r.image_id, r.caption), anchor) for r, anchor in asked]
+    pairs = [(records[query.record], query.anchor) for query in queries]
+    examples = [with_one_anchor(builder.build(r.id, r.image_id, r.caption), anchor) for r, anchor in pairs]
     maskings = [mask_example(example, SWAP_ALL, pieces.mask_id, len(pieces), generator) for example in examples]
     batch = make_batch(examples)
     plan = join_plans([masking.plan for masking in maskings])
@@ -228,15 +229,17 @@ def _ask_group(
     batch, plan = batch.to(device), move(plan, device)
     states = model.cmal.encode(*batch.inputs)
     shuffled = shuffle_swapped_in(states, plan, *disagreeing_sources(plan.concept.cpu().numpy(), generator))
-    seen = {"swapped": states, "context_hidden": hide_context(states, plan), "vectors_shuffled": shuffled}
+    conditions = {"swapped": states, "context_hidden": hide_context(states, plan), "vectors_shuffled": shuffled}
 
     def associate(hidden: Tensor) -> tuple[Association, Association]:
         to_region, to_word = head.among_micro_batch(hidden, states.tokens, plan)
         return _on_cpu(to_region), _on_cpu(to_word)
 
-    apart = {name: associate(unify_without_partners(model.cmal, those, plan)) for name, those in seen.items()}
-    in_sight = {name: associate(model.cmal.unify(those, plan)) for name, those in seen.items()}
-    return plan, apart, in_sight
+    hidden_partner = {
+        name: associate(unify_without_partners(model.cmal, inputs, plan)) for name, inputs in conditions.items()
+    }
+    in_sight = {name: associate(model.cmal.unify(inputs, plan)) for name, inputs in conditions.items()}
+    return plan, hidden_partner, in_sight
 
 
 def _on_cpu(association: Association) -> Association:
@@ -250,11 +253,11 @@ def hide_context(states: UniModal, plan: MaskingPlan[Tensor]) -> UniModal:
 
 
 def unify_without_partners(cmal: Cmal, states: UniModal, plan: MaskingPlan[Tensor]) -> Tensor:
-    """Hidden states (B, T+R, D) in which the chosen anchors' slots know nothing of their partners.
+    """Hidden states (B, T+R, D) in which the slots of the chosen anchors have no information about their partners.
 
-    The text slot's are of a forward without the region's slot, and the region slot's of one without the text slot: two
-    slots that only do not see each other (`attend_across_swap=False`) hear of each other by a third. The pieces of one span
-    hold the same guest and see each other.
+    The text slots come from a forward without the region slot, and the region slots from one without the text slots.
+    Blocking attention between the two (`attend_across_swap=False`) is not enough: a third slot could carry one's content to
+    the other. The pieces of one span hold the same swapped-in vector and attend to each other.
     """
     is_word, is_region = anchor_slots(states, plan)
     words = cmal.unify(replace(states, region_mask=states.region_mask & ~is_region), plan)
@@ -289,35 +292,38 @@ def shuffle_swapped_in(
 
 
 def disagreeing_sources(concepts: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Two permutations (K,) that bring every place a guest of another concept, and the two guests of a place apart too.
+    """Two permutations (K,) that give every slot a vector of another concept, and the two slots of an anchor different ones.
 
-    The anchors are put in a ring, concept by concept; regions move a third of the ring on and words a third back. Where no
-    concept has more than a third of the anchors, none of the three (place, region guest, word guest) agree.
+    The anchors are put in a ring, sorted by concept. Regions move a third of the ring forwards and words a third backwards.
+    Where no concept has more than a third of the anchors, the three concepts (anchor, its region's source, its word's
+    source) all differ.
     """
     size = len(concepts)
     shuffled = generator.permutation(size)
     ring = shuffled[np.argsort(concepts[shuffled], kind="stable")]
     shift = max(1, size // 3)
-    guests = []
+    sources = []
     for turn in (shift, -shift):
         permutation = np.empty(size, np.int64)
         permutation[ring] = np.roll(ring, -turn)
-        guests.append(torch.from_numpy(permutation))
-    return guests[0], guests[1]
+        sources.append(torch.from_numpy(permutation))
+    return sources[0], sources[1]
 
 
-def _collect(queries: tuple[AnchorQuery, ...], asked: Sequence[_GroupResult]) -> AssociationProbe:
-    plans, apart, in_sight = zip(*asked)
-    shares = [one["swapped"][0].is_positive.float().mean(dim=1).numpy() for one in apart]
+def _collect(queries: tuple[AnchorQuery, ...], results: Sequence[_GroupResult]) -> AssociationProbe:
+    plans, hidden_partner, in_sight = zip(*results)
+    shares = [one["swapped"][0].is_positive.float().mean(dim=1).numpy() for one in hidden_partner]
     return AssociationProbe(
         queries=queries,
         concepts=np.concatenate([plan.concept.cpu().numpy() for plan in plans]),
         is_attribute=np.concatenate([plan.is_attribute.cpu().numpy() for plan in plans]),
-        right=_all_right(apart),
+        right=_all_right(hidden_partner),
         in_sight=_all_right(in_sight),
         chance=np.concatenate(shares),
         answers={
-            d: tuple(a for plan, one in zip(plans, apart) for a in _answers(one["swapped"][i], plan.concept.cpu()))
+            d: tuple(
+                a for plan, one in zip(plans, hidden_partner) for a in _answers(one["swapped"][i], plan.concept.cpu())
+            )
             for i, d in enumerate(DIRECTIONS)
         },
         candidates=float(np.mean(np.repeat([len(s) for s in shares], [len(s) for s in shares]))),
@@ -338,7 +344,7 @@ def _is_right(association: Association) -> np.ndarray:
 
 
 def _answers(association: Association, concepts: Tensor) -> list[Answer]:
-    """One Answer a row. concepts: (C,) of the candidates."""
+    """One Answer per row. concepts: (C,) of the candidates."""
     probabilities = association.logits.softmax(dim=1)  # (Q, C)
     kinds, kind_of = torch.unique(concepts, return_inverse=True)
     by_kind = torch.zeros(len(probabilities), len(kinds)).index_add(1, kind_of, probabilities)

@@ -2,7 +2,7 @@
 
 A line of `features.tsv` is `key <tab> num_boxes <tab> base64` or `key <tab> {"num_boxes": R, "features": base64}`, the
 array float32 (R, F+6): F feature numbers (2,048), then x1/W y1/H x2/W y2/H w/W h/H of the box. Classes, confidences,
-attributes and the image's size come from a second file with the same keys: `predictions_gt.tsv` or `predictions.tsv`
+attributes and the image's size come from another file with the same keys: `predictions_gt.tsv` or `predictions.tsv`
 (`key <tab> {"image_w": W, "image_h": H, "objects": [{"class", "conf", "rect", ...}, ...]}`), or `*.label.tsv`
 (`key <tab> [{"class", "conf", "rect"}, ...]`) with `*.hw.tsv` (`key <tab> [{"height": H, "width": W}]`).
 A `predictions.tsv` whose objects carry `"feature"` needs no other file.

@@ -183,7 +183,7 @@ class FinetuneDataSection:
 
     root: str = ""
     regions: str = ""
-    detected_regions: str = ""  # referring expressions: a second store, of detected boxes, which is scored as well
+    detected_regions: str = ""  # referring expressions: another store, of detected boxes, which is scored as well
     train_split: str = "train"  # several splits: train+val
     validation_split: str = "val"  # scored every train.validate_every steps; the best checkpoint is kept
     validation_records: int = number(0, 0)  # size of a random subset of it; 0 = all
