@@ -14,7 +14,9 @@ A COCO photo keeps its number from the 2014 to the 2017 release, so both names g
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -128,9 +130,20 @@ def guess_dataset(folder: Path) -> str:
     for name in (folder.name, *within, *(parent.name for parent in above[1:])):
         if name.lower() in _DATASET_OF_FOLDER:
             return _DATASET_OF_FOLDER[name.lower()]
+    if _holds_flickr8k(folder):
+        return "flickr30k"
     return next(
         (parent.name for parent in above if parent.name and parent.name.lower() not in _GENERIC_FOLDERS), "images"
     )
+
+
+def _holds_flickr8k(folder: Path) -> bool:
+    """Whether the first files of a folder are named as Flickr8k's, which are photographs of Flickr30k too."""
+    try:
+        names = [entry.name for entry in itertools.islice(os.scandir(folder), 20)]
+    except OSError:
+        return False
+    return bool(names) and all(_FLICKR8K_NAME.match(_stem(name)) for name in names)
 
 
 def _name_in_manifest(path: Path) -> str:

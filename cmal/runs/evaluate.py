@@ -22,7 +22,7 @@ from cmal.runs.answers import LoadedTask, TaskModel, distributed_answers, has_ri
 from cmal.runs.building import load_pretrained, load_word_pieces
 from cmal.runs.compatibility import check_images, check_store
 from cmal.runs.evaluation_inputs import EvaluationInputs, EvaluationRequest, resolve_inputs
-from cmal.runs.finetune import HEADS_WITH_PRETRAINING
+from cmal.runs.finetune import HEADS_WITH_PRETRAINING, start_head
 from cmal.runs.folder import run_of
 from cmal.runs.model_config import ModelConfig
 from cmal.runs.results import EvaluationResult, result_of_scores
@@ -70,7 +70,7 @@ def run_evaluation(
     Raises:
         CmalError: an input is missing or does not fit, or the split's right answers are not published.
     """
-    if request.shortlist and request.task not in HEADS_WITH_PRETRAINING:
+    if request.shortlist and HEADS_WITH_PRETRAINING.get(request.task) != "itm":
         raise RecipeError(
             f"cannot score {request.task} by a shortlist", "only retrieval ranks", "leave --shortlist away"
         )
@@ -200,12 +200,14 @@ def _zero_shot(request: EvaluationRequest, config: ModelConfig, folder: Path, op
     if head_name is None or head_name not in config.weights:
         raise CheckpointError(
             f"cannot evaluate {request.task} without fine-tuning",
-            "only retrieval can, with a model pre-trained with objectives.itm",
+            "only retrieval and phrase grounding can, with a model pre-trained with objectives.itm or objectives.amc",
             "leave --zero-shot away and give a fine-tuned checkpoint",
         )
     task = build_task(request.task, options)
     pretrained = load_pretrained(folder, config)
-    model = TaskModel(pretrained.cmal, pretrained.get_submodule(f"heads.{head_name}"), task)
+    head = task.build_head(config.sizes["width"], 0.0)
+    start_head(request.task, head, pretrained)
+    model = TaskModel(pretrained.cmal, head, task)
     config = dataclasses.replace(config, kind="task", task=request.task)
     contrastive = next(
         (head for head in pretrained.get_submodule("heads").children() if isinstance(head, ContrastiveHead)), None

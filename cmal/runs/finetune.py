@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cmal.data.example import ExampleBuilder
 from cmal.data.loaders import TaskData
 from cmal.model.cmal import build_cmal
+from cmal.model.pretraining import CmalForPretraining
 from cmal.model.transformer import initialise
 from cmal.regions.store.store import RegionStore
 from cmal.runs.answers import LoadedTask, TaskModel, distributed_answers
@@ -23,11 +25,16 @@ from cmal.runs.recipe import FinetuneRecipe
 from cmal.runs.splits import read_answers, read_split, read_splits, take_few
 from cmal.runs.train import Report, Tick, TrainingSetup, TrainingSummary, run_training
 from cmal.tasks import TaskOptions, build_task
+from cmal.tasks.grounding import GroundingHead
 from cmal.tasks.retrieval import Retrieval
 from cmal.training.distributed import DistributedContext
 
 NO_PRETRAINING = "none, the weights were initialised randomly"
-HEADS_WITH_PRETRAINING = {"flickr30k": "itm", "coco-retrieval": "itm", "scenes-retrieval": "itm"}
+# task -> the pre-training head that it starts from, and can be scored with without fine-tuning
+HEADS_WITH_PRETRAINING = {
+    **dict.fromkeys(("flickr30k", "coco-retrieval", "scenes-retrieval"), "itm"),
+    "flickr30k-entities": "amc",
+}
 
 
 def run_finetuning(
@@ -82,6 +89,15 @@ def validation_of(
     return validate
 
 
+def start_head(task: str, head: nn.Module, pretrained: CmalForPretraining) -> None:
+    """Copies the pre-training head that answers the task's question into the task's head, if there is one."""
+    known = HEADS_WITH_PRETRAINING.get(task, "")
+    if known in pretrained.weights and isinstance(head, GroundingHead):
+        head.start_from(dict(pretrained.heads.items()))
+    elif known in pretrained.weights:
+        head.load_state_dict(pretrained.get_submodule(f"heads.{known}").state_dict())
+
+
 def assemble(recipe: FinetuneRecipe) -> LoadedTask:
     """The task's model, initialised from a pre-trained checkpoint (with `init: random` from its sizes alone).
 
@@ -101,9 +117,7 @@ def assemble(recipe: FinetuneRecipe) -> LoadedTask:
     if recipe.init == "pretrained":
         pretrained = load_pretrained(folder, source)
         cmal.load_state_dict(pretrained.cmal.state_dict())
-        known_head = HEADS_WITH_PRETRAINING.get(recipe.task, "")
-        if known_head in pretrained.weights:
-            head.load_state_dict(pretrained.get_submodule(f"heads.{known_head}").state_dict())
+        start_head(recipe.task, head, pretrained)
     leakage = source.leakage if recipe.init == "pretrained" else NO_PRETRAINING
     config = dataclasses.replace(
         source, kind="task", sizes=sizes, task=recipe.task, labels=task.labels, leakage=leakage

@@ -252,7 +252,7 @@ TOLD: tuple[Case, ...] = (
     (
         "zero-shot questions",
         lambda w: w.evaluate("scenes-vqa", "test", w.tiny, "--zero-shot", "--records", w.folder / "data/scenes-vqa"),
-        ("only retrieval can",),
+        ("only retrieval and phrase grounding can",),
     ),
     (
         "unknown protocol",

@@ -99,7 +99,10 @@ def test_the_labels_order_is_kept_in_the_checkpoint(cmal, tmp_path):
     [
         (("scenes-ve", "--split", "test"), "there is no run folder runs/scenes-ve"),
         (("scenes-ve", "--split", "test", "--checkpoint", "runs/tiny"), "it is a checkpoint of a pre-training"),
-        (("scenes-ve", "--split", "test", "--checkpoint", "runs/tiny", "--zero-shot"), "only retrieval can"),
+        (
+            ("scenes-ve", "--split", "test", "--checkpoint", "runs/tiny", "--zero-shot"),
+            "only retrieval and phrase grounding can",
+        ),
         (("no-task", "--split", "test", "--checkpoint", "runs/tiny"), "no-task"),
     ],
 )

@@ -110,3 +110,12 @@ def test_a_flickr8k_photograph_has_the_id_of_its_flickr30k_copy():
     assert flickr30k_image_id("667626_18933d713e.jpg") == flickr30k_image_id("667626.jpg") == "flickr30k:667626"
     with pytest.raises(DataError):
         flickr30k_image_id("667626_b.jpg")
+
+
+def test_a_folder_of_flickr8k_names_is_flickr30k(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "667626_18933d713e.jpg").touch()
+    assert guess_dataset(folder) == "flickr30k"
+    (folder / "holiday.jpg").touch()
+    assert guess_dataset(folder) == tmp_path.name
