@@ -24,6 +24,7 @@ OUTLINE_PX = 2  # on the supersampled tile
 SKINS: tuple[Colour, ...] = ((255, 219, 184), (238, 188, 146), (198, 140, 96), (142, 92, 60))
 HAIRS: tuple[Colour, ...] = ((52, 36, 26), (30, 26, 26), (120, 74, 34), (206, 164, 84), (150, 66, 30))
 WOODS: tuple[Colour, ...] = ((134, 92, 54), (112, 74, 42), (156, 112, 70))
+ROOFS: tuple[Colour, ...] = ((150, 66, 48), (92, 84, 84), (112, 76, 56))
 DARK: Colour = (46, 46, 52)
 METAL: Colour = (176, 180, 186)
 GLASS: Colour = (186, 220, 238)
