@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,15 @@ from cmal.errors import CmalError, DataError, ImageError, StoreError
 from cmal.io.files import write_text
 from cmal.io.locks import hold_folder, lock_file
 from cmal.regions.detectors import Detector
-from cmal.regions.images import read_image
+from cmal.regions.images import read_reduced
 from cmal.regions.store.layout import INDEX_NAME, ShardInfo, StoreHeader, read_index
 from cmal.regions.store.plan import Plan, extend_plan, load_plan, save_plan
 from cmal.regions.store.shards import check_disk_space, shard_name, write_index, write_shard
 from cmal.regions.types import Regions
 
 FAILED_NAME = "failed.jsonl"
+_NOT_FINITE = "the detector gave features that are not finite"
+_Picture = tuple[np.ndarray, tuple[int, int]]  # pixels, perhaps reduced, and the full (width, height)
 DEFAULT_REGIONS = 36  # for the size foretold, where a detector does not say how many it gives
 
 
@@ -172,7 +174,7 @@ def _detect_all(
     with contextlib.closing(stream):
         for number, ids in work:
             found: list[tuple[str, Regions | str]] = []
-            batch: list[tuple[str, np.ndarray]] = []
+            batch: list[tuple[str, _Picture]] = []
             for _ in ids:
                 image_id, image = next(stream)
                 if isinstance(image, str):
@@ -188,8 +190,8 @@ def _detect_all(
             yield number, ids, found
 
 
-def _detect_batch(run: _Run, batch: list[tuple[str, np.ndarray]], found: list[tuple[str, Regions | str]]) -> None:
-    image_ids, images = [image_id for image_id, _ in batch], [image for _, image in batch]
+def _detect_batch(run: _Run, batch: list[tuple[str, _Picture]], found: list[tuple[str, Regions | str]]) -> None:
+    image_ids, images = [image_id for image_id, _ in batch], [pixels for _, (pixels, _) in batch]
     detect_named = getattr(run.detector, "detect_named", None)
     try:
         regions = detect_named(image_ids, images) if detect_named else run.detector.detect(images)
@@ -201,26 +203,35 @@ def _detect_batch(run: _Run, batch: list[tuple[str, np.ndarray]], found: list[tu
             str(error).splitlines()[0],
             "give a smaller --batch-size; what is done is kept",
         ) from error
-    for image_id, one in zip(image_ids, regions, strict=True):
+    for (image_id, (_, size_wh_px)), one in zip(batch, regions, strict=True):
         is_finite = bool(np.isfinite(one.features).all())
-        found.append((image_id, one if is_finite else "the detector gave features that are not finite"))
+        found.append((image_id, _scaled(one, size_wh_px) if is_finite else _NOT_FINITE))
     run.done += len(batch)
     run.tell()
 
 
+def _scaled(regions: Regions, size_wh_px: tuple[int, int]) -> Regions:
+    """Regions that were found in a reduced image, in pixels of the full image."""
+    if regions.image_wh_px == size_wh_px:
+        return regions
+    scale = np.tile(np.divide(size_wh_px, regions.image_wh_px), 2)
+    boxes = np.minimum(regions.boxes_xyxy_px * scale, np.tile(size_wh_px, 2)).astype(np.float32)
+    return replace(regions, boxes_xyxy_px=boxes, image_wh_px=size_wh_px)
+
+
 def _read_ahead(
     run: _Run, items: Sequence[tuple[str, Path | None]]
-) -> Generator[tuple[str, np.ndarray | str], None, None]:
+) -> Generator[tuple[str, _Picture | str], None, None]:
     """Decodes in threads, about two batches ahead; yields the pixels, or the reason for the failure."""
     knows = getattr(run.detector, "knows", None)
 
-    def read(image_id: str, path: Path | None) -> np.ndarray | str:
+    def read(image_id: str, path: Path | None) -> _Picture | str:
         if path is None:
             return "it is no longer among the images given"
         if knows is not None and not knows(image_id):
             return f"{run.detector.name} has no entry for it"
         try:
-            return read_image(path, run.root)
+            return read_reduced(path, run.root, getattr(run.detector, "enough_px", None))
         except ImageError as error:
             return error.found
 

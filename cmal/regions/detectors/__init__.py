@@ -38,7 +38,8 @@ class Detector(Protocol):
     """Interface of all detectors.
 
     A detector may also have `settings` (a dict of plain values; a store that was started with other settings is not
-    continued), `max_regions` (for the estimate of the store's size) and the methods of `NamedDetector`.
+    continued), `max_regions` (for the estimate of the store's size), `enough_px` (pixels of the longer side that it uses:
+    extraction may reduce larger images) and the methods of `NamedDetector`.
 
     Attributes:
         name: for example "scenes"; written into the store.

@@ -29,7 +29,7 @@ from cmal.regions.detectors.assembly import (
     read_state_file,
 )
 from cmal.regions.detectors.nanodet_features import RegionFeatures, build_region_features
-from cmal.regions.detectors.nanodet_input import letterbox, normalise
+from cmal.regions.detectors.nanodet_input import INPUT_PX, letterbox, normalise
 from cmal.regions.detectors.nanodet_names import COCO_CLASSES
 from cmal.regions.detectors.nanodet_network import NanoDet
 from cmal.regions.detectors.windows import parse_windows
@@ -60,6 +60,7 @@ class NanodetDetector:
 
     attribute_names: tuple[str, ...] = ()
     class_names = COCO_CLASSES
+    enough_px = 2 * INPUT_PX  # so that the last step, to the network's input, still smooths
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cmal.errors import ImageError
-from cmal.regions.images import find_images, read_image
+from cmal.regions.images import find_images, read_image, read_reduced
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -209,3 +209,23 @@ def test_five_hundred_damaged_files_are_read_or_refused_and_nothing_else(tmp_pat
             assert pixels.ndim == 3 and pixels.shape[2] == 3
             outcomes["read"] += 1
     assert outcomes["refused"] > 200 and outcomes["read"] > 20
+
+
+@pytest.mark.parametrize("name, turned", [("a.jpg", False), ("a.jpg", True), ("a.png", False), ("a.png", True)])
+def test_a_large_picture_is_reduced_while_its_longer_side_keeps_enough_pixels(tmp_path, name, turned):
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1  # orientation: a quarter turn
+    image = Image.new("RGB", (401, 120), RED)
+    image.paste(BLUE, (200, 0, 401, 120))
+    path = saved(tmp_path / name, image, exif=exif)
+    pixels, size = read_reduced(path, None, enough_px=100)
+    assert size == ((120, 401) if turned else (401, 120))
+    assert 100 <= max(pixels.shape[:2]) <= 102 and (pixels.shape[0] > pixels.shape[1]) == turned
+    first, last = (pixels[0, 0], pixels[-1, -1])
+    assert abs(first.astype(int) - RED).max() < 6 and abs(last.astype(int) - BLUE).max() < 6
+
+
+def test_a_picture_that_is_small_enough_is_read_as_it_is(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.new("RGB", (150, 99), RED))
+    pixels, size = read_reduced(path, None, enough_px=100)
+    assert size == (150, 99) and np.array_equal(pixels, read_image(path))

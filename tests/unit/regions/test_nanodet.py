@@ -15,6 +15,7 @@ from cmal.anchors.finder import AnchorFinder
 from cmal.anchors.thesaurus import NO_CONCEPT, Thesaurus
 from cmal.data.example import TagNoise
 from cmal.errors import CheckpointError, CmalError
+from cmal.regions.boxes import iou_matrix
 from cmal.regions.detectors import build_detector
 from cmal.regions.detectors.nanodet import find_objects
 from cmal.regions.detectors.nanodet_input import letterbox, normalise, scaled_size
@@ -202,3 +203,14 @@ def test_the_command_takes_nanodet_for_photographs_and_scenes_for_drawn_scenes(t
         for store in map(RegionStore.open, (tmp_path / "photos" / "regions", tmp_path / "few"))
     )
     assert with_windows == without + 6
+
+
+def test_boxes_of_a_photograph_that_was_read_reduced_are_in_its_full_pixels(tmp_path):
+    picture = Image.fromarray(noise_picture(60, 45)).resize((3601, 2700), Image.Resampling.BILINEAR)
+    picture.save(tmp_path / "a.jpg")
+    detector = build_detector("nanodet", device="cpu", min_regions=5)
+    extract_regions([("photos:a", tmp_path / "a.jpg")], detector, tmp_path / "store")
+    one, (full,) = RegionStore.open(tmp_path / "store")["photos:a"], detector.detect([np.array(picture)])
+    assert one.image_wh_px == (3601, 2700) and one.boxes_xyxy_px[-6].tolist() == [0, 0, 3601, 2700]
+    overlaps = iou_matrix(one.boxes_xyxy_px[:5], full.boxes_xyxy_px[:5])
+    assert overlaps.max(axis=1).min() > 0.8
