@@ -27,7 +27,8 @@ from cmal.regions.types import Regions
 from cmal.scenes.detector import ScenesDetector
 from cmal.scenes.detector_network import SceneDetectorNet
 from cmal.scenes.drawing import encode_jpeg, make_scene
-from cmal.scenes.world import COLOURS, KINDS, Scene
+from cmal.scenes.scene import Scene
+from cmal.scenes.world import COLOURS, KINDS
 
 LOSS_WEIGHTS = {"proposal_objectness": 1.0, "proposal_box": 1.0, "kind": 2.0, "colour": 1.0, "box": 0.5}
 Picture = tuple[np.ndarray, Scene]

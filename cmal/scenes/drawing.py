@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from cmal.scenes.grounds import HEIGHT_PX, WIDTH_PX, Ground, light_up, paint_ground
 from cmal.scenes.sampling import Wish, sample_plan, split_number
+from cmal.scenes.scene import Scene, Thing
 from cmal.scenes.things import AIR, FLOOR, LOOKS, WALL, WATER, draw_thing
-from cmal.scenes.world import Scene, Thing
 
 MIN_VISIBLE_SHARE = 0.45
 MOSTLY_VISIBLE_SHARE = 0.8

@@ -26,7 +26,7 @@ from cmal.io.signals import end_helpers, ignore_stopping, start_resource_tracker
 from cmal.scenes.drawing import encode_jpeg, make_scene
 from cmal.scenes.language import make_captions, make_hypotheses, make_questions, make_references
 from cmal.scenes.preview import contact_sheet
-from cmal.scenes.world import Scene
+from cmal.scenes.scene import Scene
 from cmal.scenes.writer import SPLITS, Rows, SceneTexts, Tables, scene_rows
 
 VERSION = 1  # increase it when the same seed gives other pictures or texts

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from cmal.scenes.scene import Scene
 from cmal.scenes.things.pen import luminance
-from cmal.scenes.world import COLOUR_RGB, Scene
+from cmal.scenes.world import COLOUR_RGB
 
 GAP_PX = 6
 LINE_PX = 11

@@ -1,11 +1,6 @@
-"""The vocabulary of generated scenes (kinds, colours, sizes, grounds, lights) and the classes `Thing` and `Scene`.
-
-`drawing` turns them into pictures and `language` into sentences. These two do not import each other.
-"""
+"""The vocabulary of generated scenes: kinds and their groups, colours, sizes, grounds, lights."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 PEOPLE = ("man", "woman", "child")
 ANIMALS = ("dog", "cat", "bird", "duck", "cow", "fish")
@@ -13,6 +8,18 @@ VEHICLES = ("car", "bus", "bicycle", "boat", "train")
 OUTDOOR = ("house", "tree", "flower", "kite", "umbrella", "bench", "traffic light", "fire hydrant", "balloon", "ball")
 INDOOR = ("chair", "table", "cup", "lamp", "clock", "book", "bottle", "vase", "hat", "television", "bed", "guitar")
 KINDS = PEOPLE + ANIMALS + VEHICLES + OUTDOOR + INDOOR
+
+GROUPS: dict[str, frozenset[str]] = {
+    "person": frozenset(PEOPLE),
+    "animal": frozenset(ANIMALS),
+    "vehicle": frozenset(VEHICLES),
+    "thing": frozenset(KINDS) - frozenset(PEOPLE),
+}
+NAMED_GROUPS = ("person", "animal", "vehicle")  # groups that people count and refer to by name
+KINDS_NAMED = {kind: frozenset((kind,)) for kind in KINDS} | GROUPS
+"""The kinds that a kind or group word includes: "animal" -> dog, cat, ..."""
+GROUP_OF = {kind: group for group, kinds in reversed(GROUPS.items()) for kind in kinds}  # "thing" is overwritten
+"""The group of a kind: person, animal, vehicle, or thing."""
 
 COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "grey")
 SIZES = ("small", "medium", "large")
@@ -42,41 +49,3 @@ def is_held_out(kind: str, colour: str) -> bool:
     held-out pairs are spread evenly, and every kind and every colour occurs in training.
     """
     return (7 * KINDS.index(kind) + 5 * COLOURS.index(colour)) % 12 == 0
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One drawn object of a scene.
-
-    Attributes:
-        kind: one of KINDS.
-        colour: one of COLOURS, the colour of its main part. For a person: of the clothes.
-        size: one of SIZES, relative to the usual size of its kind.
-        pose: one of the poses of its kind ("left", "right", "front", ...). No text depends on it.
-        box_xyxy_px: tight box of its *visible* pixels; x2 and y2 are exclusive.
-        visible_share: visible pixels divided by drawn pixels, in (0, 1].
-    """
-
-    kind: str
-    colour: str
-    size: str
-    pose: str
-    box_xyxy_px: tuple[int, int, int, int]
-    visible_share: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The content of one generated image. `things` are ordered back to front; each is at least partly visible."""
-
-    split: str
-    index: int
-    ground: str
-    light: str
-    size_wh_px: tuple[int, int]
-    things: tuple[Thing, ...]
-
-    @property
-    def name(self) -> str:
-        """Path of the picture below the image root, without suffix: "train/000012"."""
-        return f"{self.split}/{self.index:06d}"

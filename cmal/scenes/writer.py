@@ -26,7 +26,8 @@ from cmal.scenes.language.expressions import Reference
 from cmal.scenes.language.gold import Sentence
 from cmal.scenes.language.hypotheses import Hypothesis
 from cmal.scenes.language.questions import Question
-from cmal.scenes.world import KINDS, PEOPLE, Scene
+from cmal.scenes.scene import Scene
+from cmal.scenes.world import KINDS, PEOPLE
 
 SPLITS = ("train", "val", "test")
 FIRST_IMAGE_ID = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000}

@@ -1,6 +1,6 @@
 """Generates the texts of a scene: captions, referring expressions, questions, hypotheses, and their gold anchors.
 
-`nouns` is the lexicon, `meaning` decides what is true of a scene, and `phrases` builds noun phrases with known anchors.
+`nouns` is the lexicon and `phrases` builds noun phrases with known anchors. `Scene` says what is true of a picture.
 The other modules each generate one kind of text. All texts depend only on scenes and a seeded generator.
 """
 

@@ -8,20 +8,10 @@ from __future__ import annotations
 from numpy.random import Generator
 
 from cmal.scenes.language.gold import Piece, Sentence, join
-from cmal.scenes.language.meaning import (
-    RELATIONS,
-    Description,
-    clear_others,
-    clear_things,
-    fitting,
-    is_countable,
-    only_fit,
-    placed,
-    related,
-)
-from cmal.scenes.language.nouns import choose, group_of, weighted
+from cmal.scenes.language.nouns import choose, weighted
 from cmal.scenes.language.phrases import RELATION_WORDS, indirect_phrase, noun_phrase, plain
-from cmal.scenes.world import PEOPLE, Scene
+from cmal.scenes.scene import RELATIONS, Description, Scene
+from cmal.scenes.world import GROUP_OF, PEOPLE
 
 CAPTIONS_PER_IMAGE = 5
 PLACE_ONLY_SHARE, DOING_SHARE = 0.015, 0.3
@@ -91,7 +81,7 @@ def spoken_relations(scene: Scene, thing: int, among: list[int]) -> list[tuple[s
     usual = [
         r for r in RELATIONS if r not in ("above", "below") or (r == "above" and scene.things[thing].kind in AIRBORNE)
     ]
-    return [(relation, other) for other in among for relation in usual if related(scene, relation, thing, other)]
+    return [(relation, other) for other in among for relation in usual if scene.related(relation, thing, other)]
 
 
 def _one(scene: Scene, thing: int, rng: Generator, vague: bool = False) -> list[Piece]:
@@ -99,7 +89,7 @@ def _one(scene: Scene, thing: int, rng: Generator, vague: bool = False) -> list[
 
     "something" and "an object" occur only if `vague` is true.
     """
-    is_grouped = group_of(scene.things[thing].kind) != "thing"
+    is_grouped = GROUP_OF[scene.things[thing].kind] != "thing"
     if rng.random() < INDIRECT_SHARE and (is_grouped or vague):
         return indirect_phrase(scene, thing, rng)
     return noun_phrase(scene, _describe(scene, thing, rng), rng)
@@ -115,11 +105,11 @@ def _describe(scene: Scene, thing: int, rng: Generator) -> Description:
 def _some(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
     """A mention of the thing or, if there are several of its kind, in 70% of cases of all of them ("two dogs")."""
     kind = scene.things[thing].kind
-    count = len(fitting(scene, Description(kind)))
-    if count < 2 or not is_countable(scene, Description(kind)) or rng.random() < 0.3:
+    count = len(scene.fitting(Description(kind)))
+    if count < 2 or not scene.is_countable(Description(kind)) or rng.random() < 0.3:
         return _one(scene, thing, rng)
     description = Description(kind)
-    colours = {scene.things[i].colour for i in fitting(scene, description)}
+    colours = {scene.things[i].colour for i in scene.fitting(description)}
     if len(colours) == 1 and rng.random() < (CLOTHES_SHARE if kind in PEOPLE else COLOUR_SHARE):
         description = Description(kind, colours.pop())
     if count >= 3 and rng.random() < 0.4:
@@ -130,7 +120,7 @@ def _some(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
 def _pick(scene: Scene, rng: Generator, count: int) -> list[int]:
     """Up to `count` clear things of different kinds, in random order."""
     picked: list[int] = []
-    for i in rng.permutation(clear_things(scene)):
+    for i in rng.permutation(scene.clear_things()):
         if len(picked) < count and scene.things[i].kind not in {scene.things[j].kind for j in picked}:
             picked.append(int(i))
     return picked
@@ -169,7 +159,7 @@ def _relation(scene: Scene, rng: Generator) -> list[Piece] | None:
 
 def _related_pair(scene: Scene, rng: Generator) -> tuple[list[Piece], set[int]] | None:
     for thing in _pick(scene, rng, 4):
-        relations = spoken_relations(scene, thing, clear_others(scene, thing))
+        relations = spoken_relations(scene, thing, scene.clear_others(thing))
         if relations:
             relation, other = choose(rng, relations)
             person = scene.things[thing].kind in PEOPLE
@@ -188,7 +178,7 @@ def _with_it(scene: Scene, rng: Generator) -> list[Piece] | None:
     for thing in _pick(scene, rng, 4):
         if scene.things[thing].kind in PEOPLE:
             continue
-        others = clear_others(scene, thing)
+        others = scene.clear_others(thing)
         relations = [(r, i) for i in others for r in WITH_IT if (r, thing) in spoken_relations(scene, i, [thing])]
         if relations:
             relation, other = choose(rng, relations)
@@ -226,7 +216,7 @@ def _places(scene: Scene, rng: Generator) -> list[Piece] | None:
     """A dog on the left and a chair on the right."""
     parts: list[tuple[str, int]] = []
     for thing in _pick(scene, rng, 8):
-        places = [place for place in IN_PLACE if placed(scene, place, thing) and place not in [p for p, _ in parts]]
+        places = [place for place in IN_PLACE if scene.placed(place, thing) and place not in [p for p, _ in parts]]
         if places and len(parts) < 2:
             parts.append((places[0], thing))
     if not parts:
@@ -240,9 +230,9 @@ def _predicate(scene: Scene, rng: Generator) -> list[Piece] | None:
     """The car next to the tree is red."""
     for thing in _pick(scene, rng, 6):
         what = scene.things[thing]
-        if what.kind not in PEOPLE and only_fit(scene, Description(what.kind)) == thing:
+        if what.kind not in PEOPLE and scene.only_fit(Description(what.kind)) == thing:
             subject = noun_phrase(scene, Description(what.kind), rng, "the")
-            relations = spoken_relations(scene, thing, [i for i in clear_things(scene) if i != thing])
+            relations = spoken_relations(scene, thing, [i for i in scene.clear_things() if i != thing])
             if relations and rng.random() < 0.6:
                 relation, other = choose(rng, relations)
                 subject += plain(choose(rng, RELATION_WORDS[relation])) + _one(scene, other, rng)
@@ -256,8 +246,8 @@ def _chain(scene: Scene, rng: Generator) -> list[Piece] | None:
     if first is None:
         return None
     mentioned = {scene.things[i].kind for i in first[1]}
-    rest = [i for i in clear_things(scene) if scene.things[i].kind not in mentioned]
-    sides = [(side, i) for i in rest for side in ("left", "right") if placed(scene, side, i)]
+    rest = [i for i in scene.clear_things() if scene.things[i].kind not in mentioned]
+    sides = [(side, i) for i in rest for side in ("left", "right") if scene.placed(side, i)]
     if sides and rng.random() < 0.5:
         side, thing = choose(rng, sides)
         link = choose(rng, (f", while on the {side} there is", f", and on the {side} is"))

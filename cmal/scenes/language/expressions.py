@@ -13,24 +13,10 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from cmal.scenes.language.gold import Piece, Sentence, join
-from cmal.scenes.language.meaning import (
-    CLEAR_GAP,
-    PLACES,
-    Description,
-    any_of,
-    area,
-    centre,
-    clear_things,
-    fits,
-    fitting,
-    is_clear,
-    is_countable,
-    only_fit,
-    related,
-)
-from cmal.scenes.language.nouns import GROUPS, choose, group_of, means_people
+from cmal.scenes.language.nouns import choose, means_people
 from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase, plain
-from cmal.scenes.world import Scene
+from cmal.scenes.scene import CLEAR_GAP, PLACES, Description, Scene, any_of
+from cmal.scenes.world import GROUP_OF, GROUPS
 
 REFERENCES_PER_IMAGE = 3
 ORDINALS = ("", "second", "third")
@@ -72,23 +58,23 @@ def referents(scene: Scene, expression: Expression) -> tuple[int, ...] | None:
 
     Example: two dogs and a cat: "dog" gives both dogs, "left dog" one, "left cat" the cat, "second cat" nothing.
     """
-    found = fitting(scene, expression.what)
-    if any(not is_clear(scene.things[i]) for i in found) or not is_countable(scene, expression.what):
+    found = scene.fitting(expression.what)
+    if any(not scene.things[i].is_clear for i in found) or not scene.is_countable(expression.what):
         return None
     if expression.side:
         return _counted_off(scene, found, expression)
     if expression.extreme:
         return _extreme(scene, found, expression.extreme)
     if expression.other is not None:
-        others = fitting(scene, expression.other)
-        truths = [any_of([related(scene, expression.relation, i, j) for j in others]) for i in found]
+        others = scene.fitting(expression.other)
+        truths = [any_of([scene.related(expression.relation, i, j) for j in others]) for i in found]
         return None if None in truths else tuple(i for i, true in zip(found, truths) if true)
     return found
 
 
 def _counted_off(scene: Scene, found: tuple[int, ...], expression: Expression) -> tuple[int, ...] | None:
-    ordered = sorted(found, key=lambda i: centre(scene.things[i])[0], reverse=expression.side == "right")
-    xs = [centre(scene.things[i])[0] / scene.size_wh_px[0] for i in ordered]
+    ordered = sorted(found, key=lambda i: scene.things[i].centre[0], reverse=expression.side == "right")
+    xs = [scene.things[i].centre[0] / scene.size_wh_px[0] for i in ordered]
     if any(abs(b - a) < MIN_STEP for a, b in itertools.pairwise(xs)):
         return None
     if expression.side == "middle":
@@ -99,8 +85,8 @@ def _counted_off(scene: Scene, found: tuple[int, ...], expression: Expression) -
 
 
 def _extreme(scene: Scene, found: tuple[int, ...], extreme: str) -> tuple[int, ...] | None:
-    ordered = sorted(found, key=lambda i: area(scene.things[i]), reverse=extreme == "largest")
-    areas = [area(scene.things[i]) for i in ordered]
+    ordered = sorted(found, key=lambda i: scene.things[i].area, reverse=extreme == "largest")
+    areas = [scene.things[i].area for i in ordered]
     if len(areas) > 1 and max(areas[:2]) < 1.6 * min(areas[:2]):
         return None
     return tuple(ordered[:1])
@@ -108,8 +94,8 @@ def _extreme(scene: Scene, found: tuple[int, ...], extreme: str) -> tuple[int, .
 
 def make_references(scene: Scene, rng: Generator) -> tuple[Reference, ...]:
     """Up to three things with two or three sentences each that fit only it. Things that share their kind come first."""
-    shares_kind = [len(fitting(scene, Description(t.kind))) > 1 for t in scene.things]
-    order = sorted(rng.permutation(clear_things(scene)).tolist(), key=lambda i: not shares_kind[i])
+    shares_kind = [len(scene.fitting(Description(t.kind))) > 1 for t in scene.things]
+    order = sorted(rng.permutation(scene.clear_things()).tolist(), key=lambda i: not shares_kind[i])
     marks = landmarks(scene)
     references = []
     for thing in order:
@@ -141,7 +127,7 @@ def unique_meanings(
         form, meaning = candidates[int(k)]
         if form in hard or form in easy or referents(scene, meaning) != (thing,):
             continue
-        into = hard if len(fitting(scene, Description(meaning.what.noun))) > 1 else easy
+        into = hard if len(scene.fitting(Description(meaning.what.noun))) > 1 else easy
         into[form] = meaning
         if len(hard) == count:
             break
@@ -151,20 +137,20 @@ def unique_meanings(
 def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) -> Iterator[tuple[str, Expression]]:
     """(form, meaning) pairs that may fit only this thing, without superfluous words. The caller checks them."""
     what = scene.things[thing]
-    group = group_of(what.kind)
+    group = GROUP_OF[what.kind]
     by_colour = Description("person" if group == "person" else "thing", what.colour)
     bases = [Description(what.kind), Description(what.kind, what.colour), by_colour]
-    if len(fitting(scene, Description(group))) > 1:
+    if len(scene.fitting(Description(group))) > 1:
         bases.append(Description(group))
     if what.size != "medium":
         bases.append(Description(what.kind, size=what.size))
     places = [(i, other) for i, other in marks if i != thing]
-    beside = [(r, i, other) for i, other in places for r in RELATIONS_USED if related(scene, r, thing, i)]
+    beside = [(r, i, other) for i, other in places for r in RELATIONS_USED if scene.related(r, thing, i)]
     for base in bases:
         form = f"{base.noun in GROUPS}{bool(base.colour)}{bool(base.size)}"
         if base.noun != "thing" or base.colour:
             yield f"plain{form}", Expression(base)
-        if len(fitting(scene, base)) < 2 or base.size:
+        if len(scene.fitting(base)) < 2 or base.size:
             continue
         if base.noun != "thing" or base.colour:
             for side in PLACES:
@@ -174,17 +160,17 @@ def _candidates(scene: Scene, thing: int, marks: list[tuple[int, Description]]) 
             yield "extreme", Expression(base, extreme="largest")
             yield "extreme", Expression(base, extreme="smallest")
         for relation, i, other in beside:
-            if not fits(scene.things[i], base if base.noun != "thing" else Description(what.kind)):
+            if not scene.things[i].fits(base if base.noun != "thing" else Description(what.kind)):
                 yield f"{relation}{form}", Expression(base, relation=relation, other=other)
 
 
 def landmarks(scene: Scene) -> list[tuple[int, Description]]:
     """(thing, description) of things identified by kind, or by kind and colour. Other things are located by them."""
     found = []
-    for i in clear_things(scene):
+    for i in scene.clear_things():
         mark = scene.things[i]
         for description in (Description(mark.kind), Description(mark.kind, mark.colour)):
-            if only_fit(scene, description) == i:
+            if scene.only_fit(description) == i:
                 found.append((i, description))
                 break
     return found
@@ -208,7 +194,7 @@ def _superlative(scene: Scene, meaning: Expression, rng: Generator, article: str
     the = plain(article)
     if meaning.extreme:
         words = {"largest": ("largest", "biggest", "bigger"), "smallest": ("smallest", "tiniest", "smaller")}
-        several = len(fitting(scene, meaning.what)) > 2
+        several = len(scene.fitting(meaning.what)) > 2
         return the + plain(choose(rng, words[meaning.extreme][: 2 if several else 3])) + what
     if meaning.side == "middle":
         return the + (plain("middle") + what if rng.random() < 0.5 else what + plain("in the middle"))

@@ -21,31 +21,10 @@ from numpy.random import Generator
 
 from cmal.scenes.language.captions import AT_LIGHT, IN_GROUND, spoken_relations
 from cmal.scenes.language.gold import join
-from cmal.scenes.language.meaning import (
-    Description,
-    any_of,
-    clear_others,
-    clear_things,
-    fitting,
-    is_countable,
-    is_disputed,
-    only_fit,
-    only_of_kind,
-    placed,
-    related,
-)
-from cmal.scenes.language.nouns import (
-    NAMED_GROUPS,
-    NUMBERS,
-    choose,
-    group_of,
-    means_people,
-    name_of,
-    weighted,
-    with_article,
-)
+from cmal.scenes.language.nouns import NUMBERS, choose, means_people, name_of, weighted, with_article
 from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase
-from cmal.scenes.world import Scene
+from cmal.scenes.scene import Description, Scene, any_of
+from cmal.scenes.world import GROUP_OF, NAMED_GROUPS
 
 LABELS = ("entailment", "neutral", "contradiction")
 HYPOTHESES_PER_IMAGE = 4
@@ -130,7 +109,7 @@ def _entailed(truth: bool | None) -> str | None:
 
 def _is_absent(scene: Scene, noun: str) -> bool:
     """Does the picture show no such thing, not even a hidden or disputed one?"""
-    return not fitting(scene, Description(noun)) and not is_disputed(scene, Description(noun))
+    return not scene.fitting(Description(noun)) and not scene.is_disputed(Description(noun))
 
 
 def _about(nouns: Sequence[str], truth_of: Callable[..., bool | None]) -> Callable[[Scene], str | None]:
@@ -139,7 +118,7 @@ def _about(nouns: Sequence[str], truth_of: Callable[..., bool | None]) -> Callab
     def label_in(scene: Scene) -> str | None:
         if any(_is_absent(scene, noun) for noun in nouns):
             return "neutral"
-        found = [only_fit(scene, Description(noun)) for noun in nouns]
+        found = [scene.only_fit(Description(noun)) for noun in nouns]
         return None if None in found else _entailed(truth_of(scene, *found))
 
     return label_in
@@ -147,8 +126,8 @@ def _about(nouns: Sequence[str], truth_of: Callable[..., bool | None]) -> Callab
 
 def _definite(scene: Scene, rng: Generator) -> Statement | None:
     """A sentence about the only thing of its kind or group that is true of this scene."""
-    single = only_of_kind(scene)
-    groups = [(i, g) for g in NAMED_GROUPS if (i := only_fit(scene, Description(g))) is not None]
+    single = scene.only_of_kind()
+    groups = [(i, g) for g in NAMED_GROUPS if (i := scene.only_fit(Description(g))) is not None]
     form = weighted(rng, {"colour": 0.42, "place": 0.16, "relation": 0.26, "kind": 0.16})
     if form == "kind" and groups:
         i, group = choose(rng, groups)
@@ -163,11 +142,11 @@ def _definite(scene: Scene, rng: Generator) -> Statement | None:
     if form == "relation":
         return _definite_relation(scene, i, noun, subject, single, rng)
     if form == "place":
-        place = next((p for p in ("left", "right") if placed(scene, p, i)), None)
+        place = next((p for p in ("left", "right") if scene.placed(p, i)), None)
         if place is None:
             return None
         words = choose(rng, ("on the {}", "on the {} side")).format(place)
-        return Statement(_end(f"{subject} is {words}", rng), _about([noun], lambda s, a: placed(s, place, a)))
+        return Statement(_end(f"{subject} is {words}", rng), _about([noun], lambda s, a: s.placed(place, a)))
     verb = choose(rng, ("is dressed in", "is wearing", "wears")) if means_people(noun) else "is"
     text = _end(f"{subject} {verb} {what.colour}", rng)
     return Statement(text, _about([noun], lambda s, a: s.things[a].colour == what.colour))
@@ -183,7 +162,7 @@ def _definite_relation(
     relation, j = choose(rng, relations)
     kind = scene.things[j].kind
     text = f"{subject} is {choose(rng, RELATION_WORDS[relation])} the {name_of(kind, 1, rng)}"
-    return Statement(_end(text, rng), _about([noun, kind], lambda s, a, b: related(s, relation, a, b)))
+    return Statement(_end(text, rng), _about([noun, kind], lambda s, a, b: s.related(relation, a, b)))
 
 
 def _claim(scene: Scene, rng: Generator) -> Statement | None:
@@ -214,8 +193,8 @@ def _light(scene: Scene, rng: Generator) -> Statement | None:
 
 
 def _count(scene: Scene, rng: Generator) -> Statement | None:
-    nouns = [n for n in (*(t.kind for t in scene.things), *NAMED_GROUPS) if is_countable(scene, Description(n))]
-    counts = {noun: len(fitting(scene, Description(noun))) for noun in nouns}
+    nouns = [n for n in (*(t.kind for t in scene.things), *NAMED_GROUPS) if scene.is_countable(Description(n))]
+    counts = {noun: len(scene.fitting(Description(noun))) for noun in nouns}
     several = {noun: float(count) for noun, count in counts.items() if 2 <= count < len(NUMBERS)}
     if not several:
         return None
@@ -225,21 +204,21 @@ def _count(scene: Scene, rng: Generator) -> Statement | None:
     text = pattern.format(f"{NUMBERS[count]} {name_of(noun, count, rng)}")
 
     def truth(s: Scene) -> bool | None:
-        return len(fitting(s, Description(noun))) == count if is_countable(s, Description(noun)) else None
+        return len(s.fitting(Description(noun))) == count if s.is_countable(Description(noun)) else None
 
     return Statement(_end(text, rng), lambda s: _entailed(truth(s)))
 
 
 def _existence(scene: Scene, rng: Generator, with_relation: bool) -> tuple[str, Truth] | None:
     """A phrase ("a red car", "a red car next to a tree") and a function that gives its truth in a scene."""
-    clear = clear_things(scene)
+    clear = scene.clear_things()
     if not clear:
         return None
     i = choose(rng, clear)
     what = scene.things[i]
     description = Description(what.kind, what.colour if rng.random() < 0.6 else "")
     phrase = join(noun_phrase(scene, description, rng)).text
-    relations = spoken_relations(scene, i, clear_others(scene, i))
+    relations = spoken_relations(scene, i, scene.clear_others(i))
     if not with_relation:
         return phrase, lambda s: _some_fit(s, description)
     if not relations:
@@ -251,24 +230,24 @@ def _existence(scene: Scene, rng: Generator, with_relation: bool) -> tuple[str, 
     def truth(s: Scene) -> bool | None:
         if _some_fit(s, description) is None or _some_fit(s, other) is None:
             return None
-        return any_of([related(s, relation, a, b) for a in fitting(s, description) for b in fitting(s, other)])
+        return any_of([s.related(relation, a, b) for a in s.fitting(description) for b in s.fitting(other)])
 
     return phrase, truth
 
 
 def _some_fit(scene: Scene, description: Description) -> bool | None:
-    return bool(fitting(scene, description)) if is_countable(scene, description) else None
+    return bool(scene.fitting(description)) if scene.is_countable(description) else None
 
 
 def _unknowable(scene: Scene, rng: Generator) -> Statement | None:
     """A sentence that mentions a thing with a property that no picture can show."""
-    clear = clear_things(scene)
+    clear = scene.clear_things()
     if not clear:
         return None
     what = scene.things[choose(rng, clear)]
     description = Description(what.kind, what.colour if rng.random() < 0.5 else "")
     phrase = join(noun_phrase(scene, description, rng)).text
-    group = group_of(what.kind)
+    group = GROUP_OF[what.kind]
     owned = group != "person" and rng.random() < 0.4
     tail = f"that belongs to {choose(rng, OWNERS)}" if owned else choose(rng, TAILS[group])
     pattern = choose(rng, ("There is {} {}", "You can see {} {}", "The picture shows {} {}"))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from numpy.random import Generator
 
-from cmal.scenes.world import ANIMALS, KINDS, PEOPLE, VEHICLES
+from cmal.scenes.world import GROUPS, KINDS, KINDS_NAMED
 
 T = TypeVar("T")
 
@@ -35,38 +35,16 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 NAMES.update({kind: ((kind, f"{kind}s"),) for kind in KINDS if kind not in NAMES})
 
-GROUPS: dict[str, frozenset[str]] = {
-    "person": frozenset(PEOPLE),
-    "animal": frozenset(ANIMALS),
-    "vehicle": frozenset(VEHICLES),
-    "thing": frozenset(KINDS) - frozenset(PEOPLE),
-}
-_KINDS_NAMED = {kind: frozenset((kind,)) for kind in KINDS} | GROUPS
-NAMED_GROUPS = ("person", "animal", "vehicle")  # groups that people count and refer to by name
-_GROUP_OF = {kind: group for group, kinds in reversed(GROUPS.items()) for kind in kinds}  # "thing" is overwritten
 GROUP_NAMES = {"person": ("person", "people"), "animal": ("animal", "animals"), "vehicle": ("vehicle", "vehicles")}
 GROUP_NAMES["thing"] = ("thing", "things")
-
-# A duck is a bird too, so a picture with a duck gets no text whose truth depends on "a bird".
-ALSO_CALLED = {"bird": ("duck",)}
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 USUAL_NAME_SHARE = 0.65
 
 
-def kinds_named(noun: str) -> frozenset[str]:
-    """The kinds that a kind or group word includes: "animal" -> dog, cat, ..."""
-    return _KINDS_NAMED[noun]
-
-
-def group_of(kind: str) -> str:
-    """The group of a kind: person, animal, vehicle, or thing."""
-    return _GROUP_OF[kind]
-
-
 def means_people(noun: str) -> bool:
     """Does a kind or group word include people only?"""
-    return kinds_named(noun) <= GROUPS["person"]
+    return KINDS_NAMED[noun] <= GROUPS["person"]
 
 
 def name_of(noun: str, count: int, rng: Generator | None = None) -> str:

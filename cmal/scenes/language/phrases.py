@@ -5,9 +5,9 @@ from __future__ import annotations
 from numpy.random import Generator
 
 from cmal.scenes.language.gold import Piece
-from cmal.scenes.language.meaning import Description, fitting
-from cmal.scenes.language.nouns import GROUPS, NUMBERS, choose, group_of, means_people, name_of, with_article
-from cmal.scenes.world import Scene
+from cmal.scenes.language.nouns import NUMBERS, choose, means_people, name_of, with_article
+from cmal.scenes.scene import Description, Scene
+from cmal.scenes.world import GROUP_OF, GROUPS
 
 RELATION_WORDS = {
     "left of": ("to the left of", "left of"),
@@ -34,7 +34,7 @@ def noun_phrase(
         determiner: "a" (or "an"), "the", or "" for none. If `count` is not 1, the number replaces "a".
         count: number of things, for number word and plural.
     """
-    things = fitting(scene, description)
+    things = scene.fitting(description)
     concept = "" if description.noun in GROUPS else description.noun
     words: list[Piece] = []
     if description.size:
@@ -56,14 +56,14 @@ def noun_phrase(
 def indirect_phrase(scene: Scene, thing: int, rng: Generator) -> list[Piece]:
     """A mention that does not name the kind: "somebody", "an animal", "something red"."""
     kind, colour = scene.things[thing].kind, scene.things[thing].colour
-    group = group_of(kind)
+    group = GROUP_OF[kind]
     if group == "person":
         return [Piece(choose(rng, ("somebody", "someone", "a person")))]
     if group != "thing":
         return [Piece(with_article(group))]
     if rng.random() < 0.5:
         return [Piece(choose(rng, ("an object", "something")))]
-    return [Piece("something"), Piece(colour, fitting(scene, Description("thing", colour)), colour, "attribute")]
+    return [Piece("something"), Piece(colour, scene.fitting(Description("thing", colour)), colour, "attribute")]
 
 
 def plain(text: str) -> list[Piece]:

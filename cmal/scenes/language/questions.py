@@ -14,18 +14,10 @@ from numpy.random import Generator
 from cmal.scenes.language.captions import AIRBORNE
 from cmal.scenes.language.expressions import landmarks, put_in_words, unique_meanings
 from cmal.scenes.language.gold import join
-from cmal.scenes.language.meaning import (
-    Description,
-    clear_things,
-    fitting,
-    is_countable,
-    only_fit,
-    only_of_kind,
-    related,
-)
-from cmal.scenes.language.nouns import NAMED_GROUPS, NAMES, NUMBERS, choose, group_of, name_of, weighted
+from cmal.scenes.language.nouns import NAMES, NUMBERS, choose, name_of, weighted
 from cmal.scenes.language.phrases import RELATION_WORDS, noun_phrase
-from cmal.scenes.world import COLOURS, KINDS, LIGHTS, PEOPLE, Scene
+from cmal.scenes.scene import Description, Scene
+from cmal.scenes.world import COLOURS, GROUP_OF, KINDS, LIGHTS, NAMED_GROUPS, PEOPLE
 
 QUESTIONS_PER_IMAGE = 4
 ANNOTATORS = 10
@@ -109,7 +101,7 @@ def question_type_of(text: str) -> str:
 
 def _colour(scene: Scene, rng: Generator) -> Draft:
     """What color is the car on the left?"""
-    things = [i for i in clear_things(scene) if scene.things[i].kind not in PEOPLE]
+    things = [i for i in scene.clear_things() if scene.things[i].kind not in PEOPLE]
     marks = landmarks(scene)
     for i in rng.permutation(things).tolist():
         meanings = [m for m in unique_meanings(scene, i, rng, 4, marks) if not m.what.colour and m.what.noun != "thing"]
@@ -131,7 +123,7 @@ def _how_many(scene: Scene, rng: Generator) -> Draft:
     count = weighted(rng, {0: 1.0, 1: 1.0, 2: 1.3, 3: 1.2, 4: 0.8, 5: 0.7})
     descriptions = [Description(noun) for noun in (*KINDS, *NAMED_GROUPS)]
     descriptions += [Description("thing", colour) for colour in COLOURS]
-    fit = [d for d in descriptions if is_countable(scene, d) and len(fitting(scene, d)) == count]
+    fit = [d for d in descriptions if scene.is_countable(d) and len(scene.fitting(d)) == count]
     if not fit:
         return None
     what = choose(rng, fit)
@@ -144,9 +136,9 @@ def _how_many(scene: Scene, rng: Generator) -> Draft:
 def _what_beside(scene: Scene, rng: Generator) -> Draft:
     """What is to the left of the tree?"""
     found = []
-    for mark in only_of_kind(scene):
+    for mark in scene.only_of_kind():
         for relation in ("left of", "right of", "next to", "in front of", "behind", "above"):
-            truths = {i: related(scene, relation, i, mark) for i in range(len(scene.things)) if i != mark}
+            truths = {i: scene.related(relation, i, mark) for i in range(len(scene.things)) if i != mark}
             kinds = {scene.things[i].kind for i, true in truths.items() if true}
             if len(kinds) != 1 or (relation == "above" and not kinds <= set(AIRBORNE)):
                 continue
@@ -162,17 +154,17 @@ def _what_beside(scene: Scene, rng: Generator) -> Draft:
 
 def _namings(kind: str) -> tuple[str, ...]:
     """Other names that annotators use for a kind."""
-    return SLIPS.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (group_of(kind),)
+    return SLIPS.get(kind) or tuple(names[0] for names in NAMES[kind][1:]) or (GROUP_OF[kind],)
 
 
 def _which_kind(scene: Scene, rng: Generator) -> Draft:
     """What is the animal on the left? What object is red?"""
     marks = landmarks(scene)
-    for i in rng.permutation(clear_things(scene)).tolist():
+    for i in rng.permutation(scene.clear_things()).tolist():
         kind, colour = scene.things[i].kind, scene.things[i].colour
-        group = group_of(kind)
+        group = GROUP_OF[kind]
         found = []
-        if group != "person" and only_fit(scene, Description("thing", colour)) == i:
+        if group != "person" and scene.only_fit(Description("thing", colour)) == i:
             found.append(choose(rng, ("What is {}?", "What thing is {}?", "What object is {}?")).format(colour))
         if group in ("animal", "vehicle"):
             found += _group_questions(scene, i, group, marks, rng)
@@ -186,7 +178,7 @@ def _group_questions(scene: Scene, thing: int, group: str, marks: Marks, rng: Ge
     for meaning in unique_meanings(scene, thing, rng, 3, marks):
         if meaning.what.noun == group:
             texts.append(f"What is {_definite(put_in_words(scene, meaning, rng).text)}?")
-    if only_fit(scene, Description(group)) == thing:
+    if scene.only_fit(Description(group)) == thing:
         texts.append(f"What kind of {group} is this?")
     return texts
 
@@ -194,7 +186,7 @@ def _group_questions(scene: Scene, thing: int, group: str, marks: Marks, rng: Ge
 def _is_there(scene: Scene, rng: Generator) -> Draft:
     """Is there a red car? For the answer no: another thing's colour, or a kind that is absent."""
     is_yes = bool(rng.random() < 0.5)
-    clear = clear_things(scene)
+    clear = scene.clear_things()
     if not clear:
         return None
     what = scene.things[choose(rng, clear)]
@@ -204,7 +196,7 @@ def _is_there(scene: Scene, rng: Generator) -> Draft:
         colour = choose(rng, sorted({t.colour for t in scene.things} - own) or sorted(set(COLOURS) - own))
     elif not is_yes:
         kind = choose(rng, sorted(set(KINDS) - {t.kind for t in scene.things}))
-    if not is_countable(scene, Description(kind, colour)):
+    if not scene.is_countable(Description(kind, colour)):
         return None
     name = join(noun_phrase(scene, Description(kind, colour), rng)).text
     tail = choose(rng, ("", " in the picture", " in this photo"))
@@ -219,7 +211,7 @@ def _yes_no(truth: bool) -> tuple[str, tuple[str, ...]]:
 def _is_the(scene: Scene, rng: Generator) -> Draft:
     """Is the dog brown? Is the dog to the left of the tree?"""
     is_yes = bool(rng.random() < 0.5)
-    single = only_of_kind(scene)
+    single = scene.only_of_kind()
     if not single:
         return None
     i = choose(rng, single)
@@ -229,7 +221,7 @@ def _is_the(scene: Scene, rng: Generator) -> Draft:
         (relation, j)
         for j in single
         for relation in ("left of", "right of", "next to", "in front of", "behind")
-        if j != i and related(scene, relation, i, j) is is_yes
+        if j != i and scene.related(relation, i, j) is is_yes
     ]
     if relations and (what.kind in PEOPLE or rng.random() < 0.5):
         relation, j = choose(rng, relations)
@@ -245,8 +237,8 @@ def _is_the(scene: Scene, rng: Generator) -> Draft:
 def _are_there(scene: Scene, rng: Generator) -> Draft:
     """Are there exactly two dogs?"""
     is_yes = bool(rng.random() < 0.5)
-    nouns = [n for n in (*KINDS, *NAMED_GROUPS) if is_countable(scene, Description(n))]
-    counts = {n: len(fitting(scene, Description(n))) for n in nouns}
+    nouns = [n for n in (*KINDS, *NAMED_GROUPS) if scene.is_countable(Description(n))]
+    counts = {n: len(scene.fitting(Description(n))) for n in nouns}
     several = [n for n, count in counts.items() if 2 <= count <= 6]
     if not several:
         return None

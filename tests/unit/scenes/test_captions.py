@@ -7,10 +7,10 @@ import pytest
 
 from cmal.scenes.language.captions import AT_LIGHT, GROUND_NAMES, IN_GROUND, make_captions
 from cmal.scenes.language.gold import Piece, join
-from cmal.scenes.language.meaning import Description, placed, related
 from cmal.scenes.language.nouns import NAMES, with_article
 from cmal.scenes.language.phrases import noun_phrase
-from cmal.scenes.world import COLOURS, KINDS, Scene, Thing
+from cmal.scenes.scene import Description, Scene, Thing
+from cmal.scenes.world import COLOURS, KINDS
 
 
 def thing(kind: str, colour: str, box: tuple[int, int, int, int], size: str = "medium", visible: float = 1.0) -> Thing:
@@ -113,12 +113,12 @@ def test_a_caption_mentions_no_kind_colour_ground_or_light_that_is_not_there():
 
 
 def test_left_and_right_are_read_off_the_boxes_and_close_calls_are_nobodys():
-    assert related(DOGS, "left of", 1, 0) is True and related(DOGS, "right of", 1, 0) is False
-    assert related(DOGS, "left of", 0, 3) is None  # they overlap
-    assert related(DOGS, "in front of", 3, 0) is True and related(DOGS, "behind", 3, 0) is False
-    assert related(DOGS, "in front of", 1, 0) is None  # apart: nobody stands in front
-    assert related(DOGS, "next to", 1, 3) is False
-    assert placed(DOGS, "left", 1) is True and placed(DOGS, "left", 3) is False
+    assert DOGS.related("left of", 1, 0) is True and DOGS.related("right of", 1, 0) is False
+    assert DOGS.related("left of", 0, 3) is None  # they overlap
+    assert DOGS.related("in front of", 3, 0) is True and DOGS.related("behind", 3, 0) is False
+    assert DOGS.related("in front of", 1, 0) is None  # apart: nobody stands in front
+    assert DOGS.related("next to", 1, 3) is False
+    assert DOGS.placed("left", 1) is True and DOGS.placed("left", 3) is False
 
 
 def test_relations_said_are_true():

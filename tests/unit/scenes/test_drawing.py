@@ -8,9 +8,10 @@ from cmal.scenes import drawing
 from cmal.scenes.drawing import MIN_VISIBLE_SHARE, encode_jpeg, make_scene
 from cmal.scenes.grounds import light_up, paint_ground
 from cmal.scenes.sampling import Wish
+from cmal.scenes.scene import Scene
 from cmal.scenes.things import LOOKS, SIZE_FACTORS, draw_thing
 from cmal.scenes.things.pen import luminance, mix_paint, outline_of
-from cmal.scenes.world import COLOUR_RGB, COLOURS, GROUNDS, KINDS, LIGHTS, SIZES, Scene
+from cmal.scenes.world import COLOUR_RGB, COLOURS, GROUNDS, KINDS, LIGHTS, SIZES
 
 SAMPLE = 60
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from cmal.scenes.drawing import make_scene
 from cmal.scenes.language.expressions import Expression, make_references, put_in_words, referents
-from cmal.scenes.language.meaning import Description
-from cmal.scenes.world import COLOURS, KINDS, SIZES, Scene, Thing
+from cmal.scenes.scene import Description, Scene, Thing
+from cmal.scenes.world import COLOURS, KINDS, SIZES
 
 
 def thing(kind: str, colour: str, x: int, width: int = 20, visible: float = 1.0) -> Thing:

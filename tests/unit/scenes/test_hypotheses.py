@@ -9,7 +9,8 @@ import numpy as np
 
 from cmal.scenes.language.hypotheses import LABELS, _about, _claim, _definite, _unknowable, make_hypotheses
 from cmal.scenes.language.nouns import NAMES
-from cmal.scenes.world import COLOURS, GROUNDS, KINDS, LIGHTS, Scene, Thing
+from cmal.scenes.scene import Scene, Thing
+from cmal.scenes.world import COLOURS, GROUNDS, KINDS, LIGHTS
 
 
 def random_scene(seed: int) -> Scene:

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from cmal.scenes.preview import GAP_PX, LINE_PX, contact_sheet
-from cmal.scenes.world import COLOUR_RGB, Scene, Thing
+from cmal.scenes.scene import Scene, Thing
+from cmal.scenes.world import COLOUR_RGB
 
 SIZE = (20, 10)
 

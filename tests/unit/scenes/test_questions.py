@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cmal.scenes.language.meaning import Description, fitting
 from cmal.scenes.language.nouns import NAMES
 from cmal.scenes.language.questions import make_questions, question_type_of
-from cmal.scenes.world import COLOURS, GROUNDS, KINDS, LIGHTS, Scene, Thing
+from cmal.scenes.scene import Description, Scene, Thing
+from cmal.scenes.world import COLOURS, GROUNDS, KINDS, LIGHTS
 
 
 def random_scene(seed: int) -> Scene:
@@ -82,11 +82,11 @@ def test_counts_and_presence_are_true():
             words = question.text.rstrip("?")
             name = words.removeprefix("How many ").split(" are")[0].split(" can")[0]
             if words.startswith("How many") and name in kind_of:
-                assert question.answer == str(len(fitting(scene, Description(kind_of[name])))), question
+                assert question.answer == str(len(scene.fitting(Description(kind_of[name])))), question
                 checked += 1
             name = words.split(" in ")[0].partition("Is there a ")[2]
             if name in kind_of and " in " not in words.replace(" in the picture", "").replace(" in this photo", ""):
-                assert question.answer == ("yes" if fitting(scene, Description(kind_of[name])) else "no"), question
+                assert question.answer == ("yes" if scene.fitting(Description(kind_of[name])) else "no"), question
                 checked += 1
     assert checked > 100
 
