@@ -59,7 +59,7 @@ class CmalGroup(click.Group):
             with stop_at_once():
                 return super().invoke(ctx)
         except Stopped as error:
-            found = f"the process was asked to stop ({error})"
+            found = f"the process received a stop signal ({error})"
             click.echo(f"Error: {CmalError('stopped before the end', found, f'{AGAIN}: {_then(ctx)}')}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:

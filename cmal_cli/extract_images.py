@@ -62,8 +62,10 @@ def extract_here(named: list[tuple[str, Path]], root: Path, options: dict[str, A
         is_silent = quiet or shard[0] > 0
     dataset = named[0][0].partition(":")[0] if named else ""
     name = options["detector"] or ("scenes" if dataset == "scenes" else "nanodet")
-    extra = {"dataset": dataset} if dataset and name.startswith("boxes:") else {}
-    detector = build_detector(name, device=device, **{key: options[key] for key in DETECTOR_OPTIONS}, **extra)
+    given = {key: options[key] for key in DETECTOR_OPTIONS}
+    if dataset and name.startswith("boxes:"):
+        given["dataset"] = dataset
+    detector = build_detector(name, device=device, **given)
     with ProgressDisplay("extracting", "images", quiet=is_silent) as progress:
         summary = extract_regions(
             named,

@@ -36,8 +36,10 @@ from cmal.data.text import WordPieces
 from cmal.errors import CheckpointError
 from cmal.hub.model_card import model_card
 from cmal.io.files import atomic_path
+from cmal.model.association import AssociativeMapping
 from cmal.model.cmal import build_cmal
 from cmal.model.inputs import Batch
+from cmal.model.pretraining import CmalForPretraining
 from cmal.regions.detectors import build_detector
 from cmal.regions.images import read_image
 from cmal.regions.types import Regions
@@ -57,7 +59,7 @@ FILES = (WEIGHTS, CONFIG, OLD_CONFIG, VOCABULARY, "README.md", "recipe.yaml")
 
 @dataclass(frozen=True)
 class Found:
-    """A region with the probability that it is meant; its box in pixels, and its place among the regions."""
+    """A region with the probability that it is meant; its box in pixels, and its index among the regions."""
 
     probability: float
     box_xyxy_px: tuple[float, float, float, float]
@@ -68,7 +70,7 @@ class CmalModel(nn.Module, ModelHubMixin):
     """A pre-trained or fine-tuned model with its vocabulary, in evaluation mode. Make it with `from_pretrained`.
 
     Attributes:
-        facts: sizes, heads, task, labels, detector.
+        config: sizes, heads, task, labels, detector.
         word_pieces: its vocabulary.
         model: `CmalForPretraining` or `TaskModel`; model.cmal is the encoders.
         source: the run or folder it came from, or None.
@@ -77,11 +79,13 @@ class CmalModel(nn.Module, ModelHubMixin):
     def __init__(self, config: ModelConfig, word_pieces: WordPieces, source: Path | None = None):
         super().__init__()
         self.config, self.word_pieces, self.source = config, word_pieces, source
-        self.model = _build(config)
+        self.model: CmalForPretraining | TaskModel = _build(config)
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> CmalModel:
+    def from_pretrained(  # type: ignore[override]  # the hub's options go to snapshot_download as they are
+        cls, name: str | Path, **options: Any
+    ) -> CmalModel:
         """A model from a run folder (its best or else its last checkpoint), a checkpoint, a saved folder, or the hub.
 
         Args:
@@ -127,6 +131,7 @@ class CmalModel(nn.Module, ModelHubMixin):
 
     @property
     def device(self) -> torch.device:
+        """Where the model computes."""
         return next(self.parameters()).device
 
     def find_regions(self, images: Sequence[str | Path | np.ndarray]) -> list[Regions]:
@@ -174,14 +179,15 @@ class CmalModel(nn.Module, ModelHubMixin):
         if self.config.kind == "task":
             logits = head(region_states(self.model.cmal, batch)[0]).squeeze(-1)
         else:
+            assert isinstance(head, AssociativeMapping)
             hidden = self.model.cmal.unify(self.model.cmal.encode(*batch.inputs))[0]
             tokens = batch.token_mask.shape[1]
             words = F.normalize(head.text(hidden[1 : tokens - 1].mean(dim=0)), dim=-1)
             logits = F.normalize(head.region(hidden[tokens:]), dim=-1) @ words / head.temperature
         order = logits.softmax(dim=0).sort(descending=True, stable=True)
         boxes = np.asarray(image.boxes_xyxy_px, np.float64)
-        places = zip(order.values.tolist(), order.indices.tolist())
-        return [Found(p, tuple(boxes[place].tolist()), place) for p, place in places if place < len(image)]
+        ranked = zip(order.values.tolist(), order.indices.tolist())
+        return [Found(p, tuple(boxes[region].tolist()), region) for p, region in ranked if region < len(image)]
 
     @torch.no_grad()
     def answer(self, image: Regions, text: str) -> dict[str, float]:
@@ -190,18 +196,20 @@ class CmalModel(nn.Module, ModelHubMixin):
         Raises:
             CheckpointError: the model was not fine-tuned on a task with labels.
         """
-        if not self.config.labels or self.config.kind != "task":
+        model = self.model
+        if not self.config.labels or not isinstance(model, TaskModel):
             raise self._cannot("answer", "fine-tuned on vqa or snli-ve")
-        logits = self.model.task.forward(self.model.cmal, self.model.head, self._batch([image], [text]))[0].float()
-        probabilities = logits.sigmoid() if isinstance(self.model.task, Vqa) else logits.softmax(dim=0)
+        logits = model.task.forward(model.cmal, model.head, self._batch([image], [text]))[0].float()
+        probabilities = logits.sigmoid() if isinstance(model.task, Vqa) else logits.softmax(dim=0)
         order = probabilities.argsort(descending=True, stable=True).tolist()
-        return {self.config.labels[place]: float(probabilities[place]) for place in order}
+        return {self.config.labels[index]: float(probabilities[index]) for index in order}
 
     def _head(self, pretraining: str, task: type, what: str, needed: str) -> nn.Module:
-        if self.config.kind == "pretraining" and pretraining in self.model.heads:
-            return self.model.heads[pretraining]
-        if self.config.kind == "task" and isinstance(self.model.task, task):
-            return self.model.head
+        model = self.model
+        if isinstance(model, CmalForPretraining) and pretraining in model.heads:
+            return model.heads[pretraining]
+        if isinstance(model, TaskModel) and isinstance(model.task, task):
+            return model.head
         raise self._cannot(what, needed)
 
     def _cannot(self, what: str, needed: str) -> CheckpointError:
@@ -212,13 +220,14 @@ class CmalModel(nn.Module, ModelHubMixin):
         return CheckpointError(f"this model cannot {what}", found, f"load one {needed}")
 
     def _batch(self, images: Sequence[Regions], texts: Sequence[str]) -> Batch:
-        store = {str(place): image for place, image in enumerate(images)}
-        builder = ExampleBuilder(self.word_pieces, store, self.config.sizes["max_tokens"])  # a dict reads like a store
-        examples = [builder.build(str(place), str(place), text) for place, text in enumerate(texts)]
+        store = {str(index): image for index, image in enumerate(images)}
+        max_tokens = self.config.sizes["max_tokens"]
+        builder = ExampleBuilder(self.word_pieces, store, max_tokens)  # type: ignore[arg-type]  # a dict reads alike
+        examples = [builder.build(str(index), str(index), text) for index, text in enumerate(texts)]
         return make_batch(examples).to(self.device)
 
 
-def _build(config: ModelConfig) -> nn.Module:
+def _build(config: ModelConfig) -> CmalForPretraining | TaskModel:
     if config.kind == "pretraining":
         return build_pretraining_model(config)
     task = build_task(config.task, TaskOptions(config.labels))

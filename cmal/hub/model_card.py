@@ -1,4 +1,4 @@
-"""The model card: what a stranger should know of a model, filled from its facts and its run folder."""
+"""The model card: what a new user should know about a model, filled from its configuration and its run folder."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ def _about(config: ModelConfig, parameters: int) -> Iterator[str]:
 
 
 def _training(run: Path | None) -> Iterator[str]:
-    recipe = run / "recipe.yaml" if run else None
-    if recipe is None or not recipe.is_file():
+    if run is None or not (recipe := run / "recipe.yaml").is_file():
         return
     yield from ("", "## Training", "")
     steps = [row for row in read_metrics(run / METRICS) if "losses" in row]
@@ -77,13 +76,15 @@ def _versions(run: Path) -> str:
 
 def _scores(run: Path | None) -> Iterator[str]:
     rows = []
-    for file in sorted((run / "results").glob("*.json")) if run else ():
+    for file in sorted((run / "results").glob("*.json")) if run is not None else ():
         try:
             result = read_result(file)
         except DataError:
             continue
         metric = result.metrics[result.main]
-        interval = "" if metric.low is None else f"{100 * metric.low:.2f} to {100 * metric.high:.2f}"
+        interval = (
+            "" if metric.low is None or metric.high is None else f"{100 * metric.low:.2f} to {100 * metric.high:.2f}"
+        )
         cells = (result.task, result.split, result.main, f"{100 * metric.value:.2f} %", interval, result.protocol)
         rows.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     if rows:

@@ -77,7 +77,7 @@ def _summary(probe: Probe) -> Iterator[str]:
 
 
 def _model(probe: Probe) -> str:
-    return f"Model: {probe.checkpoint}." if probe.checkpoint else "No model was asked."
+    return f"Model: {probe.checkpoint}." if probe.checkpoint else "No model."
 
 
 def _gold(gold: Mapping[str, Any]) -> Iterator[str]:
@@ -172,13 +172,13 @@ def _marked(pair: ShownPair, start: int, end: int) -> str:
 def _anchor_table(probe: Probe, pair: ShownPair) -> str:
     if not pair.anchors:
         return tag("p", "no anchor")
-    asked = any(a.model_state for a in pair.anchors)
-    columns = ["words", "tag", "anchor", *(("word's slot says", "region's slot says") if asked else ())]
+    has_model = any(a.model_state for a in pair.anchors)
+    columns = ["words", "tag", "anchor", *(("word's slot says", "region's slot says") if has_model else ())]
     head = tag("tr", *(tag("th", c) for c in columns))
-    return tag("table", tag("thead", head), tag("tbody", *_anchor_rows(probe, pair, asked)))
+    return tag("table", tag("thead", head), tag("tbody", *_anchor_rows(probe, pair, has_model)))
 
 
-def _anchor_rows(probe: Probe, pair: ShownPair, asked: bool) -> Iterator[str]:
+def _anchor_rows(probe: Probe, pair: ShownPair, has_model: bool) -> Iterator[str]:
     for index, anchor in enumerate(pair.anchors):
         swatch = tag("span", "", class_="swatch", style=f"background: {_colour(index)}")
         cells = [
@@ -186,7 +186,7 @@ def _anchor_rows(probe: Probe, pair: ShownPair, asked: bool) -> Iterator[str]:
             tag("td", text(anchor.tag)),
             tag("td", text(f"{anchor.role}: {anchor.concept} {STATE_MARKS[anchor.state]}"), class_=anchor.state),
         ]
-        if asked:
+        if has_model:
             cells += [_answer(probe, anchor.word_to_region), _answer(probe, anchor.region_to_word)]
         yield tag("tr", *cells, **_filter_data(anchor), data_row=index)
 

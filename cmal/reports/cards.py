@@ -29,7 +29,7 @@ class NamedBox:
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """One picture of a card. `note` is written under it; `kind` is "right" where it is the one asked for, else ""."""
+    """One picture of a card. `note` is written under it; `kind` is "right" where it is the right one, else ""."""
 
     image_id: str
     boxes: tuple[NamedBox, ...] = ()

@@ -42,7 +42,7 @@ def _alignment(cell: object) -> str:
 
 
 def image_uri(path: Path, largest_px: int) -> str:
-    """An image file, upright and no larger than asked, as a data URI. Raises ImageError where it cannot be read."""
+    """An image file, upright and no larger than `size`, as a data URI. Raises ImageError where it cannot be read."""
     picture = Image.fromarray(read_image(path))
     picture.thumbnail((largest_px, largest_px))
     buffer = io.BytesIO()

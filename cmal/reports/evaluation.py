@@ -71,6 +71,7 @@ def _evenly(places: Sequence[int], count: int) -> list[int]:
 
 def _scores(evaluation: Evaluation) -> Iterator[str]:
     result = evaluation.result
+    assert result is not None, "a page shows scored answers"
     yield tag("h2", text(f"{result.task} {result.split} {evaluation.boxes and evaluation.boxes + ' boxes'}"))
     rows = [*metric_rows(result), *chance_rows(result)]
     yield table(("metric", "value", "95% interval"), rows)

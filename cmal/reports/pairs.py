@@ -29,7 +29,7 @@ class ShownAnchor:
         role: "object" or "attribute"; concept: its name.
         span: first character of the caption and one past the last.
         box_xyxy_px: of the region, or of the gold box where it was missed; tag: the detector's word for it, "" if missed.
-        word_to_region, region_to_word: what the model says there, where it was asked.
+        word_to_region, region_to_word: what the model says there, if there is a model.
     """
 
     state: str
@@ -43,7 +43,7 @@ class ShownAnchor:
 
     @property
     def model_state(self) -> str:
-        """ "right" if both associations are, "wrong" if one is not, "" where the model was not asked."""
+        """ "right" if both associations are, "wrong" if one is not, "" without a model."""
         if self.word_to_region is None or self.region_to_word is None:
             return ""
         return "right" if self.word_to_region.is_right and self.region_to_word.is_right else "wrong"
@@ -62,7 +62,8 @@ class ShownPair:
 def choose_pairs(probe: Probe, count: int) -> list[ShownPair]:
     """Up to `count` pairs: as far as there are any, half of them with something wrong; each half evenly over the records."""
     answers = _answers_by_anchor(probe)
-    wrong, fine = [], []
+    wrong: list[int] = []
+    fine: list[int] = []
     for number, pair in enumerate(_all_pairs(probe, answers)):
         (wrong if _has_fault(pair) else fine).append(number)
     of_wrong = min(len(wrong), max(count // 2, count - len(fine)))
@@ -99,7 +100,7 @@ def _pair(probe: Probe, number: int, answers: dict[_Key, tuple[Answer, Answer]])
     anchors = probe.finder.find_anchors(mentions, regions)
     chars = np.array(word_spans(record.caption), np.int64).reshape(-1, 2)
     rows = probe.gold.get(record.id)
-    states, met = ["unknown"] * len(anchors), set()
+    states, met = ["unknown"] * len(anchors), set[GoldSpan]()
     if rows is not None:
         right, met = judge_anchors(anchors, mentions, chars, regions.boxes_xyxy_px, gold_boxes_by_span(rows))
         states = ["right" if one else "false" for one in right]
@@ -108,10 +109,10 @@ def _pair(probe: Probe, number: int, answers: dict[_Key, tuple[Answer, Answer]])
     for index, (region, mention) in enumerate(anchors.pairs.tolist()):
         first, past = mentions.spans[mention].tolist()
         is_attribute = bool(anchors.is_attribute[index])
-        asked = answers.get((number, region, first, past, is_attribute), (None, None))
+        said = answers.get((number, region, first, past, is_attribute), (None, None))
         name = probe.finder.thesaurus.concept_names[int(anchors.concepts[index])]
         span = (int(chars[first][0]), int(chars[past - 1][1]))
-        shown.append(ShownAnchor(states[index], ROLES[is_attribute], name, span, *boxes[region], *asked))
+        shown.append(ShownAnchor(states[index], ROLES[is_attribute], name, span, *boxes[region], *said))
     return ShownPair(record, regions.image_wh_px, boxes, (*shown, *_missed(rows or (), met)))
 
 

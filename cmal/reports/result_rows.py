@@ -15,7 +15,11 @@ def metric_rows(result: EvaluationResult) -> list[tuple[str, str, str]]:
     rows = []
     for name, metric in result.metrics.items():
         scale, unit = (1, "") if "rank" in name else (100, " %")
-        interval = "" if metric.low is None else f"{scale * metric.low:.2f} to {scale * metric.high:.2f}"
+        interval = (
+            ""
+            if metric.low is None or metric.high is None
+            else f"{scale * metric.low:.2f} to {scale * metric.high:.2f}"
+        )
         rows.append((name, f"{scale * metric.value:.2f}{unit}", interval))
     return rows
 

@@ -131,7 +131,7 @@ def _curves(steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[st
     others = (
         ("learning rate", "lr"),
         ("gradient norm before clipping", "grad_norm"),
-        ("examples a second", "examples_per_s"),
+        ("examples per second", "examples_per_s"),
     )
     charts = [line_chart(title, [Series("last", x, [row[key] for row in steps])]) for title, key in others]
     yield tag("div", *charts, class_="charts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class LoadedTask:
         contrastive: the contrastive head of a pre-trained checkpoint that has one.
     """
 
-    task: Task
+    task: Task[Any]
     model: TaskModel
     config: ModelConfig
     word_pieces: WordPieces
@@ -62,7 +63,7 @@ def has_right_answer(record: Record) -> bool:
 @torch.no_grad()
 def distributed_answers(
     loaded: LoadedTask,
-    records: Sequence[Record],
+    records: Sequence[Any],
     builder: ExampleBuilder,
     context: DistributedContext,
     report: Callable[[int, int], None] = lambda done, of: None,
@@ -84,7 +85,7 @@ def distributed_answers(
     ranks = (context.rank, context.world_size)
     own_rows = loaded.task.score_matrix(cmal, head, states, report, ranks, shortlist)
     rows = gather_by_id({context.rank + turn * context.world_size: row for turn, row in enumerate(own_rows)})
-    scores = {"scores": np.stack([rows[row] for row in range(len(rows))])}
+    scores: Answers = {"scores": np.stack([rows[row] for row in range(len(rows))])}
     return scores | ({"shortlist": shortlist} if shortlist else {})
 
 

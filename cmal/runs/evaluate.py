@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def _protocol(request: EvaluationRequest, loaded: LoadedTask) -> str:
 def shortlist_chooser(
     loaded: LoadedTask,
     inputs: EvaluationInputs,
-    records: Sequence[Record],
+    records: Sequence[Any],
     builder: ExampleBuilder,
     device: torch.device,
     protocol: str,

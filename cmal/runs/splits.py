@@ -8,21 +8,21 @@ from typing import TypeVar
 
 import numpy as np
 
-from cmal.data.records import Record, read_records
+from cmal.data.records import read_records
 from cmal.errors import DataError
 from cmal.runs.evaluation_inputs import how_to_prepare
 from cmal.tasks import NEEDS_ANSWERS
-from cmal.tasks.base import Task
+from cmal.tasks.base import RecordT, Task
 
 Item = TypeVar("Item")
 
 
-def read_splits(task: Task, root: Path, splits: str) -> list[Record]:
+def read_splits(task: Task[RecordT], root: Path, splits: str) -> list[RecordT]:
     """The records of several splits, as in "train+val". Raises DataError as `read_split`."""
     return [record for split in splits.split("+") for record in read_split(task, root, split.strip())]
 
 
-def read_split(task: Task, root: Path, split: str) -> list[Record]:
+def read_split(task: Task[RecordT], root: Path, split: str) -> list[RecordT]:
     """The task's records in ROOT/SPLIT.jsonl.
 
     Raises:

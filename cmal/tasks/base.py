@@ -1,4 +1,4 @@
-"""The Task protocol: what a downstream task brings to the one training loop and the one evaluation.
+"""What a downstream task brings to the one training loop and the one evaluation.
 
 A task reads records, makes batches of them, has a head, a loss and answers, and scores the answers by its official
 protocol. Tasks meet only here.
@@ -8,9 +8,10 @@ Legend: B batch, T word pieces, R regions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from cmal.model.inputs import Batch
 from cmal.model.transformer import no_rows
 
 Answers = dict[str, Any]
+RecordT = TypeVar("RecordT", bound=Record)
 IGNORE_LABEL = -100  # a record without a right answer: it costs nothing
 
 
@@ -53,47 +55,44 @@ class Scores:
     more_values: Mapping[str, tuple[np.ndarray, Sequence[str] | None]] = field(default_factory=dict)
 
 
-class Task(Protocol):
+class Task(ABC, Generic[RecordT]):
     """One downstream task.
 
     Attributes:
         name: as in `cmal eval NAME`; record_kind: what its files hold.
         labels: the head's classes in order; empty where it has none. Saved beside the checkpoint.
-        main_protocol, protocols: names `--protocol` takes.
+        main_protocol, protocols: names that `--protocol` takes.
     """
 
     name: str
-    record_kind: type[Record]
-    labels: tuple[str, ...]
+    record_kind: type[RecordT]
+    labels: tuple[str, ...] = ()
     main_protocol: str
     protocols: tuple[str, ...]
 
+    @abstractmethod
     def build_head(self, width: int, dropout: float) -> nn.Module:
         """The task's own layers."""
-        ...
 
-    def make_batch(self, records: Sequence[Record], builder: ExampleBuilder, generator: np.random.Generator) -> Batch:
+    @abstractmethod
+    def make_batch(self, records: Sequence[RecordT], builder: ExampleBuilder, generator: np.random.Generator) -> Batch:
         """Examples with targets (where the records have answers), padded."""
-        ...
 
+    @abstractmethod
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:
         """The head's output for a batch."""
-        ...
 
+    @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """() the training loss."""
-        ...
 
+    @abstractmethod
     def answers(self, output: Tensor, batch: Batch) -> Answers:
         """Record id -> answer, in plain Python values."""
-        ...
 
-    def score(self, answers: Answers, records: Sequence[Record], protocol: str) -> Scores:
+    @abstractmethod
+    def score(self, answers: Answers, records: Sequence[RecordT], protocol: str) -> Scores:
         """The official metrics of answers to all records."""
-        ...
-
-
-AnswerAll = Callable[[Sequence[Record]], Answers]
 
 
 class Mlp(nn.Sequential):

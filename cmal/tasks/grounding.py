@@ -27,7 +27,7 @@ from cmal.model.cmal import Cmal
 from cmal.model.inputs import Batch
 from cmal.model.transformer import no_rows
 from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
-from cmal.tasks.base import Answers, Scores
+from cmal.tasks.base import Answers, Scores, Task
 from cmal.tasks.metrics.grounding import GROUNDING_PROTOCOLS, MIN_IOU, recalls, right_boxes, score_phrase
 
 SCORED_BY = ("both", "unified", "unimodal")
@@ -63,11 +63,10 @@ class GroundingHead(nn.Module):
         return scores
 
 
-class PhraseGrounding:
+class PhraseGrounding(Task[PhraseRecord]):
     """See the module. Args: name as in `cmal eval NAME`; scored_by as in `GroundingHead`."""
 
     record_kind = PhraseRecord
-    labels = ()
     main_protocol = "merged"
     protocols = GROUNDING_PROTOCOLS
 

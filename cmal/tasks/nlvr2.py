@@ -17,11 +17,11 @@ from cmal.data.example import ExampleBuilder
 from cmal.data.records import PairRecord
 from cmal.model.cmal import Cmal
 from cmal.model.inputs import Batch
-from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, Task, cls_states, labelled_loss
 from cmal.tasks.metrics import accuracy_and_consistency
 
 
-class Nlvr2:
+class Nlvr2(Task[PairRecord]):
     """Two-way classification of both images' [CLS] states side by side. Args: name as in `cmal eval NAME`."""
 
     record_kind = PairRecord

@@ -18,6 +18,7 @@ from cmal.data.batch import make_batch
 from cmal.data.example import ExampleBuilder
 from cmal.data.records import ImageTextRecord
 from cmal.model.cmal import Cmal, UniModal
+from cmal.model.transformer import TransformerLayer
 
 ENCODE_BATCH = 64
 MAX_PAIRS = 256
@@ -67,18 +68,18 @@ def score_rows(
     head: nn.Module,
     texts: Sequence[Tensor],
     visuals: Sequence[VisualState],
-    asked: np.ndarray | None = None,
+    is_candidate: np.ndarray | None = None,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> np.ndarray:
     """(N, M) matching logits of images with captions.
 
     Args:
-        asked: (N, M) True = a pair to score, the others get -inf; None: all.
+        is_candidate: (N, M) True = a pair to score, the others get -inf; None: all.
     """
     scores = np.full((len(visuals), len(texts)), -np.inf, np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")
     for row, visual in enumerate(visuals):
-        columns = order if asked is None else order[asked[row, order]]
+        columns = order if is_candidate is None else order[is_candidate[row, order]]
         start = 0
         while start < len(columns):
             tile = columns[start : start + MAX_PAIRS]
@@ -91,11 +92,11 @@ def score_rows(
 
 
 def pairs_at_once(cmal: Cmal, slots: int, device: torch.device) -> int:
-    """How many pairs of at most so many slots make a tile."""
+    """How many pairs of at most this many slots are scored at once."""
     if device.type != "cpu":
         return MAX_PAIRS
-    layers = cmal.unified.stack.layers
-    widest = layers[0].expand.out_features if len(layers) else cmal.width
+    layers = [layer for layer in cmal.unified.stack.layers if isinstance(layer, TransformerLayer)]
+    widest = layers[0].expand.out_features if layers else cmal.width
     return min(MAX_PAIRS, max(1, MAX_NUMBERS // (slots * widest)))
 
 

@@ -20,17 +20,16 @@ from cmal.data.records import ReferringRecord
 from cmal.model.cmal import Cmal
 from cmal.model.inputs import Batch
 from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
-from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, labelled_loss, region_states
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, Task, labelled_loss, region_states
 from cmal.tasks.metrics import BOX_PROTOCOLS, is_hit, oracle_recall
 
 MIN_OVERLAP = 0.5  # a training target is the best overlapping region, if it overlaps by this much
 
 
-class ReferringExpressions:
+class ReferringExpressions(Task[ReferringRecord]):
     """One score a region. Args: name as in `cmal eval NAME`."""
 
     record_kind = ReferringRecord
-    labels = ()
     main_protocol = "official"
     protocols = tuple(BOX_PROTOCOLS)
 

@@ -21,7 +21,7 @@ from cmal.model.cmal import Cmal, UniModal
 from cmal.model.inputs import Batch
 from cmal.model.losses import matching_loss
 from cmal.model.pretraining import MatchingHead
-from cmal.tasks.base import Answers, Scores
+from cmal.tasks.base import Answers, Scores, Task
 from cmal.tasks.metrics import first_five_captions, hits_of_ranks, retrieval_ranks, retrieval_recalls_of_folds
 from cmal.tasks.pair_scores import CachedStates, score_rows
 from cmal.tasks.shortlist import FirstRanking, Shortlist, choose_candidates, seen_from, shortlist_recalls
@@ -29,7 +29,7 @@ from cmal.tasks.shortlist import FirstRanking, Shortlist, choose_candidates, see
 FOLDS = {"full": 1, "1k": 5}  # protocol -> folds
 
 
-class Retrieval:
+class Retrieval(Task[ImageTextRecord]):
     """Matching of images and captions.
 
     Args:
@@ -43,7 +43,6 @@ class Retrieval:
     """
 
     record_kind = ImageTextRecord
-    labels = ()
     main_protocol = "full"
     protocols = tuple(FOLDS)
 
@@ -98,8 +97,8 @@ class Retrieval:
         Of several processes the one at `place` (rank, world) gives the rows rank, rank + world, ...: (n, M).
         """
         mine = slice(place[0], None, place[1])
-        asked = None if shortlist is None else shortlist.listed[mine] > 0
-        return score_rows(cmal, head, states.texts, states.visuals[mine], asked, report)
+        is_candidate = None if shortlist is None else shortlist.listed[mine] > 0
+        return score_rows(cmal, head, states.texts, states.visuals[mine], is_candidate, report)
 
     def make_shortlist(
         self, ranking: FirstRanking, states: CachedStates, records: Sequence[ImageTextRecord], protocol: str, keep: int
@@ -152,8 +151,8 @@ def recalls_and_hits(answers: Answers, owner: np.ndarray, folds: int) -> tuple[d
     shortlist: Shortlist | None = answers.get("shortlist")
     if shortlist:
         texts = retrieval_recalls_of_folds(for_images, owner, folds), hits_of_folds(for_images, owner, folds)
-        for known, found in zip((metrics, hits), texts):
-            known.update({name: value for name, value in found.items() if name.startswith("text_retrieval")})
+        metrics |= {name: value for name, value in texts[0].items() if name.startswith("text_retrieval")}
+        hits |= {name: value for name, value in texts[1].items() if name.startswith("text_retrieval")}
         metrics["recall_mean"] = sum(metrics[name] for name in hits) / len(hits)
         metrics |= shortlist_recalls(shortlist.listed, owner)
     return metrics, hits

@@ -55,9 +55,12 @@ class Shortlist:
 
 
 class FirstRanking(Protocol):
-    """Similarities from uni-modal states; `described` is what the protocol says of it."""
+    """Similarities from uni-modal states."""
 
-    described: str
+    @property
+    def described(self) -> str:
+        """What the protocol says of it."""
+        ...
 
     def similarities(self, states: CachedStates) -> np.ndarray:
         """(N, M), higher is better."""
@@ -199,4 +202,4 @@ def shortlist_recalls(listed: np.ndarray, owner: np.ndarray) -> dict[str, float]
     has_caption = np.zeros(len(listed), bool)
     np.logical_or.at(has_caption, owner, right & CAPTION_FOR_IMAGE > 0)
     found = {"image": float((right & IMAGE_FOR_CAPTION > 0).mean()), "text": float(has_caption.mean())}
-    return {f"{asked}_shortlist_recall": share for asked, share in found.items()}
+    return {f"{direction}_shortlist_recall": share for direction, share in found.items()}

@@ -18,13 +18,13 @@ from cmal.data.example import ExampleBuilder
 from cmal.data.records import EntailmentRecord
 from cmal.model.cmal import Cmal
 from cmal.model.inputs import Batch
-from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, cls_states, labelled_loss
+from cmal.tasks.base import IGNORE_LABEL, Answers, Mlp, Scores, Task, cls_states, labelled_loss
 from cmal.tasks.metrics import accuracy, confusion_table, per_label_table
 
 LABELS = ("contradiction", "entailment", "neutral")
 
 
-class SnliVe:
+class SnliVe(Task[EntailmentRecord]):
     """Three-way classification at [CLS]. Args: name as in `cmal eval NAME`; labels in the head's order."""
 
     record_kind = EntailmentRecord

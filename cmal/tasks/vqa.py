@@ -19,11 +19,11 @@ from cmal.data.example import ExampleBuilder
 from cmal.data.records import VqaRecord
 from cmal.model.cmal import Cmal
 from cmal.model.inputs import Batch
-from cmal.tasks.base import Answers, Mlp, Scores, cls_states
+from cmal.tasks.base import Answers, Mlp, Scores, Task, cls_states
 from cmal.tasks.metrics import VQA_PROTOCOLS, soft_targets, vqa_accuracies, vqa_scores
 
 
-class Vqa:
+class Vqa(Task[VqaRecord]):
     """VQA over a fixed answer vocabulary.
 
     Args:
@@ -71,7 +71,7 @@ class Vqa:
         guess = vqa_accuracies({r.id: most_common for r in records}, records, protocol)
         return Scores(
             main="accuracy",
-            metrics={"accuracy": table["overall"]},
+            metrics={"accuracy": float(table["overall"])},
             chance=float(guess.mean()),
             values=vqa_accuracies(answers, records, protocol),
             clusters=[r.image_id for r in records],

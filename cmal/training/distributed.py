@@ -18,6 +18,7 @@ from cmal.errors import CmalError, in_one_line
 
 TIMEOUT_S = 1800
 SIGN_IN_S = 3.0  # how long survivors of a lost process wait for each other's sign
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
@@ -119,10 +120,10 @@ def barrier() -> None:
         dist.barrier()
 
 
-def gather_by_id(values: dict[str, Value]) -> dict[str, Value]:
+def gather_by_id(values: dict[Key, Value]) -> dict[Key, Value]:
     """The union of every process's dictionary, the same on each; a key that two processes hold appears once."""
     if not is_distributed():
         return values
-    parts: list[dict[str, Value]] = [{} for _ in range(dist.get_world_size())]
+    parts: list[dict[Key, Value]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, values)
     return {key: value for part in parts for key, value in part.items()}

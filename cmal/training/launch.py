@@ -83,7 +83,7 @@ def launch(request: Launch, function: Callable[..., None], *arguments: Any) -> N
     except SignalException as error:
         raise CmalError(
             f"stopped with its {request.processes} processes",
-            f"the process was asked to stop ({error.sigval.name})",
+            f"the process received a stop signal ({error.sigval.name})",
             "run the same command again: it resumes",
         ) from None
     except ChildFailedError as error:

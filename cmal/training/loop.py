@@ -119,7 +119,7 @@ def fit(loop: TrainingLoop) -> Progress:
             if stop and step < loop.steps:
                 raise CmalError(
                     f"stopped at step {step} of {loop.steps}",
-                    "the process was asked to stop; a checkpoint is written",
+                    "the process received a stop signal; a checkpoint is written",
                     "run the same command again to resume",
                 )
             if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:

@@ -67,7 +67,7 @@ def test_it_ends_soon_with_a_message_and_goes_on_as_if_never_stopped(stage, inpu
         elif act.wait() != 0:
             assert act.wait() == 1, f"{act.wait()}: {act.said()}"
             message = message_of(act.said())
-            assert "asked to stop" in message and "run the same command again" in message
+            assert "received a stop signal" in message and "run the same command again" in message
             reported += 1
         assert half_files(place) == []
         status, said = job.run(stage, place)

@@ -99,7 +99,7 @@ def retrieval_recalls_of_folds(
     Images have to be in the order of the test list, for that order defines the folds. `images` and `captions` are totals.
 
     Raises:
-        DataError: the images cannot be parted evenly; else as `retrieval_ranks`.
+        DataError: the images cannot be divided evenly; else as `retrieval_ranks`.
     """
     owner = _check(scores, image_of_caption)
     images = scores.shape[0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def vqa_accuracies(
 
 def vqa_scores(
     predictions: Mapping[str, str], records: Sequence[AnsweredQuestion], protocol: str = "official"
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Accuracy over a set of questions, and per answer type and question type.
 
     Args:

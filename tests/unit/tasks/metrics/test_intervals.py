@@ -80,9 +80,9 @@ def test_pairing_sees_a_small_difference_that_two_intervals_hide():
 
 def test_two_hundred_thousand_right_or_wrong_answers_take_well_under_a_second():
     values = np.random.default_rng(7).integers(2, size=200_000)
-    start = time.perf_counter()
+    start = time.process_time()
     low, high = bootstrap_interval(values)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert 0.49 < low < values.mean() < high < 0.51
 
 
