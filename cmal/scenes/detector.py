@@ -8,9 +8,8 @@ things, attribute names their colours.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,11 +54,7 @@ class ScenesDetector:
         self.attribute_names: tuple[str, ...] = COLOURS
         self.feature_size = net.feature.out_features
         self.max_regions, self.min_regions, self.min_confidence = max_regions, min_regions, min_confidence
-        self.settings: dict[str, Any] = {
-            "max_regions": max_regions,
-            "min_regions": min_regions,
-            "min_confidence": min_confidence,
-        }
+        self.settings = dict(max_regions=max_regions, min_regions=min_regions, min_confidence=min_confidence)
         self.device = device
         self.net = net.eval().to(device).to(memory_format=torch.channels_last)
 
@@ -99,18 +94,16 @@ class ScenesDetector:
                 found[row] = make_regions(features, box / scale, kinds, colours, _wh(images[row]), clip=False)
         return [found[row] for row in range(len(images))]
 
-    def _batches(self, images: Sequence[np.ndarray]) -> list[tuple[list[int], Tensor, list[float]]]:
+    def _batches(self, images: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Tensor, list[float]]]:
         """Images grouped by size, in order of first occurrence: indices, pixels (N, 3, H, W), scales."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, image in enumerate(images):
             groups.setdefault(image.shape[:2], []).append(row)
-        batches = []
         for rows in groups.values():
             pixels = np.stack([images[row] for row in rows])  # (N, H, W, 3)
             tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().div_(255)
             tensor, scale = _fitted(tensor)
-            batches.append((rows, tensor.contiguous(memory_format=torch.channels_last), [scale] * len(rows)))
-        return batches
+            yield rows, tensor.contiguous(memory_format=torch.channels_last), [scale] * len(rows)
 
     def _pick(
         self, boxes: Tensor, probabilities: Tensor, size_hw: tuple[int, int], scale: float

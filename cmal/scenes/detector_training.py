@@ -71,14 +71,10 @@ class _Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, scene = _picture(self.seed, "detector", index)
-        boxes = torch.tensor([thing.box_xyxy_px for thing in scene.things], dtype=torch.float32).reshape(-1, 4)
-        kinds = torch.tensor([KINDS.index(thing.kind) for thing in scene.things], dtype=torch.int64)
-        colours = torch.tensor([COLOURS.index(thing.colour) for thing in scene.things], dtype=torch.int64)
+        boxes, kinds, colours = (torch.from_numpy(values) for values in _truth(scene))
         if torch.rand(()) < 0.5:  # mirror: neither kind nor colour depends on left and right
             image = image[:, ::-1]
-            boxes = torch.stack(
-                [image.shape[1] - boxes[:, 2], boxes[:, 1], image.shape[1] - boxes[:, 0], boxes[:, 3]], 1
-            )
+            boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         return pixels, {"boxes": boxes, "kinds": kinds, "colours": colours}
 
@@ -212,6 +208,7 @@ def _in_batches(detector: ScenesDetector, images: list[np.ndarray]) -> list[Regi
 
 
 def _truth(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (R, 4) float32, kinds (R,) and colours (R,) int64 of the things of a scene."""
     boxes = np.array([thing.box_xyxy_px for thing in scene.things], np.float32).reshape(-1, 4)
     kinds = np.array([KINDS.index(thing.kind) for thing in scene.things], int)
     return boxes, kinds, np.array([COLOURS.index(thing.colour) for thing in scene.things], int)

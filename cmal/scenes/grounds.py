@@ -83,18 +83,19 @@ def _room(generator: np.random.Generator) -> Ground:
     return Ground(picture, horizon, horizon)
 
 
-def _sky(draw: ImageDraw.ImageDraw, horizon: int, generator: np.random.Generator) -> None:
-    """Up to three pale clouds."""
+def _sky(horizon: int, generator: np.random.Generator) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """A sky with up to three pale clouds."""
+    picture, draw = _blank(pick(SKIES, generator))
     for _ in range(int(generator.integers(0, 4))):
         x, y = generator.uniform(0, WIDTH_PX), generator.uniform(6, 0.6 * horizon)
         for dx, radius in ((-11, 5), (-2, 8), (9, 6)):
             draw.ellipse((x + dx - 1.5 * radius, y - radius, x + dx + 1.5 * radius, y + radius), (236, 242, 246))
+    return picture, draw
 
 
 def _street(generator: np.random.Generator) -> Ground:
     horizon = int(generator.integers(58, 74))
-    picture, draw = _blank(pick(SKIES, generator))
-    _sky(draw, horizon, generator)
+    picture, draw = _sky(horizon, generator)
     haze = pick(((176, 186, 198), (188, 184, 186), (170, 184, 186)), generator)
     x = -5
     while x < WIDTH_PX:  # a far skyline
@@ -115,8 +116,7 @@ def _street(generator: np.random.Generator) -> Ground:
 def _water(generator: np.random.Generator) -> Ground:
     horizon, shore = int(generator.integers(50, 66)), int(generator.integers(120, 134))
     water, sand = pick(WATERS, generator), pick(SANDS, generator)
-    picture, draw = _blank(pick(SKIES, generator))
-    _sky(draw, horizon, generator)
+    picture, draw = _sky(horizon, generator)
     draw.rectangle((0, horizon, WIDTH_PX, HEIGHT_PX), water)
     for _ in range(int(generator.integers(14, 34))):
         x, y = generator.uniform(-8, WIDTH_PX), generator.uniform(horizon + 3, shore)
@@ -131,8 +131,7 @@ def _water(generator: np.random.Generator) -> Ground:
 
 def _field(generator: np.random.Generator) -> Ground:
     horizon, grass = int(generator.integers(52, 72)), pick(GRASSES, generator)
-    picture, draw = _blank(pick(SKIES, generator))
-    _sky(draw, horizon, generator)
+    picture, draw = _sky(horizon, generator)
     for _ in range(int(generator.integers(0, 4))):
         x, half, height = generator.uniform(0, WIDTH_PX), generator.uniform(40, 80), generator.uniform(8, 22)
         draw.ellipse(
@@ -140,9 +139,8 @@ def _field(generator: np.random.Generator) -> Ground:
         )
     draw.rectangle((0, horizon, WIDTH_PX, HEIGHT_PX), grass)
     for x, y in generator.uniform((0, horizon + 4), (WIDTH_PX, HEIGHT_PX), (int(generator.integers(20, 60)), 2)):
-        tone = shade(grass, 0.82)
-        draw.line((x, y, x - 2, y - 4), tone)
-        draw.line((x, y, x + 2, y - 4), tone)
+        for lean in (-2, 2):
+            draw.line((x, y, x + lean, y - 4), shade(grass, 0.82))
     if generator.random() < 0.3:
         x = generator.uniform(30, 160)
         draw.polygon([(x - 4, horizon), (x + 4, horizon), (x + 46, HEIGHT_PX), (x - 10, HEIGHT_PX)], (204, 184, 140))

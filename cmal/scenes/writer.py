@@ -81,12 +81,16 @@ def scene_rows(scene: Scene, texts: SceneTexts, imgid: int) -> Rows:
     captions = [
         {"id": image_id * 10 + k, "image_id": image_id, "caption": c.text} for k, c in enumerate(texts.captions)
     ]
+    questions = [
+        {"image_id": image_id, "question": q.text, "question_id": image_id * 1000 + k}
+        for k, q in enumerate(texts.questions)
+    ]
     return {
         "images": _json_rows([image]),
         "captions": _json_rows(captions),
         "instances": _json_rows(_instances(scene)),
         "refs": b"".join(_pickled(ref) for ref in _refs(scene, texts.references)),
-        "questions": _json_rows(_questions(image_id, texts.questions)),
+        "questions": _json_rows(questions),
         "answers": _json_rows(_answers(image_id, texts.questions)),
         "snli_ve": _lines(_snli_ve(scene, texts)),
         "karpathy": _json_rows([_karpathy(scene, captions, imgid)]),
@@ -142,11 +146,6 @@ def _refs(scene: Scene, references: Sequence[Reference]) -> Iterator[dict]:
             "sentences": sentences,
             "sent_ids": [s["sent_id"] for s in sentences],
         }
-
-
-def _questions(image_id: int, questions: Sequence[Question]) -> Iterator[dict]:
-    for k, question in enumerate(questions):
-        yield {"image_id": image_id, "question": question.text, "question_id": image_id * 1000 + k}
 
 
 def _answers(image_id: int, questions: Sequence[Question]) -> Iterator[dict]:
@@ -249,38 +248,30 @@ class Tables:
 
     def write_files(self, official: Path, gold: Path) -> None:
         """Writes all official files, each atomically."""
+        coco = {"info": INFO, "licenses": [LICENCE]}
+        with_kinds = {**coco, "categories": CATEGORIES}
         for split in SPLITS:
-            self._write_split(official, split)
+            path = official / f"captions_{split}.json"
+            self._write_json(path, coco, [split], images="images", annotations="captions")
+            path = official / f"instances_{split}.json"
+            self._write_json(path, with_kinds, [split], images="images", annotations="instances")
+            vqa = {"info": INFO, "task_type": "Open-Ended", "data_type": "scenes", "license": LICENCE}
+            vqa["data_subtype"] = split
+            path = official / f"v2_OpenEnded_scenes_{split}_questions.json"
+            self._write_json(path, vqa, [split], questions="questions")
+            self._write_json(official / f"v2_scenes_{split}_annotations.json", vqa, [split], annotations="answers")
+            self._write_lines(official / f"snli_ve_{SNLI_VE_SPLIT[split]}.jsonl", "snli_ve", split)
             self._write_lines(gold / f"{split}.jsonl", "gold", split)
-        coco = {"info": INFO, "licenses": [LICENCE], "categories": CATEGORIES}
-        self._write_json(official / "instances.json", coco, {"images": "images", "annotations": "instances"}, SPLITS)
-        self._write_json(official / "dataset_scenes.json", {"dataset": "scenes"}, {"images": "karpathy"}, SPLITS)
+        self._write_json(official / "instances.json", with_kinds, SPLITS, images="images", annotations="instances")
+        self._write_json(official / "dataset_scenes.json", {"dataset": "scenes"}, SPLITS, images="karpathy")
         with atomic_path(official / "refs(scenes).p") as path, path.open("wb") as file:
             file.write(b"\x80\x02]")  # protocol 2, an empty list; each row appends one item
             for split in SPLITS:
                 self._copy("refs", split, file)
             file.write(b".")
 
-    def _write_split(self, official: Path, split: str) -> None:
-        coco = {"info": INFO, "licenses": [LICENCE]}
-        rows = {"images": "images", "annotations": "captions"}
-        self._write_json(official / f"captions_{split}.json", coco, rows, (split,))
-        rows = {"images": "images", "annotations": "instances"}
-        self._write_json(official / f"instances_{split}.json", {**coco, "categories": CATEGORIES}, rows, (split,))
-        vqa = {
-            "info": INFO,
-            "task_type": "Open-Ended",
-            "data_type": "scenes",
-            "license": LICENCE,
-            "data_subtype": split,
-        }
-        name = f"v2_OpenEnded_scenes_{split}_questions.json"
-        self._write_json(official / name, vqa, {"questions": "questions"}, (split,))
-        self._write_json(official / f"v2_scenes_{split}_annotations.json", vqa, {"annotations": "answers"}, (split,))
-        self._write_lines(official / f"snli_ve_{SNLI_VE_SPLIT[split]}.jsonl", "snli_ve", split)
-
-    def _write_json(self, path: Path, head: dict, lists: dict[str, str], splits: Sequence[str]) -> None:
-        """Writes one JSON object: the keys of `head`, then each list ({key: table}) with one row per line."""
+    def _write_json(self, path: Path, head: dict, splits: Sequence[str], **lists: str) -> None:
+        """Writes one JSON object: the keys of `head`, then each list (key=table) with one row per line."""
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.write(json.dumps(head).encode()[:-1])
             for key, table in lists.items():
