@@ -33,7 +33,7 @@ def test_report_shows_curves_recipe_and_environment(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = {name for row in rows for name in row.get("losses", ())}
     assert {"loss", "amc", "mlm", "itm"} <= names
-    for name in [*(n.replace("_", " ") for n in names), "learning rate", "examples a second"]:
+    for name in [*(n.replace("_", " ") for n in names), "learning rate", "examples per second"]:
         assert f"<b>{name}</b>" in page
     assert page.count('class="chart"') == len(names) + 3
     assert "4 of 4" in page and "validation" in page and "width: 32" in page

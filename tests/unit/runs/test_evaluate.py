@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cmal.errors import DataError
 from cmal.runs.evaluate import EvaluationRequest, run_evaluation
 from cmal.runs.finetune import run_finetuning
 from cmal.runs.recipe import FinetuneRecipe, load_recipe
+from cmal.tasks.shortlist import fit_late_interaction
 from cmal.training.retention import keep_best
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -189,7 +191,8 @@ def test_retrieval_rankings_put_every_item_in_the_order_of_its_score(cmal, tmp_p
         assert values[0] == scores[images.index(image)].max()
 
 
-def test_a_shortlist_is_said_in_the_result_and_holds_all_where_it_is_long(cmal, tmp_path):
+def test_a_shortlist_is_said_in_the_result_and_holds_all_where_it_is_long(cmal, tmp_path, monkeypatch):
+    monkeypatch.setattr("cmal.runs.evaluate.fit_late_interaction", partial(fit_late_interaction, steps=20))
     run = shutil.copytree("runs/tiny", tmp_path / "tiny", symlinks=True)  # a result is kept in the run's folder
     paths = ("--records", "data/scenes", "--regions", "data/scenes/regions", "--checkpoint", run, "--zero-shot")
     found = {}
