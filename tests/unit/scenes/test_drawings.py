@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmal.scenes.things import LOOKS
+from cmal.scenes.things import LOOKS, draw_thing
 from cmal.scenes.things.drawings import Drawing, descriptions
 from cmal.scenes.things.pen import PALE, SKINS, Paint, Pen, shade
 
@@ -23,6 +23,13 @@ def test_the_files_describe_every_kind_in_its_own_poses_only():
     assert set(descriptions()) == set(LOOKS)
     for kind, parts in descriptions().items():
         assert {pose for part in parts for pose in part.poses} <= {"all", *LOOKS[kind].poses}, kind
+
+
+def test_parts_in_brackets_are_drawn_in_their_poses_only():
+    up, down = (
+        draw_thing("bird", "red", "large", pose, np.random.default_rng(1)) for pose in ("up-right", "down-right")
+    )
+    assert up.size == down.size and up.tobytes() != down.tobytes()
 
 
 @pytest.mark.parametrize(
