@@ -15,10 +15,13 @@ from cmal.anchors.finder import AnchorFinder
 from cmal.anchors.thesaurus import NO_CONCEPT, Thesaurus
 from cmal.data.example import TagNoise
 from cmal.errors import CheckpointError, CmalError
-from cmal.regions.boxes import iou_matrix
+from cmal.regions.boxes import iou_matrix, xywh_to_xyxy
+from cmal.regions.coco_instances import read_instances
+from cmal.regions.detection_map import mean_average_precision
 from cmal.regions.detectors import build_detector
 from cmal.regions.detectors.nanodet import find_objects
 from cmal.regions.detectors.nanodet_input import letterbox, normalise, scaled_size
+from cmal.regions.detectors.nanodet_names import COCO_CLASSES
 from cmal.regions.detectors.nanodet_network import cell_centres, decode_boxes
 from cmal.regions.detectors.windows import parse_windows
 from cmal.regions.extract import extract_regions
@@ -214,3 +217,16 @@ def test_boxes_of_a_photograph_that_was_read_reduced_are_in_its_full_pixels(tmp_
     assert one.image_wh_px == (3601, 2700) and one.boxes_xyxy_px[-6].tolist() == [0, 0, 3601, 2700]
     overlaps = iou_matrix(one.boxes_xyxy_px[:5], full.boxes_xyxy_px[:5])
     assert overlaps.max(axis=1).min() > 0.8
+
+
+def test_average_precision_on_photographs_of_coco_is_that_of_the_graph(real_data):
+    table = read_instances(real_data / "coco" / "annotations" / "instances_val2017.json")
+    class_of = {number: COCO_CLASSES.index(name) for number, name in table.categories.items()}
+    detector = build_detector("nanodet", device="cpu", windows="", min_confidence=0.05, max_regions=100)
+    found, truth = [], []
+    for image in table.images.values():
+        (one,) = detector.detect([read_image(real_data / "coco" / "images" / "val2017" / image.file_name)])
+        found.append((one.boxes_xyxy_px, one.object_conf, one.object_ids))
+        boxes = xywh_to_xyxy(np.array([box.box_xywh_px for box in image.boxes]).reshape(-1, 4))
+        truth.append((boxes, np.array([class_of[box.category_id] for box in image.boxes], int)))
+    assert len(truth) == 40 and mean_average_precision(found, truth)[0] >= 0.44
