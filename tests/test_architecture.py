@@ -36,10 +36,14 @@ TASKS = ("vqa", "snli_ve", "rec", "retrieval", "nlvr2")
 
 @lru_cache
 def edges() -> dict[str, set[str]]:
-    """Module -> the modules of ours, or the outside packages, that it imports."""
+    """Module -> the modules of ours, or the outside packages, that it imports.
+
+    Without `cmal` itself: its public API is imported at first use (see tests/unit/test_public_api.py).
+    """
     files = sorted(path for package in ("cmal", "cmal_cli") for path in (ROOT / package).rglob("*.py"))
     modules = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
-    return {name: imported(path.read_text(encoding="utf-8"), frozenset(modules)) for name, path in modules.items()}
+    known = frozenset(modules)
+    return {name: imported(path.read_text(encoding="utf-8"), known) for name, path in modules.items() if name != "cmal"}
 
 
 def imported(source: str, known: frozenset[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """A trained model for use in Python, and its way to and from the Hugging Face hub.
 
-    from cmal.hub.model import CmalModel
-    model = CmalModel.from_pretrained("runs/scenes")        # a run, a checkpoint, a saved folder, or a name on the hub
+    import cmal
+    model = cmal.load("runs/scenes")                        # a run, a checkpoint, a saved folder, or a name on the hub
     [photo] = model.find_regions(["photo.jpg"])             # by the detector it was trained with
     model.encode_texts(["a red dog"])[0].shape              # (T, D); model.encode_regions([photo])[0] is (R, D)
     model.score(photo, "a red dog beside a tree")           # the probability that they belong together
@@ -67,7 +67,7 @@ class Found:
 
 
 class CmalModel(nn.Module, ModelHubMixin):
-    """A pre-trained or fine-tuned model with its vocabulary, in evaluation mode. Make it with `from_pretrained`.
+    """A pre-trained or fine-tuned model with its vocabulary, in evaluation mode. Load it with `from_pretrained`.
 
     Attributes:
         config: sizes, heads, task, labels, detector.
@@ -111,7 +111,7 @@ class CmalModel(nn.Module, ModelHubMixin):
         return loaded
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Everything but the card, which the mixin asks for itself; called by `save_pretrained` and `push_to_hub`."""
+        """Write everything but the card, which the mixin writes; called by `save_pretrained` and `push_to_hub`."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         with atomic_path(save_directory / WEIGHTS) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
@@ -166,10 +166,11 @@ class CmalModel(nn.Module, ModelHubMixin):
 
     @torch.no_grad()
     def find(self, image: Regions, phrase: str) -> list[Found]:
-        """Which regions does the phrase mean? All of them, likeliest first.
+        """All regions with the probability that the phrase means them, likeliest first.
 
-        A model fine-tuned on referring expressions answers with its head. A pre-trained one associates the phrase, mean
-        over its pieces, with every region as at an anchor, though nothing is swapped; that is ours and untrained for.
+        A model fine-tuned on referring expressions answers with its head. For a pre-trained one the
+        association head compares the mean of the phrase's word pieces with every region. Nothing is swapped. Ours: the
+        model was not trained for this use of the head.
 
         Raises:
             CheckpointError: the model has neither head.
@@ -222,9 +223,12 @@ class CmalModel(nn.Module, ModelHubMixin):
     def _batch(self, images: Sequence[Regions], texts: Sequence[str]) -> Batch:
         store = {str(index): image for index, image in enumerate(images)}
         max_tokens = self.config.sizes["max_tokens"]
-        builder = ExampleBuilder(self.word_pieces, store, max_tokens)  # type: ignore[arg-type]  # a dict reads alike
+        builder = ExampleBuilder(self.word_pieces, store, max_tokens)  # type: ignore[arg-type]  # a dict has the `[]` that is used
         examples = [builder.build(str(index), str(index), text) for index, text in enumerate(texts)]
         return make_batch(examples).to(self.device)
+
+
+load = CmalModel.from_pretrained
 
 
 def _build(config: ModelConfig) -> CmalForPretraining | TaskModel:

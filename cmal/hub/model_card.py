@@ -13,8 +13,8 @@ from cmal.runs.results import read_result
 
 PAPER = "https://arxiv.org/abs/2410.12595"
 USE = """```python
-from cmal.hub.model import CmalModel
-model = CmalModel.from_pretrained("THIS MODEL")
+import cmal
+model = cmal.load("THIS MODEL")
 [photo] = model.find_regions(["photo.jpg"])
 {line}
 ```"""
