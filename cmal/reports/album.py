@@ -13,28 +13,28 @@ Box = Sequence[float]
 LETTER_WIDTH = 0.66  # of a letter's height, on average
 
 
-def find_pictures(image_ids: Iterable[str], folders: Sequence[Path], given: Path | None) -> dict[str, Path]:
+def find_pictures(image_ids: Iterable[str], folders: Sequence[Path], only_in: Path | None) -> dict[str, Path]:
     """Image id -> file.
 
     Args:
-        image_ids: those wanted; their part before ":" says whose images they are.
-        folders: where they may lie; those that do not exist are passed over.
-        given: the one folder that they must lie in, or None.
+        image_ids: of the pictures to find; the part before ":" names the data set.
+        folders: folders to search in this order; missing ones are skipped.
+        only_in: the folder to search instead of `folders`, or None.
 
     Raises:
-        DataError: `given` holds none of them. ImageError: `given` is no folder.
+        DataError: `only_in` holds none of them. ImageError: `only_in` is not a folder.
     """
-    wanted = set(image_ids)
-    datasets = sorted({image_id.partition(":")[0] for image_id in wanted})
+    needed = set(image_ids)
+    datasets = sorted({image_id.partition(":")[0] for image_id in needed})
     found: dict[str, Path] = {}
-    for folder in [given] if given else [folder for folder in folders if folder.is_dir()]:
+    for folder in [only_in] if only_in else [folder for folder in folders if folder.is_dir()]:
         for dataset in datasets:
             files = images_of_folder(folder, dataset)
-            found |= {image_id: path for image_id, path in files if image_id in wanted and image_id not in found}
-    if given and not found:
+            found |= {image_id: path for image_id, path in files if image_id in needed and image_id not in found}
+    if only_in and not found:
         raise DataError(
-            f"cannot find images in {given}",
-            f"the page wants {len(wanted):,}, e.g. {min(wanted, default='none')}; none of them is there",
+            f"cannot find images in {only_in}",
+            f"the page needs {len(needed):,}, e.g. {min(needed, default='none')}; none of them is there",
             "check --images, or leave it away to go without pictures",
         )
     return found
@@ -45,7 +45,7 @@ class Album:
 
     Args:
         files: image id -> file, as far as known.
-        largest_px: pictures are made no larger.
+        largest_px: pictures with a longer side are scaled down to it.
     """
 
     def __init__(self, files: Mapping[str, Path], largest_px: int):
@@ -63,25 +63,25 @@ class Album:
         if image_id not in self._symbols:
             self._symbols[image_id] = self._symbol(image_id, len(self._symbols))
         if self._symbols[image_id]:
-            place = list(self._symbols).index(image_id)
-            inside = [tag("use", href=f"#picture-{place}", width=width, height=height)]
+            index = list(self._symbols).index(image_id)
+            inside = [tag("use", href=f"#picture-{index}", width=width, height=height)]
         else:
             field = tag("rect", width=width, height=height, class_="nothing")
             words = tag("text", "no picture", x=width / 2, y=height / 2, font_size=width / 24, class_="absent")
             inside = [field, words]
         return tag("svg", *inside, *over, viewBox=f"0 0 {width} {height}", class_="picture", role="img")
 
-    def _symbol(self, image_id: str, place: int) -> str:
-        """The picture in a unit square that is stretched to where it is shown; "" where it cannot be had."""
+    def _symbol(self, image_id: str, index: int) -> str:
+        """The picture in a unit square, stretched where it is shown; "" where the file is missing or unreadable."""
         try:
             uri = image_uri(self._files[image_id], self._largest_px)
         except (KeyError, ImageError):
             return ""
         picture = tag("image", href=uri, width=1, height=1, preserveAspectRatio="none")
-        return tag("symbol", picture, id=f"picture-{place}", viewBox="0 0 1 1", preserveAspectRatio="none")
+        return tag("symbol", picture, id=f"picture-{index}", viewBox="0 0 1 1", preserveAspectRatio="none")
 
     def symbols(self) -> str:
-        """What `show` refers to; put it anywhere on the page."""
+        """The definitions that `show` refers to; they belong on the page once."""
         return tag("svg", *self._symbols.values(), width=0, height=0, class_="album", aria_hidden="true")
 
 

@@ -44,7 +44,7 @@ def write_anchors_page(path: Path, probe: Probe, images: Path | None, count: int
         count: at most so many pairs.
 
     Raises:
-        CmalError: `images` was given and holds none of them, or the page cannot be written.
+        CmalError: `images` is a folder that holds none of them, or the page cannot be written.
     """
     records = probe.request.records
     files = find_pictures((r.image_id for r in probe.records), [records.parent / "images"], images)

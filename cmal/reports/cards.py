@@ -104,8 +104,8 @@ def _retrieval(evaluation: Evaluation, number: int, value: float) -> Card:
     order = np.argsort(-for_captions[:, number], kind="stable")
     rank = order.tolist().index(own) + 1
     pictures = tuple(
-        ShownPicture(images[i], note=f"{place}. {for_captions[i, number]:.2f}", kind=RIGHT if i == own else "")
-        for place, i in enumerate(order[:SHOWN_RANKS].tolist(), start=1)
+        ShownPicture(images[i], note=f"{rank}. {for_captions[i, number]:.2f}", kind=RIGHT if i == own else "")
+        for rank, i in enumerate(order[:SHOWN_RANKS].tolist(), start=1)
     )
     best = np.argsort(-for_images[own], kind="stable")[:SHOWN_RANKS].tolist()
     captions = [(f"{'✓' if records[i].image_id == record.image_id else '✗'} {for_images[own, i]:.2f}", i) for i in best]

@@ -42,7 +42,11 @@ def _alignment(cell: object) -> str:
 
 
 def image_uri(path: Path, largest_px: int) -> str:
-    """An image file, upright and no larger than `size`, as a data URI. Raises ImageError where it cannot be read."""
+    """An image file, upright, each side at most `largest_px` pixels, as a data URI.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     picture = Image.fromarray(read_image(path))
     picture.thumbnail((largest_px, largest_px))
     buffer = io.BytesIO()
@@ -51,7 +55,7 @@ def image_uri(path: Path, largest_px: int) -> str:
 
 
 def write_page(path: Path, title: str, body: Iterable[str], scripts: Sequence[str] = ()) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically: a failed write leaves no file.
 
     Args:
         title: plain text.

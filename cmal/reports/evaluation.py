@@ -39,14 +39,14 @@ def write_evaluation_page(
         count: at most so many answers of each store; half of them wrong, as far as there are any.
 
     Raises:
-        CmalError: `images` was given and holds none of them, or the page cannot be written.
+        CmalError: `images` is a folder that holds none of them, or the page cannot be written.
     """
     pieces = resolve_inputs(request)
     chosen = [[make_card(e, number) for number in choose(e, count)] for e in evaluations]
-    wanted = {picture.image_id for cards in chosen for card in cards for picture in card.pictures}
-    datasets = sorted({image_id.partition(":")[0] for image_id in wanted})
+    image_ids = {picture.image_id for cards in chosen for card in cards for picture in card.pictures}
+    datasets = sorted({image_id.partition(":")[0] for image_id in image_ids})
     folders = [pieces.records / "images", *(pieces.records.parent / name / "images" for name in datasets)]
-    album = Album(find_pictures(wanted, folders, images), LARGEST_PX)
+    album = Album(find_pictures(image_ids, folders, images), LARGEST_PX)
     body = [_controls([card for cards in chosen for card in cards])]
     for evaluation, cards in zip(evaluations, chosen):
         store = RegionStore.open(pieces.stores[evaluation.boxes])
@@ -57,7 +57,10 @@ def write_evaluation_page(
 
 
 def choose(evaluation: Evaluation, count: int) -> list[int]:
-    """Up to `count` places of the records: half of them not wholly right where there are so many, evenly over the file."""
+    """Up to `count` record indices, spread evenly over the file.
+
+    Half of them score below 1, if there are enough such records.
+    """
     values = evaluation.values.tolist()
     wrong = [i for i, value in enumerate(values) if value < 1]
     right = [i for i, value in enumerate(values) if value >= 1]
@@ -65,8 +68,8 @@ def choose(evaluation: Evaluation, count: int) -> list[int]:
     return sorted(_evenly(wrong, of_wrong) + _evenly(right, count - of_wrong))
 
 
-def _evenly(places: Sequence[int], count: int) -> list[int]:
-    return list(places) if count >= len(places) else [places[i * len(places) // count] for i in range(count)]
+def _evenly(indices: Sequence[int], count: int) -> list[int]:
+    return list(indices) if count >= len(indices) else [indices[i * len(indices) // count] for i in range(count)]
 
 
 def _scores(evaluation: Evaluation) -> Iterator[str]:

@@ -60,12 +60,15 @@ class ShownPair:
 
 
 def choose_pairs(probe: Probe, count: int) -> list[ShownPair]:
-    """Up to `count` pairs: as far as there are any, half of them with something wrong; each half evenly over the records."""
+    """Up to `count` pairs, half of them with an error if there are enough such pairs.
+
+    Each half is spread evenly over the records.
+    """
     answers = _answers_by_anchor(probe)
     wrong: list[int] = []
     fine: list[int] = []
     for number, pair in enumerate(_all_pairs(probe, answers)):
-        (wrong if _has_fault(pair) else fine).append(number)
+        (wrong if _has_error(pair) else fine).append(number)
     of_wrong = min(len(wrong), max(count // 2, count - len(fine)))
     chosen = sorted(_evenly(wrong, of_wrong) + _evenly(fine, count - of_wrong))
     return [_pair(probe, number, answers) for number in chosen]
@@ -75,7 +78,7 @@ def _all_pairs(probe: Probe, answers: dict[_Key, tuple[Answer, Answer]]) -> Iter
     return (_pair(probe, number, answers) for number in range(len(probe.records)))
 
 
-def _has_fault(pair: ShownPair) -> bool:
+def _has_error(pair: ShownPair) -> bool:
     return any(a.state in ("false", "missed") or a.model_state == "wrong" for a in pair.anchors)
 
 
@@ -100,9 +103,9 @@ def _pair(probe: Probe, number: int, answers: dict[_Key, tuple[Answer, Answer]])
     anchors = probe.finder.find_anchors(mentions, regions)
     chars = np.array(word_spans(record.caption), np.int64).reshape(-1, 2)
     rows = probe.gold.get(record.id)
-    states, met = ["unknown"] * len(anchors), set[GoldSpan]()
+    states, matched = ["unknown"] * len(anchors), set[GoldSpan]()
     if rows is not None:
-        right, met = judge_anchors(anchors, mentions, chars, regions.boxes_xyxy_px, gold_boxes_by_span(rows))
+        right, matched = judge_anchors(anchors, mentions, chars, regions.boxes_xyxy_px, gold_boxes_by_span(rows))
         states = ["right" if one else "false" for one in right]
     boxes = _boxes(probe, regions)
     shown = []
@@ -113,14 +116,14 @@ def _pair(probe: Probe, number: int, answers: dict[_Key, tuple[Answer, Answer]])
         name = probe.finder.thesaurus.concept_names[int(anchors.concepts[index])]
         span = (int(chars[first][0]), int(chars[past - 1][1]))
         shown.append(ShownAnchor(states[index], ROLES[is_attribute], name, span, *boxes[region], *said))
-    return ShownPair(record, regions.image_wh_px, boxes, (*shown, *_missed(rows or (), met)))
+    return ShownPair(record, regions.image_wh_px, boxes, (*shown, *_missed(rows or (), matched)))
 
 
-def _missed(rows: Sequence[dict[str, Any]], met: set[GoldSpan]) -> Iterator[ShownAnchor]:
-    """Gold spans that no right anchor meets, one a box."""
+def _missed(rows: Sequence[dict[str, Any]], matched: set[GoldSpan]) -> Iterator[ShownAnchor]:
+    """Gold spans that no right anchor matches, one per box."""
     for row in rows:
         span = tuple(row["span"])
-        if (row["role"], *span) not in met:
+        if (row["role"], *span) not in matched:
             yield ShownAnchor("missed", row["role"], row["concept"], span, tuple(row["box_xyxy_px"]), "")
 
 

@@ -29,7 +29,9 @@ def write_run_report(run: Path) -> Path:
     """
     if not (run / "recipe.yaml").is_file():
         raise CheckpointError(
-            f"cannot report on {run}", "it has no recipe.yaml", "give a run folder, made by cmal pretrain or finetune"
+            f"cannot report on {run}",
+            "it has no recipe.yaml",
+            "give a run folder that cmal pretrain or cmal finetune wrote",
         )
     rows = read_metrics(run / METRICS)
     steps, validations = [r for r in rows if "losses" in r], [r for r in rows if "validation" in r]

@@ -1,4 +1,4 @@
-"""The table name -> task."""
+"""Downstream tasks by name: `TASKS`, and `build_task` that builds one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmal.tasks.vqa import Vqa
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What building a task may need: the head's labels, and retrieval's protocol."""
+    """Options of all tasks; each builder reads its own: `labels` of the head, the others of `Retrieval`."""
 
     labels: Sequence[str] = ()
     retrieval_images: int = 0
@@ -68,7 +68,7 @@ NEEDS_ANSWERS = ("vqa", "scenes-vqa")
 
 
 def build_task(name: str, options: TaskOptions) -> Task:
-    """The task of a name.
+    """The task called `name` in `TASKS`.
 
     Raises:
         RecipeError: there is no such task.

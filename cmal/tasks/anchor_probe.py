@@ -46,16 +46,16 @@ class _RoleCounts:
     found: int = 0
     right: int = 0
     gold_spans: int = 0
-    gold_met: int = 0
+    gold_matched: int = 0
 
     def as_dict(self) -> dict[str, float | int | None]:
         return {
             "precision": self.right / self.found if self.found else None,
-            "recall": self.gold_met / self.gold_spans if self.gold_spans else None,
+            "recall": self.gold_matched / self.gold_spans if self.gold_spans else None,
             "found": self.found,
             "right": self.right,
             "gold_spans": self.gold_spans,
-            "gold_spans_met": self.gold_met,
+            "gold_spans_met": self.gold_matched,
         }
 
 
@@ -63,8 +63,8 @@ def anchor_statistics(finder: AnchorFinder, items: Iterable[ProbeItem]) -> dict[
     """Statistics of the anchors between captions and their images.
 
     A found anchor is *right* when a gold span of its role overlaps its words and its region's box has an IoU of at least
-    0.5 with one of that span's boxes. A gold span is *met* when some right anchor is right by it; a span with several
-    boxes counts once.
+    0.5 with one of that span's boxes. A gold span is *matched* when at least one anchor is right because of it; a span
+    with several boxes counts once.
 
     Returns:
         JSON values: `pairs`, `pairs_with_anchor`, `coverage` (their share), `anchors`, `anchors_per_pair`,
@@ -125,7 +125,7 @@ def _compare(
 ) -> None:
     """Adds one item to the counts."""
     gold = gold_boxes_by_span(item.gold or ())
-    right, met = judge_anchors(anchors, mentions, item.char_spans, item.regions.boxes_xyxy_px, gold)
+    right, matched = judge_anchors(anchors, mentions, item.char_spans, item.regions.boxes_xyxy_px, gold)
     for index, (region, mention) in enumerate(anchors.pairs.tolist()):
         role = ROLES[int(anchors.is_attribute[index])]
         counts[role].found += 1
@@ -136,8 +136,8 @@ def _compare(
             false[role, " ".join(item.words[start:end]), tag] += 1
     for span in gold:
         counts[span[0]].gold_spans += 1
-        counts[span[0]].gold_met += span in met
-        if span not in met:
+        counts[span[0]].gold_matched += span in matched
+        if span not in matched:
             missed[span[0], _words_in(item, span)] += 1
 
 
@@ -156,9 +156,9 @@ def judge_anchors(
     boxes_xyxy_px: np.ndarray,
     gold: dict[GoldSpan, np.ndarray],
 ) -> tuple[np.ndarray, set[GoldSpan]]:
-    """Which anchors are right (A,) bool, and which gold spans are met by them."""
+    """(A,) True where an anchor is right, and the gold spans that the right anchors match."""
     right = np.zeros(len(anchors), dtype=bool)
-    met: set[GoldSpan] = set()
+    matched: set[GoldSpan] = set()
     for index, (region, mention) in enumerate(anchors.pairs.tolist()):
         first_word, past_last = mentions.spans[mention].tolist()
         start, end = int(char_spans[first_word][0]), int(char_spans[past_last - 1][1])
@@ -167,8 +167,8 @@ def judge_anchors(
             overlaps = span[0] == role and span[1] < end and start < span[2]
             if overlaps and iou_matrix(boxes_xyxy_px[[region]], gold_boxes).max() >= GOLD_IOU:
                 right[index] = True
-                met.add(span)
-    return right, met
+                matched.add(span)
+    return right, matched
 
 
 def _kind(finder: AnchorFinder, concept: int) -> str:
@@ -197,5 +197,5 @@ def _sum(counts: Iterable[_RoleCounts]) -> _RoleCounts:
         total.found += one.found
         total.right += one.right
         total.gold_spans += one.gold_spans
-        total.gold_met += one.gold_met
+        total.gold_matched += one.gold_matched
     return total

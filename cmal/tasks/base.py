@@ -26,17 +26,17 @@ from cmal.model.transformer import no_rows
 
 Answers = dict[str, Any]
 RecordT = TypeVar("RecordT", bound=Record)
-IGNORE_LABEL = -100  # a record without a right answer: it costs nothing
+IGNORE_LABEL = -100  # label of a record without a right answer; the loss skips it
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """Scores of one evaluation.
 
     Attributes:
         main: name of the metric that stands for the task; higher is better.
         metrics: name -> value in [0, 1] (ranks apart).
-        chance: what guessing scores on the main metric, and how it was worked out.
+        chance: the main metric's value for guessing.
         values: (N,) per example, for the bootstrap of the main metric; clusters: (N,) image ids.
         protocol: the convention, in words.
         tables: name -> nested tables (per type, per label, ...).

@@ -1,8 +1,8 @@
 """Phrase grounding: which region does a phrase of the sentence mean? One score per region.
 
 The model reads the whole sentence and all regions. The score of a region is a cosine with the phrase (mean over its word
-pieces), taken in two places and added: between the uni-modal vectors, and between the unified encoder's vectors after
-projection. Both are what pre-training's association asks at anchors, so a pre-trained model grounds without fine-tuning.
+pieces), computed twice and added: between the uni-modal vectors, and between the unified encoder's vectors after
+projection. Pre-training's association learns both cosines at anchors, so a pre-trained model grounds without fine-tuning.
 
 Legend: B batch, T word pieces, R regions, D width.
 Source: the task and its protocols, Plummer et al. 2015 (see `metrics/grounding.py`). Ours: the sum of the two cosines.

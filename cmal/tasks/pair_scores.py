@@ -1,6 +1,6 @@
 """Scores of images with captions from uni-modal states computed once; per pair only the unified encoder runs.
 
-Captions of like length go together, so that little is padded, and the last unified layer is computed at [CLS] alone.
+Captions of similar length share a tile, which keeps padding small. The last unified layer is computed at [CLS] alone.
 
 Legend: N images, M captions, P pairs at once, T word pieces, R regions, D width.
 """
@@ -22,8 +22,8 @@ from cmal.model.transformer import TransformerLayer
 
 ENCODE_BATCH = 64
 MAX_PAIRS = 256
-# of the widest activation of a tile on a CPU: beyond its caches a pair takes longer (768 wide, 56 slots: by half from 32 to
-# 128 pairs)
+# values in the widest activation of one tile on a CPU. A larger tile leaves the caches: at width 768 and 56 slots, a pair
+# takes 50% longer in tiles of 128 pairs than in tiles of 32.
 MAX_NUMBERS = 6_000_000
 
 
@@ -47,18 +47,18 @@ class CachedStates:
 def cache_states(
     cmal: Cmal, records: Sequence[ImageTextRecord], builder: ExampleBuilder, device: torch.device
 ) -> CachedStates:
-    """The states of some records' captions and images, each computed once."""
+    """The uni-modal states of the records' captions (one per record) and images (one per distinct image)."""
     texts: list[Tensor] = []
     visuals: dict[str, VisualState] = {}
     for start in range(0, len(records), ENCODE_BATCH):
         part = records[start : start + ENCODE_BATCH]
         batch = make_batch([builder.build(r.id, r.image_id, r.caption) for r in part]).to(device)
         states = cmal.encode(*batch.inputs)
-        for place, record in enumerate(part):
-            texts.append(states.text[place, states.token_mask[place]])
+        for row, record in enumerate(part):
+            texts.append(states.text[row, states.token_mask[row]])
             if record.image_id not in visuals:
-                real = states.region_mask[place]
-                visuals[record.image_id] = VisualState(states.visual[place, real], states.boxes_unit[place, real])
+                real = states.region_mask[row]
+                visuals[record.image_id] = VisualState(states.visual[row, real], states.boxes_unit[row, real])
     return CachedStates(texts, list(visuals.values()))
 
 
@@ -74,7 +74,7 @@ def score_rows(
     """(N, M) matching logits of images with captions.
 
     Args:
-        is_candidate: (N, M) True = a pair to score, the others get -inf; None: all.
+        is_candidate: (N, M) True = score this pair; the others are -inf. None: score all.
     """
     scores = np.full((len(visuals), len(texts)), -np.inf, np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")
@@ -92,7 +92,7 @@ def score_rows(
 
 
 def pairs_at_once(cmal: Cmal, slots: int, device: torch.device) -> int:
-    """How many pairs of at most this many slots are scored at once."""
+    """Pairs per tile where a pair has at most `slots` positions (word pieces and regions)."""
     if device.type != "cpu":
         return MAX_PAIRS
     layers = [layer for layer in cmal.unified.stack.layers if isinstance(layer, TransformerLayer)]

@@ -55,19 +55,19 @@ class ReferringExpressions(Task[ReferringRecord]):
         return head(hidden).squeeze(-1).float().masked_fill(~batch.region_mask, float("-inf"))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy over an image's regions; expressions without a fitting region count nothing."""
+        """() cross-entropy over an image's regions; expressions without a matching region are left out."""
         has_target = batch.targets["region"] != IGNORE_LABEL
         if not bool(has_target.any()):
-            output = output.masked_fill(~batch.region_mask, 0.0)  # zero times minus infinity would be no number
+            output = output.masked_fill(~batch.region_mask, 0.0)  # 0 * -inf is NaN
         return labelled_loss(output, batch.targets["region"])
 
     def answers(self, output: Tensor, batch: Batch) -> Answers:
         """The chosen box, xyxy in pixels, and all boxes in the order of their scores."""
         answers: Answers = {}
-        for place, id in enumerate(batch.ids):
-            count = int(batch.region_mask[place].sum())
-            order = output[place, :count].argsort(descending=True, stable=True)
-            boxes = batch.boxes_unit[place, order, :4] * batch.image_size_px[place].repeat(2)
+        for row, id in enumerate(batch.ids):
+            count = int(batch.region_mask[row].sum())
+            order = output[row, :count].argsort(descending=True, stable=True)
+            boxes = batch.boxes_unit[row, order, :4] * batch.image_size_px[row].repeat(2)
             answers[id] = boxes.tolist()
         return answers
 

@@ -34,9 +34,9 @@ class Retrieval(Task[ImageTextRecord]):
 
     Args:
         name: as in `cmal eval NAME`.
-        images: score on the first so many images; 0 = all.
-        captions_per_image: the first so many captions of each image count.
-        hard_negatives: of so many mismatches drawn, the one the model scores highest is trained on; 1 = drawn evenly.
+        images: number of images to score on, from the first; 0 = all.
+        captions_per_image: number of captions per image that count, from the first.
+        hard_negatives: mismatches drawn per pair; training uses the one that the model scores highest. 1 = drawn evenly.
 
     Protocols: `full` ranks all images at once; `1k` is the mean over five folds of consecutive images, the usual "COCO 1k"
     on the 5,000 images of the test list.
@@ -56,7 +56,7 @@ class Retrieval(Task[ImageTextRecord]):
     def make_batch(
         self, records: Sequence[ImageTextRecord], builder: ExampleBuilder, generator: np.random.Generator
     ) -> Batch:
-        """B examples, and the places of 3B pairs: each true one, one with another caption, one with another image.
+        """B examples and the indices of 3B pairs: each true pair, one with another caption, one with another image.
 
         With hard negatives each mismatch is a row of candidates: `text` and `image` are (3B, candidates), the true pairs'
         rows repeat them.
@@ -79,8 +79,8 @@ class Retrieval(Task[ImageTextRecord]):
     def evaluation_records(self, records: Sequence[ImageTextRecord]) -> list[ImageTextRecord]:
         """The first captions of the first images, as the protocol has it."""
         kept = list(dict.fromkeys(r.image_id for r in records))[: self.images or None]
-        wanted = set(kept)
-        records = [r for r in records if r.image_id in wanted]
+        kept_set = set(kept)
+        records = [r for r in records if r.image_id in kept_set]
         return [records[i] for i in first_five_captions([r.image_id for r in records], self.captions_per_image)]
 
     def score_matrix(
@@ -89,16 +89,16 @@ class Retrieval(Task[ImageTextRecord]):
         head: nn.Module,
         states: CachedStates,
         report: Callable[[int, int], None] = lambda done, of: None,
-        place: tuple[int, int] = (0, 1),
+        rank_and_world: tuple[int, int] = (0, 1),
         shortlist: Shortlist | None = None,
     ) -> np.ndarray:
-        """(N images, M captions) matching logits of every pair, or of those on a shortlist and -inf for the others.
+        """(N images, M captions) matching logits of every pair. With a shortlist, -inf marks the pairs that are not on it.
 
-        Of several processes the one at `place` (rank, world) gives the rows rank, rank + world, ...: (n, M).
+        With several processes, (rank, world size) selects the image rows rank, rank + world, ...; the result is (n, M).
         """
-        mine = slice(place[0], None, place[1])
-        is_candidate = None if shortlist is None else shortlist.listed[mine] > 0
-        return score_rows(cmal, head, states.texts, states.visuals[mine], is_candidate, report)
+        own_rows = slice(rank_and_world[0], None, rank_and_world[1])
+        is_candidate = None if shortlist is None else shortlist.listed[own_rows] > 0
+        return score_rows(cmal, head, states.texts, states.visuals[own_rows], is_candidate, report)
 
     def make_shortlist(
         self, ranking: FirstRanking, states: CachedStates, records: Sequence[ImageTextRecord], protocol: str, keep: int
@@ -139,12 +139,15 @@ class Retrieval(Task[ImageTextRecord]):
 def rows_of(records: Sequence[ImageTextRecord]) -> tuple[np.ndarray, list[str]]:
     """(M,) the row of each caption's image, and the images in order of first appearance."""
     images = list(dict.fromkeys(r.image_id for r in records))
-    row = {image: place for place, image in enumerate(images)}
+    row = {image: index for index, image in enumerate(images)}
     return np.array([row[r.image_id] for r in records]), images
 
 
 def recalls_and_hits(answers: Answers, owner: np.ndarray, folds: int) -> tuple[dict, dict[str, np.ndarray]]:
-    """Metrics by name, and for each recall a value a query; a query that has a shortlist ranks that alone."""
+    """Metrics by name, and for each recall one value per query.
+
+    With a shortlist, a query ranks only the items on its list.
+    """
     for_captions, for_images = seen_from(answers)
     metrics = retrieval_recalls_of_folds(for_captions, owner, folds)
     hits = hits_of_folds(for_captions, owner, folds)
@@ -166,20 +169,20 @@ def _pairs_scored(answers: Answers, images: int, captions: int) -> str:
 def draw_mismatches(
     image_ids: Sequence[str], generator: np.random.Generator, candidates: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places of texts and images of 3B pairs: B true, B with another image's caption, B with another image.
+    """Indices of texts and images of 3B pairs: B true, B with another image's caption, B with another image.
 
-    (3B,) each, or (3B, candidates) where there are more than one. A record whose image is the only one of the group has no
-    mismatch, and its places are left out.
+    (3B,) each, or (3B, candidates) where there are more than one. If all records share one image,
+    there are no mismatches and only the true pairs are returned.
     """
     _, image = np.unique(image_ids, return_inverse=True)
     shape = (candidates,) if candidates > 1 else ()
-    places = np.arange(len(image_ids)).reshape(-1, *(1 for _ in shape)) + np.zeros(shape, np.int64)
-    texts, images = [places], [places]
+    own_indices = np.arange(len(image_ids)).reshape(-1, *(1 for _ in shape)) + np.zeros(shape, np.int64)
+    texts, images = [own_indices], [own_indices]
     for other_text in (True, False):
-        for place in range(len(image_ids)):
-            others = np.flatnonzero(image != image[place])
+        for index in range(len(image_ids)):
+            others = np.flatnonzero(image != image[index])
             if len(others):
-                other, own = generator.choice(others, shape or None), places[place]
+                other, own = generator.choice(others, shape or None), own_indices[index]
                 texts.append(np.array([other if other_text else own]))
                 images.append(np.array([own if other_text else other]))
     return np.concatenate(texts), np.concatenate(images)
@@ -189,11 +192,11 @@ def draw_mismatches(
 def hardest(
     cmal: Cmal, head: nn.Module, states: UniModal, text: Tensor, image: Tensor, true_pairs: int
 ) -> tuple[Tensor, Tensor]:
-    """(pairs,) texts and images: of each row's candidates the one that the model takes most for a match.
+    """(pairs,) texts and images: of each row's candidates, the one with the highest matching logit.
 
     Args:
         states: of the batch.
-        text, image: (pairs,) or (pairs, candidates) places in the batch; the first `true_pairs` rows are no mismatches.
+        text, image: (pairs,) or (pairs, candidates) indices into the batch; the first `true_pairs` rows are the true pairs.
 
     Ours: candidates come from the example's group and are scored by the model as it trains, dropout and all; Chen et al.
     2020 (UNITER) take the hardest of a random pool likewise.
@@ -207,7 +210,7 @@ def hardest(
 
 
 def hits_of_folds(scores: np.ndarray, owner: np.ndarray, folds: int) -> dict[str, np.ndarray]:
-    """For each recall a value a query whose mean over all queries is the mean over folds of the folds' recalls."""
+    """For each recall one value per query; their mean over all queries is the mean of the folds' recalls."""
     images, captions = scores.shape
     fold_of_image = np.arange(images) * folds // images
     fold_of_caption = fold_of_image[owner]
@@ -217,8 +220,8 @@ def hits_of_folds(scores: np.ndarray, owner: np.ndarray, folds: int) -> dict[str
         part = scores if folds == 1 else scores[np.ix_(rows, columns)]  # no copy of 5,000 x 25,000 scores
         ranks = retrieval_ranks(part, owner[columns] - rows[0])
         for name, hits in hits_of_ranks(*ranks).items():
-            places, count = (columns, captions) if name.startswith("image") else (rows, images)
-            found.setdefault(name, np.zeros(count))[places] = hits * (count / (folds * len(places)))
+            members, count = (columns, captions) if name.startswith("image") else (rows, images)
+            found.setdefault(name, np.zeros(count))[members] = hits * (count / (folds * len(members)))
     return found
 
 

@@ -35,8 +35,8 @@ class Shortlist:
     """Which pairs are scored.
 
     Attributes:
-        listed: (N, M) uint8, why a pair is on the list (see `choose_candidates`); 0 = it is not.
-        keep: candidates a query; first_ranking: whose, in words.
+        listed: (N, M) uint8, which query listed a pair (see `choose_candidates`); 0 = not on the list.
+        keep: candidates per query; first_ranking: the ranking that chose them, in words.
     """
 
     listed: np.ndarray
@@ -45,7 +45,7 @@ class Shortlist:
 
     @property
     def description(self) -> str:
-        """For the result's protocol."""
+        """The sentence about the shortlist in the result's protocol."""
         images, captions = self.listed.shape
         return (
             f"shortlist of {self.keep}: {int((self.listed > 0).sum())} of {images} x {captions} pairs, the {self.keep} best "
@@ -55,11 +55,11 @@ class Shortlist:
 
 
 class FirstRanking(Protocol):
-    """Similarities from uni-modal states."""
+    """A ranking of all pairs that reads cached uni-modal states only."""
 
     @property
     def described(self) -> str:
-        """What the protocol says of it."""
+        """Its description in the result's protocol."""
         ...
 
     def similarities(self, states: CachedStates) -> np.ndarray:
@@ -115,7 +115,7 @@ def unit(states: Tensor, weight: Tensor) -> Tensor:
 
 
 def owners(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(sum of T,) each piece's caption, and one over that caption's pieces."""
+    """(sum of T,) each piece's caption, and 1 / the number of that caption's pieces."""
     device = texts[0].device
     counts = torch.tensor([len(text) for text in texts], device=device)
     caption = torch.repeat_interleave(torch.arange(len(texts), device=device), counts)
@@ -125,14 +125,14 @@ def owners(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def fit_late_interaction(
     states: CachedStates, image_of_caption: np.ndarray, seed: int = 0, steps: int = FIT_STEPS
 ) -> LateInteraction:
-    """Maps that tell each caption's image from the others of a batch, and each image's caption; the states stay as they are.
+    """Maps fitted to separate true pairs from the others of a batch, in both directions; the states are not trained.
 
     Args:
         states: of training records; image_of_caption: (M,) row of each caption's image.
         seed: of the maps' start and the batches.
         steps: of Adam over 64 pairs each, the rate falling to 0.
     """
-    kept = [place for place, image in enumerate(image_of_caption) if len(states.visuals[image].visual)]
+    kept = [caption for caption, image in enumerate(image_of_caption) if len(states.visuals[image].visual)]
     width, device = states.texts[0].shape[1], states.texts[0].device
     generator, draws = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     start = torch.randn(2, width, FIT_WIDTH, generator=generator) / width**0.5
@@ -144,7 +144,7 @@ def fit_late_interaction(
         chosen = draws.choice(kept, min(FIT_BATCH, len(kept)), replace=False)
         images = image_of_caption[chosen]
         cosines = batch_cosines(
-            [states.texts[place] for place in chosen], [states.visuals[image] for image in images], maps
+            [states.texts[caption] for caption in chosen], [states.visuals[image] for image in images], maps
         )
         same_image = torch.from_numpy(images[:, None] == images[None, :]).to(device)
         logits = cosines / log_temperature.exp()
@@ -169,11 +169,11 @@ def batch_cosines(texts: Sequence[Tensor], visuals: Sequence[VisualState], maps:
 def choose_candidates(
     similarities: np.ndarray, keep: int, fold_of_image: np.ndarray, fold_of_caption: np.ndarray
 ) -> np.ndarray:
-    """(N, M) uint8: which pairs are on the list and why.
+    """(N, M) uint8: which pairs are on the list, as IMAGE_FOR_CAPTION | CAPTION_FOR_IMAGE.
 
     Args:
-        similarities: (N, M) of the first ranking. Of equal ones the earlier stays.
-        keep: for each caption so many images, for each image so many captions, of their own fold.
+        similarities: (N, M) of the first ranking. On ties the earlier item is kept.
+        keep: number of images per caption and of captions per image, within one fold.
         fold_of_image, fold_of_caption: (N,), (M,).
     """
     listed = np.zeros(similarities.shape, np.uint8)
@@ -188,7 +188,7 @@ def choose_candidates(
 
 
 def seen_from(answers: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(N, M) scores as a caption asks for images, and as an image asks for captions: -inf outside the query's own list."""
+    """(N, M) scores for caption queries and for image queries; -inf marks pairs that are not on the query's list."""
     scores, shortlist = answers["scores"], answers.get("shortlist")
     if shortlist is None:
         return scores, scores

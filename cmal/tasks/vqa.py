@@ -37,7 +37,7 @@ class Vqa(Task[VqaRecord]):
 
     def __init__(self, name: str, labels: Sequence[str]):
         self.name, self.labels = name, tuple(labels)
-        self._place = {answer: place for place, answer in enumerate(self.labels)}
+        self._index = {answer: index for index, answer in enumerate(self.labels)}
 
     def build_head(self, width: int, dropout: float) -> nn.Module:
         return Mlp(width, 2 * width, len(self.labels), dropout)
@@ -49,8 +49,8 @@ class Vqa(Task[VqaRecord]):
         targets = torch.zeros(len(records), len(self.labels))
         for row, record in zip(targets, records):
             for answer, score in soft_targets(record.answers).items() if record.answers else ():
-                if answer in self._place:
-                    row[self._place[answer]] = score
+                if answer in self._index:
+                    row[self._index[answer]] = score
         return dataclasses.replace(batch, targets={"answers": targets})
 
     def forward(self, cmal: Cmal, head: nn.Module, batch: Batch) -> Tensor:

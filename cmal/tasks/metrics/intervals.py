@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals of means, resampling examples or whole clusters of them (say, all questions of an image).
+"""Percentile bootstrap intervals of means, resampling examples or clusters of examples (say, all questions of an image).
 
 Resampling G clusters with replacement draws how often each occurs from a multinomial distribution. Clusters that contribute
 the same sum and count are interchangeable, so they are drawn as one category: exact, and for right/wrong scores a thousand
@@ -36,7 +36,7 @@ def bootstrap_interval(
 
     Args:
         values: (N,) one score an example (booleans are fine).
-        groups: (N,) cluster ids (any integers or strings); whole clusters are resampled. None: every example for itself.
+        groups: (N,) cluster ids (any integers or strings); clusters are resampled as units. None: no clusters.
         samples: number of resamples. level: share of them inside. seed: same seed, same interval.
 
     Returns:

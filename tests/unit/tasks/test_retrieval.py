@@ -152,7 +152,7 @@ def test_processes_share_the_images_of_the_matrix():
     task, cmal, builder = Retrieval("flickr30k"), toy_cmal(), toy_builder(IMAGES, anchors=False)
     with torch.no_grad():
         whole, even, odd = (
-            task.score_matrix(cmal, head_of(task), cache_states(cmal, RECORDS, builder, CPU), place=place)
+            task.score_matrix(cmal, head_of(task), cache_states(cmal, RECORDS, builder, CPU), rank_and_world=place)
             for place in ((0, 1), (0, 2), (1, 2))
         )
     np.testing.assert_allclose(even, whole[0::2], atol=1e-6)

@@ -115,7 +115,8 @@ def test_rows_shared_by_two_processes_make_the_whole_matrix():
     cpu = torch.device("cpu")
     whole = task.score_matrix(cmal, head, cache_states(cmal, RECORDS, builder, cpu))
     parts = [
-        task.score_matrix(cmal, head, cache_states(cmal, RECORDS, builder, cpu), place=(rank, 2)) for rank in range(2)
+        task.score_matrix(cmal, head, cache_states(cmal, RECORDS, builder, cpu), rank_and_world=(rank, 2))
+        for rank in range(2)
     ]
     assert [len(part) for part in parts] == [2, 1]
     np.testing.assert_array_equal(np.stack([parts[0][0], parts[1][0], parts[0][1]]), whole)
