@@ -41,7 +41,7 @@ def write_anchors_page(path: Path, probe: Probe, images: Path | None, count: int
     Args:
         images: the folder of the images; None tries the folder `images` beside the records and goes without pictures
             where they are not there.
-        count: at most so many pairs.
+        count: maximum number of pairs.
 
     Raises:
         CmalError: `images` is a folder that holds none of them, or the page cannot be written.

@@ -43,7 +43,7 @@ class Card:
 
     Attributes:
         value: its part of the main metric, 0 to 1; state: "right", "partly" or "wrong".
-        group: what cards can be chosen by (answer type, label); "" where there is no such thing.
+        group: what cards can be chosen by (answer type, label); "" if the task has none.
         rows: (what, words) lines beside the pictures.
     """
 

@@ -35,8 +35,8 @@ def write_evaluation_page(
 
     Args:
         images: the folder of the images; None tries `images` in the records' folder and in that of the data set whose
-            images they are, and goes without pictures where they are not there.
-        count: at most so many answers of each store; half of them wrong, as far as there are any.
+            images they are, and shows no pictures if neither exists.
+        count: maximum number of answers per store; half of them wrong, if there are enough.
 
     Raises:
         CmalError: `images` is a folder that holds none of them, or the page cannot be written.

@@ -1,4 +1,4 @@
-"""Referring expressions: which region does the expression mean? One score a region, cross-entropy over candidates.
+"""Referring expressions: which region does the expression mean? One score per region, cross-entropy over candidates.
 
 Protocols: the regions come from the store. A store of all COCO boxes of each image gives the `gt` protocol, one of detected
 boxes the `det` protocol; a hit is IoU > 0.5 with the object's box (peers' conventions by name, see `metrics/boxes.py`).
@@ -27,7 +27,7 @@ MIN_OVERLAP = 0.5  # a training target is the best overlapping region, if it ove
 
 
 class ReferringExpressions(Task[ReferringRecord]):
-    """One score a region. Args: name as in `cmal eval NAME`."""
+    """One score per region. Args: name as in `cmal eval NAME`."""
 
     record_kind = ReferringRecord
     main_protocol = "official"

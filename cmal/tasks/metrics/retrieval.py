@@ -1,7 +1,7 @@
 """Recall at k of image-text retrieval, both ways, from one matrix of scores.
 
 Legend: N images, M captions; `scores (N, M)`, higher is better; `image_of_caption (M,)` is the row of each caption's image.
-*Image retrieval*: a caption is the query for its image; its rank is counted down its own column. *Text retrieval*: an image is
+*Image retrieval*: a caption is the query for its image; its rank is counted in its own column. *Text retrieval*: an image is
 the query for a caption; the best-ranked of its own captions counts. Ranks start at 1.
 
 Ties: the right item is ranked *after* every wrong one of equal score. It needs no random draw, does not depend on the order

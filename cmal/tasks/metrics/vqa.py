@@ -46,7 +46,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], protocol: str = "offic
         prediction: the predicted answer, as text.
         answers: the annotators' answers as given (ten in VQA v2).
         protocol: `official`: new lines, tabs and outer spaces go; then, only when the answers are not all equal, prediction
-            and answers are processed the same way (punctuation, then words). `albef`: an older version that some peers carry;
+            and answers are processed equally (punctuation, then words). `albef`: an older version that some codebases use;
             the prediction is always processed, the answers get punctuation processing alone and only when they are not all
             equal, so an answer with an article, say, can never be matched.
 
