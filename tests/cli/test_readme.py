@@ -109,8 +109,10 @@ def here(tiny_world, tmp_path, monkeypatch) -> Path:
 
 
 def run(arguments: list[str]) -> None:
-    """One line of the README, with fewer steps or images where there are any."""
+    """One line of the README, with fewer steps or images where there are any, and the detector of the drawn pictures."""
     more = {"pretrain": QUICK, "finetune": QUICK, "prepare": ["--images", "12"] if "scenes" in arguments else []}
+    if arguments[:2] == ["extract-regions", "photos"] and "--inspect" not in arguments:
+        more["extract-regions"] = ["--detector", "scenes"]
     result = CliRunner().invoke(main, arguments + more.get(arguments[0], []))
     assert result.exit_code == 0, f"{arguments}\n{result.output}"
 
