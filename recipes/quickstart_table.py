@@ -24,7 +24,7 @@ def collect(results: Path, seconds: float) -> dict[str, Any]:
             "split": cmal.split,
             "chance": cmal.chance,
             "scratch": scratch.metrics[scratch.main].value,
-            "cmal": cmal.tasks.metrics[cmal.main].value,
+            "cmal": cmal.metrics[cmal.main].value,
         }
     anchors = read_json(results / "anchors.json")
     return {"minutes": seconds / 60, "tasks": tasks, "anchors": {key: anchors[key] for key in ANCHOR_KEYS}}

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cmal.runs.results import EvaluationResult, Metric
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """#!/usr/bin/env bash
 case "$1" in
@@ -55,3 +57,39 @@ def test_the_quickstart_from_end_to_end(checkout):
             assert (checkout / f"runs/quickstart/{task}-{init}.json").is_file()
             assert (checkout / f"runs/quickstart/{task}-{init}/report.html").is_file()
     assert (checkout / "runs/quickstart/anchors.html").is_file()
+
+
+def test_the_table_holds_the_scores_with_and_without_pretraining(tmp_path):
+    for init, value in (("pretrained", 0.75), ("random", 0.4)):
+        for task in TASKS:
+            result = EvaluationResult(
+                task=f"scenes-{task}",
+                split="test",
+                main="accuracy",
+                metrics={"accuracy": Metric(value, value - 0.1, value + 0.1)},
+                counts={"examples": 8},
+                protocol="accuracy",
+                proposal_set="none",
+                checkpoint="runs/x",
+                checkpoint_sha256="0" * 64,
+                recipe_sha256="0" * 64,
+                leakage="none",
+                chance=0.25,
+            )
+            result.write_result(tmp_path / f"{task}-{init}.json")
+    keys = ("coverage", "precision", "recall", "association_t2v", "association_v2t")
+    (tmp_path / "anchors.json").write_text(json.dumps(dict.fromkeys(keys, 0.5)))
+    program = [
+        sys.executable,
+        str(ROOT / "recipes/quickstart_table.py"),
+        str(tmp_path),
+        str(tmp_path / "all.json"),
+        "90",
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "all.json").read_text())
+    row = {"metric": "accuracy", "split": "test", "chance": 0.25, "scratch": 0.4, "cmal": 0.75}
+    assert summary["tasks"] == {f"scenes-{task}": row for task in TASKS}
+    assert summary["anchors"] == dict.fromkeys(keys, 0.5) and summary["minutes"] == 1.5
+    assert all(f"{100 * value:.1f}" in done.stdout for value in (0.25, 0.4, 0.75))
