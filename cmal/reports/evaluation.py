@@ -11,6 +11,7 @@ from cmal.reports.album import Album, box_of, find_pictures
 from cmal.reports.cards import Card, ShownPicture, make_card
 from cmal.reports.document import folded, table, tag, text, write_page
 from cmal.reports.result_rows import chance_rows, metric_rows, part_table
+from cmal.reports.sample import sample_items
 from cmal.runs.evaluate import Evaluation
 from cmal.runs.evaluation_inputs import EvaluationRequest, resolve_inputs
 
@@ -61,15 +62,7 @@ def choose(evaluation: Evaluation, count: int) -> list[int]:
 
     Half of them score below 1, if there are enough such records.
     """
-    values = evaluation.values.tolist()
-    wrong = [i for i, value in enumerate(values) if value < 1]
-    right = [i for i, value in enumerate(values) if value >= 1]
-    of_wrong = min(len(wrong), max(count // 2, count - len(right)))
-    return sorted(_evenly(wrong, of_wrong) + _evenly(right, count - of_wrong))
-
-
-def _evenly(indices: Sequence[int], count: int) -> list[int]:
-    return list(indices) if count >= len(indices) else [indices[i * len(indices) // count] for i in range(count)]
+    return sample_items([value < 1 for value in evaluation.values.tolist()], count)
 
 
 def _scores(evaluation: Evaluation) -> Iterator[str]:

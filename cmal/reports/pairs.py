@@ -12,6 +12,7 @@ from cmal.data.records import ImageTextRecord
 from cmal.data.text import split_words, word_spans
 from cmal.regions.inspect import region_tag
 from cmal.regions.types import Regions
+from cmal.reports.sample import sample_items
 from cmal.runs.probe import Probe
 from cmal.tasks.anchor_probe import ROLES, GoldSpan, gold_boxes_by_span, judge_anchors
 from cmal.tasks.association_probe import Answer
@@ -65,27 +66,12 @@ def choose_pairs(probe: Probe, count: int) -> list[ShownPair]:
     Each half is spread evenly over the records.
     """
     answers = _answers_by_anchor(probe)
-    wrong: list[int] = []
-    fine: list[int] = []
-    for number, pair in enumerate(_all_pairs(probe, answers)):
-        (wrong if _has_error(pair) else fine).append(number)
-    of_wrong = min(len(wrong), max(count // 2, count - len(fine)))
-    chosen = sorted(_evenly(wrong, of_wrong) + _evenly(fine, count - of_wrong))
-    return [_pair(probe, number, answers) for number in chosen]
-
-
-def _all_pairs(probe: Probe, answers: dict[_Key, tuple[Answer, Answer]]) -> Iterator[ShownPair]:
-    return (_pair(probe, number, answers) for number in range(len(probe.records)))
+    has_error = [_has_error(_pair(probe, number, answers)) for number in range(len(probe.records))]
+    return [_pair(probe, number, answers) for number in sample_items(has_error, count)]
 
 
 def _has_error(pair: ShownPair) -> bool:
     return any(a.state in ("false", "missed") or a.model_state == "wrong" for a in pair.anchors)
-
-
-def _evenly(numbers: Sequence[int], count: int) -> list[int]:
-    if count >= len(numbers):
-        return list(numbers)
-    return [numbers[i * len(numbers) // count] for i in range(count)]
 
 
 def _answers_by_anchor(probe: Probe) -> dict[_Key, tuple[Answer, Answer]]:
