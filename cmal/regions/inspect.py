@@ -100,7 +100,7 @@ def _ranked(names: tuple[str, ...], counts: np.ndarray) -> tuple[tuple[str, int]
 
 
 def preview_regions(store: RegionStore, files: Iterable[tuple[str, Path]], out: Path, count: int) -> list[Path]:
-    """Draws the boxes and tags of up to `count` images of the store, spread evenly over those given; PNG files in `out`.
+    """Writes pictures with the boxes and tags of up to `count` images of the store, spread evenly over those given; PNG files in `out`.
 
     Raises:
         StoreError: none of the images is in the store.

@@ -1,4 +1,4 @@
-"""Draws the scene of (seed, split, index): samples a plan, draws each thing, places it, adds shadows and light.
+"""Renders the scene of (seed, split, index): samples a plan, draws each thing, places it, adds shadows and light.
 
 Things are pasted back to front. Boxes and visible shares are measured in pixels. A pixel belongs to a thing if the
 thing's tile is at least half opaque there and no nearer thing covers it.
@@ -38,7 +38,7 @@ class _Placed:
 
 
 def make_scene(seed: int, split: str, index: int) -> tuple[Image.Image, Scene]:
-    """Draws one picture and describes its content.
+    """Renders one picture and describes its content.
 
     Args:
         seed: of the data set, not negative.

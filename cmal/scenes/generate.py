@@ -164,7 +164,7 @@ def _end_with_parent() -> None:
 
 
 def _make_block(block: _Block) -> list[Rows]:
-    """Draws a block, writes its pictures and returns the rows of each scene.
+    """Renders a block, writes its pictures and returns the rows of each scene.
 
     All 16 scenes are drawn even if `count` is smaller, because the hypotheses depend on every scene of the block.
     """

@@ -90,7 +90,7 @@ LOOKS: dict[str, Look] = {
 
 
 def draw_thing(kind: str, colour: str, size: str, pose: str, generator: np.random.Generator) -> Image.Image:
-    """Draws one thing on a transparent RGBA tile at its final scale.
+    """Renders one thing on a transparent RGBA tile at its final scale.
 
     Args:
         kind, colour, size: from KINDS, COLOURS and SIZES.

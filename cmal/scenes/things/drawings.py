@@ -1,4 +1,4 @@
-"""Draws a kind from its description in `people.txt`, `animals.txt`, `vehicles.txt`, `outdoor.txt` or `indoor.txt`.
+"""Renders a kind from its description in `people.txt`, `animals.txt`, `vehicles.txt`, `outdoor.txt` or `indoor.txt`.
 
 A description is the name of the kind, followed by one indented line per part, in drawing order:
 
@@ -59,7 +59,7 @@ def descriptions() -> dict[str, list[Part]]:
 
 @dataclass
 class Drawing:
-    """Draws the parts of one thing, and keeps its random fills and numbers."""
+    """Renders the parts of one thing, and keeps its random fills and numbers."""
 
     pen: Pen
     paint: Paint
@@ -68,7 +68,7 @@ class Drawing:
     numbers: dict[str, float] = field(default_factory=dict)
 
     def draw(self, kind: str, pose: str) -> None:
-        """Draws all parts of the kind in this pose."""
+        """Renders all parts of the kind in this pose."""
         self.fills |= {"main": self.paint.main, "dark": self.paint.dark, "light": self.paint.light}
         for part in descriptions()[kind]:
             if pose in part.poses or "all" in part.poses:

@@ -69,7 +69,7 @@ def mix_paint(colour: str, generator: np.random.Generator) -> Paint:
 
 
 class Pen:
-    """Draws on a supersampled transparent tile, with coordinates and widths in units.
+    """A pen on a supersampled transparent tile, with coordinates and widths in units.
 
     Args:
         width_units: tile width; the height is always 100 units.
