@@ -100,7 +100,7 @@ def _ranked(names: tuple[str, ...], counts: np.ndarray) -> tuple[tuple[str, int]
 
 
 def preview_regions(store: RegionStore, files: Iterable[tuple[str, Path]], out: Path, count: int) -> list[Path]:
-    """Writes pictures with the boxes and tags of up to `count` images of the store, spread evenly over those given; PNG files in `out`.
+    """Writes PNG pictures with the boxes and tags of up to `count` images, spread evenly over those given, into `out`.
 
     Raises:
         StoreError: none of the images is in the store.
