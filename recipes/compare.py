@@ -1,7 +1,7 @@
-"""Runs what `compare_plan.py` lists, by the ordinary commands, and keeps every result in one JSON file.
+"""Measures the runs of `compare_plan.py` with the ordinary commands and keeps all results in one JSON file.
 
-Each run is one process with one thread; as many work side by side as there are cores. A run that is done is never done again
-and one that was stopped resumes from its last checkpoint: start the comparison again after any stop.
+Each run is one process with one thread, and as many processes run at once as there are cores. A finished run is never
+repeated, and a stopped one resumes from its last checkpoint: start the comparison again after any stop.
 """
 
 from __future__ import annotations
@@ -32,20 +32,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     plans = parser.add_mutually_exclusive_group()
     for flag, plan, what in (
-        ("--all", plan_of_all, "longer pre-training, with tuning and other fine-tuning, too"),
-        ("--grid", grid_plan, "variants, shares and seeds alone: no ablations"),
+        ("--all", plan_of_all, "also longer pre-training, tuning and other fine-tuning"),
+        ("--grid", grid_plan, "variants, shares and seeds, without ablations"),
         ("--quick", quick_plan, "one seed, two shares, a sixth of the steps"),
     ):
         plans.add_argument(flag, dest="plan", action="store_const", const=plan, default=full_plan, help=what)
-    plans.add_argument("--report", action="store_true", help="only write the report from the results there are")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
-    parser.add_argument(
-        "--results", type=Path, help="folder of results and report; what is in it is not measured again"
-    )
+    plans.add_argument("--report", action="store_true", help="write the report from existing results, measure nothing")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time")
+    parser.add_argument("--results", type=Path, help="folder of results and report; runs in it are not repeated")
     options = parser.parse_args()
     results = (options.results or (WORK / "quick" if options.plan is quick_plan else RESULTS)) / "compare.json"
     if options.report and not results.is_file():
-        parser.error(f"{results} is not there: measure first, without --report")
+        parser.error(f"{results} does not exist: measure first, without --report")
     if not options.report:
         prepare_data()
         run_all(options.plan(), results, options.jobs)
@@ -53,7 +51,7 @@ def main() -> None:
 
 
 def prepare_data() -> None:
-    """Generates the world and extracts both stores, where they are not there yet."""
+    """Draws the world and extracts its two region stores, unless they exist."""
     if not Path("data/scenes/manifest.json").is_file():
         cmal("prepare", "scenes")
     cmal("extract-regions", "data/scenes/images", "--out", "data/scenes/regions", "--detector", "scenes")
@@ -62,10 +60,10 @@ def prepare_data() -> None:
 
 
 def run_all(plan: list[Run], results: Path, jobs: int) -> None:
-    """Measures every run that has no result yet; each result is written as it comes."""
+    """Measures every run without a result; writes each result as soon as it is known."""
     rows = read_rows(results)
     waiting = [run for run in plan if not any(is_of(row, run) for row in rows)]
-    print(f"{len(plan) - len(waiting)} of {len(plan)} runs are there already")
+    print(f"{len(plan) - len(waiting)} of {len(plan)} runs have results already")
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=one_thread) as pool:
         futures = [pool.submit(measure, run) for run in waiting]
@@ -80,7 +78,7 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
-    """One run a line, in a fixed order, so that a change of the file shows what was added."""
+    """One run per line in a fixed order, so that a diff of the file shows the added runs."""
     lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
     results.parent.mkdir(parents=True, exist_ok=True)
     temporary = results.with_suffix(".tmp")
@@ -89,12 +87,12 @@ def write_rows(results: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def is_of(row: dict[str, Any], run: Run) -> bool:
-    wanted_scores = {f"scenes-{task}" for task in run.budget.tasks}
-    return wanted_scores <= row["scores"].keys() and all(row[name] == value for name, value in identity(run).items())
+    needed_scores = {f"scenes-{task}" for task in run.budget.tasks}
+    return needed_scores <= row["scores"].keys() and all(row[name] == value for name, value in identity(run).items())
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """What a run's row is known by."""
+    """The entries of a row that tell its run from all others."""
     budget = run.budget
     config = {"variant": run.variant, "share": run.share, "seed": run.seed, "steps": budget.pretrain_steps}
     return config | {"fine_tuning_steps": budget.full_steps, "fine_tuning_rate": budget.full_rate}
@@ -107,16 +105,16 @@ def one_thread() -> None:
 
 
 def cmal(*arguments: str) -> None:
-    """One command, in this process: torch is imported once a run, not once a command."""
+    """Runs one command in this process: torch is imported once per run, not once per command."""
     from cmal_cli.app import main as command
 
     command.main(list(arguments), standalone_mode=False)
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """One run, start to end: pre-training, the probe, and every task fine-tuned on few and on all records."""
+    """The row of one run: pre-training, the association probe, and each task fine-tuned on few and on all records."""
     folder, started = WORK / run.name, time.monotonic()
-    steps = 1 if run.variant == WITHOUT else run.budget.pretrain_steps  # one step writes sizes and word pieces
+    steps = 1 if run.variant == WITHOUT else run.budget.pretrain_steps  # one step, for sizes and word pieces
     settings = [f"out={folder}/pretrain", f"data.pairs_share={run.share}", f"train.seed={run.seed}", *run.overrides]
     settings += [f"train.steps={steps}", "train.keep_checkpoints=1"]
     cmal("pretrain", "recipes/scenes.yaml", "--quiet", *with_set(settings))
@@ -141,7 +139,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def score(run: Run, folder: Path, task: str, records: int, steps: int) -> list[EvaluationResult]:
-    """A task scored after fine-tuning on `records` records (0: all), on each of its splits."""
+    """Results on each split of a task after fine-tuning on `records` records (0 = all)."""
     out, init = folder / f"{task}-{records}", "random" if run.variant == WITHOUT else "pretrained"
     settings = [f"out={out}", f"init={init}", f"init_from={folder}/pretrain/last", f"train.seed={run.seed}"]
     settings += [f"data.max_records={records}", f"train.steps={steps}", f"optimizer.warmup_steps={steps // 10}"]
@@ -156,7 +154,7 @@ def score(run: Run, folder: Path, task: str, records: int, steps: int) -> list[E
 
 
 def probe(folder: Path) -> dict[str, Any]:
-    """Association accuracy at swapped anchors of the test images, both ways, its controls, and with partners in sight."""
+    """Association accuracy at swapped anchors of the test images and its controls, with the partner hidden and visible."""
     result = folder / "anchors.json"
     data = ("--records", "data/scenes/test.jsonl", "--regions", "data/scenes/regions")
     cmal("probe-anchors", *data, "--checkpoint", f"{folder}/pretrain", "--json", str(result), "--quiet")

@@ -1,4 +1,4 @@
-"""What the comparison runs: variants of pre-training, shares of the pairs, seeds, and budgets, the same for all variants."""
+"""The runs of the comparison: variants of pre-training, shares of the pairs, seeds, and equal budgets for all variants."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ TASKS = {
     "ve": ("test",),
     "vqa": ("test",),
     "retrieval": ("test",),
-}  # the mean over its splits
+}  # task -> splits; its score is the mean over them
 SHARES = (0.1, 0.25, 0.5, 1.0)
 SEEDS = (0, 1, 2)
-CLAIM_SEEDS = (*SEEDS, 3, 4)  # of the runs that the claims rest on: three left intervals of 22 and 17 points
-WITHOUT = "none"  # fine-tuned from fresh weights
+CLAIM_SEEDS = (*SEEDS, 3, 4)  # of the runs behind the claims; with three seeds the intervals were 22 and 17 points wide
+WITHOUT = "none"  # fine-tuned from random weights
 CMAL, CMCL, PLAIN, BOTH = "cmal", "cmcl", "mlm+mrm+itm", "cmal+cmcl"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -22,7 +22,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     CMAL: (),
     BOTH: ("objectives.itc=1",),
 }
-ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
+ABLATIONS: dict[str, tuple[str, ...]] = {  # recipe keys that differ from CMAL; all pairs
     "candidates of the group": ("objectives.candidates=batch",),
     "candidates of the example": ("objectives.candidates=example",),
     "unified vectors alone": ("objectives.amc_at=unified",),
@@ -42,9 +42,9 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of CMAL, with all pairs
     "25% of tags replaced": ("anchors.tag_noise=0.25",),
     "50% of tags replaced": ("anchors.tag_noise=0.5",),
 }
-LEADS = ("no hypersphere",)  # ablations that scored above CMAL with the first seed: all seeds
+LEADS = ("no hypersphere",)  # ablations above CMAL with the first seed; measured with all seeds
 HALF_RATE, TWICE_THE_RATE = "optimizer.lr=0.0015", "optimizer.lr=0.006"
-TUNING: dict[str, tuple[str, ...]] = {  # the same grid for every variant, on a seed of its own
+TUNING: dict[str, tuple[str, ...]] = {  # the same grid for every variant, on a seed that is not reported
     "mlm+mrm+itm, tuning": VARIANTS[PLAIN],
     "mlm+mrm+itm, half the rate": (*VARIANTS[PLAIN], HALF_RATE),
     "mlm+mrm+itm, twice the rate": (*VARIANTS[PLAIN], TWICE_THE_RATE),
@@ -64,9 +64,13 @@ TUNING_SEED = 7
 
 @dataclass(frozen=True)
 class Budget:
-    """Equal for every variant. Steps are optimizer steps; few: training records of the few-shot score, with 0 steps none.
+    """Length of the trainings, equal for every variant.
 
-    full_rate: peak learning rate of the fine-tuning; tasks: what is fine-tuned and scored, keys of TASKS.
+    Attributes:
+        pretrain_steps: optimizer steps of the pre-training.
+        full_steps, full_rate: optimizer steps and peak learning rate of the fine-tuning on all records.
+        few_records, few_steps: training records and optimizer steps of the few-shot scores; 0 steps = no such scores.
+        tasks: keys of TASKS that are fine-tuned and scored.
     """
 
     pretrain_steps: int = 600
@@ -78,10 +82,10 @@ class Budget:
 
 
 PRETRAINED_LONGER = Budget(pretrain_steps=1000)
-LONGER = replace(PRETRAINED_LONGER, full_steps=500, few_steps=0)  # as the fine-tuning recipes have it
-# matching is not learned from fresh weights at the recipe's rate, in 1,500 steps: its loss stays at that of guessing
+LONGER = replace(PRETRAINED_LONGER, full_steps=500, few_steps=0)  # the length in recipes/finetune
+# from random weights, matching is not learned at the recipe's rate within 1,500 steps: its loss stays at chance
 SLOW = replace(PRETRAINED_LONGER, full_steps=2000, full_rate=3.0e-4, few_steps=0)
-# after SLOW one seed of three without pre-training is still at chance
+# after SLOW, one seed of three without pre-training is still at chance in retrieval
 MATCHING = replace(SLOW, full_steps=4000, tasks=("retrieval",))
 ON_ALL_RECORDS = Budget(few_steps=0)  # no few-shot scores
 QUICK = Budget(pretrain_steps=100, full_steps=30, few_records=100, few_steps=15)
@@ -89,7 +93,7 @@ QUICK = Budget(pretrain_steps=100, full_steps=30, few_records=100, few_steps=15)
 
 @dataclass(frozen=True)
 class Run:
-    """One pre-training (or none) and everything that is scored of it."""
+    """One pre-training (or none) and the fine-tunings that score it."""
 
     variant: str
     share: float
@@ -98,19 +102,19 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As a folder name."""
+        """The name of its folder."""
         plain = "".join(c if c.isalnum() else "-" for c in self.variant)
         steps = f"steps{self.budget.pretrain_steps}-tuned{self.budget.full_steps}-rate{self.budget.full_rate:g}"
         return f"{plain}-share{round(100 * self.share)}-seed{self.seed}-{steps}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What the variant changes in recipes/scenes.yaml."""
+        """The keys of recipes/scenes.yaml that the variant changes, as KEY=VALUE."""
         return (VARIANTS | ABLATIONS | TUNING | {WITHOUT: ()})[self.variant]
 
 
 def grid_plan() -> list[Run]:
-    """Every variant, share and seed. What the claims need comes first, seed after seed, so that a plan cut short is even."""
+    """Every variant, share and seed. Runs behind the claims come first, seed by seed: a stopped plan has equal seeds."""
     runs = [run for seed in CLAIM_SEEDS for run in claim_runs(seed)]
     runs += [Run(variant, 1.0, seed) for seed in SEEDS for variant in (WITHOUT, BOTH)]
     runs += [run for seed in SEEDS for run in share_runs(seed)]
@@ -118,16 +122,12 @@ def grid_plan() -> list[Run]:
 
 
 def full_plan() -> list[Run]:
-    """The grid, and the ablations: one seed each, not scored on few records."""
+    """The grid, and one seed of each ablation without few-shot scores."""
     return grid_plan() + [Run(variant, 1.0, SEEDS[0], ON_ALL_RECORDS) for variant in ABLATIONS]
 
 
 def plan_of_all() -> list[Run]:
-    """All that was measured: the full plan and, pre-trained for longer, the same, tuning, more seeds, other fine-tuning.
-
-    Ablations that may be better than CMAL have all seeds: one seed alone is a lead. What the claims rest on is measured
-    with longer fine-tuning too.
-    """
+    """The full plan; the same with longer pre-training, tuning and all seeds of LEADS; longer fine-tuning of the claims."""
     pretrained_longer = full_plan() + [Run(variant, 1.0, TUNING_SEED) for variant in TUNING]
     pretrained_longer += [Run(variant, 1.0, seed) for seed in SEEDS for variant in LEADS]
     runs = full_plan() + [replace(run, budget=PRETRAINED_LONGER) for run in pretrained_longer]

@@ -1,4 +1,4 @@
-"""The comparison's report from its results alone: a table, a curve, and sentences that are worked out from the numbers."""
+"""Writes the comparison's report from its results: tables, a curve, and sentences computed from the numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from compare_plan import ABLATIONS, BOTH, CMAL, CMCL, PLAIN, SHARES, TUNING, TUN
 
 COMPARED = [(WITHOUT, 1.0)] + [(variant, share) for variant in VARIANTS for share in SHARES]
 CONTROLS = ("chance", "context_hidden", "vectors_shuffled")
-IN_SIGHT = tuple(f"{name}_in_sight" for name in ("swapped", *CONTROLS[1:]))  # where a slot sees its partner
+IN_SIGHT = tuple(f"{name}_in_sight" for name in ("swapped", *CONTROLS[1:]))  # where a slot attends to its partner
 CONDITIONS = ("swapped", *CONTROLS, *IN_SIGHT)
 BOTH_WAYS = ("t2v", "v2t")
-MIN_ABOVE = 5.0  # points, of an accuracy that is called above a control
+MIN_ABOVE = 5.0  # points by which an accuracy must exceed a control to be called above it
 Row = dict[str, Any]
 Difference = tuple[float, float | None, int]  # mean, half width of its 95% interval, pairs
 Tuning = tuple[int, float]  # fine-tuning steps, peak rate
@@ -39,7 +39,7 @@ def task_score(task: str) -> Score:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its 95% interval by Student's t; None for fewer than two values."""
+    """Mean, and half the width of its 95% interval by Student's t (None for fewer than two values)."""
     if len(values) < 2:
         return statistics.fmean(values), None
     error = statistics.stdev(values) / math.sqrt(len(values))
@@ -47,7 +47,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def of(rows: Sequence[Row], variant: str, share: float) -> dict[int, Row]:
-    """seed -> row."""
+    """seed -> row, of one variant and share."""
     return {row["seed"]: row for row in rows if row["variant"] == variant and row["share"] == share}
 
 
@@ -66,7 +66,7 @@ def cell(rows: dict[int, Row], score: Score) -> str:
 
 
 def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]:
-    """Markdown: a line a variant and share, of those that were measured; few-shot scores where all of them have some."""
+    """Markdown table with one line per measured variant and share; few-shot scores if all of them have some."""
     groups = {(variant, share): found for variant, share in listed if (found := of(rows, variant, share))}
     columns = {task: task_score(task) for task in sorted(rows[0]["scores"])}
     if len(columns) > 1:
@@ -81,9 +81,9 @@ def table(rows: Sequence[Row], listed: Sequence[tuple[str, float]]) -> list[str]
 
 
 def associations(rows: Sequence[Row], variant: str, share: float, ways: Sequence[str]) -> dict[int, dict[str, float]]:
-    """seed -> condition -> accuracy in %, mean over directions; without the conditions that were not measured.
+    """seed -> condition -> accuracy in %, mean over directions, for the measured conditions.
 
-    It is of the pre-training alone: two runs of a seed that are fine-tuned differently count once.
+    The accuracy depends on the pre-training alone: two runs of a seed with different fine-tuning count once.
     """
     probed = [row for row in rows if "association" in row]
     return {
@@ -100,7 +100,7 @@ def association(rows: Sequence[Row], variant: str, share: float, ways: Sequence[
 
 
 def association_table(first: str, found: dict[str, dict[str, float]]) -> list[str]:
-    """Markdown: label -> accuracies, those that there are; `first` heads the labels."""
+    """Markdown table of label -> accuracies; `first` is the heading of the labels, "-" marks what was not measured."""
     heads = [first, *map(named, CONDITIONS)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for label, accuracies in found.items():
@@ -111,7 +111,7 @@ def association_table(first: str, found: dict[str, dict[str, float]]) -> list[st
 
 
 def association_of_cmal(rows: Sequence[Row]) -> list[str]:
-    """Accuracy at swapped anchors and its controls, of CMAL with all pairs, and how far it is above them."""
+    """Lines on CMAL with all pairs: accuracy at swapped anchors, its controls, and the differences."""
     ways = {"which region is this word's": ("t2v",), "which word is this region's": ("v2t",)}
     lines = association_table("at anchors (%)", {name: association(rows, CMAL, 1.0, w) for name, w in ways.items()})
     if above := {control: found for control in CONTROLS if (found := above_control(rows, control))}:
@@ -127,7 +127,7 @@ def association_of_cmal(rows: Sequence[Row]) -> list[str]:
 
 
 def above_control(rows: Sequence[Row], control: str) -> Difference | None:
-    """By how much CMAL's accuracy is above a control's, paired by seed; None where it was not measured."""
+    """CMAL's accuracy minus a control's, paired by seed; None if not measured."""
     seeds = associations(rows, CMAL, 1.0, BOTH_WAYS).values()
     differences = [(one["swapped"] - one[control]) / 100 for one in seeds if {"swapped", control} <= one.keys()]
     return (*interval(differences), len(differences)) if differences else None
@@ -138,7 +138,7 @@ def named(condition: str) -> str:
 
 
 def what_controls_say(rows: Sequence[Row], above: dict[str, Difference]) -> list[str]:
-    """What each control is, and plainly which of them CMAL is not above, with the forms of it that are."""
+    """Lines that explain the controls and name those that CMAL is not above, with the ablations that are."""
     measured = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in ABLATIONS}
     forms = {variant: found for variant, found in measured.items() if "swapped" in found}
     lines = [
@@ -162,13 +162,13 @@ def what_controls_say(rows: Sequence[Row], above: dict[str, Difference]) -> list
 
 
 def association_of_forms(rows: Sequence[Row]) -> list[str]:
-    """The same for every form of CMAL, both directions together."""
+    """Table of accuracy and controls for CMAL and each ablation, mean of both directions."""
     found = {variant: association(rows, variant, 1.0, BOTH_WAYS) for variant in (CMAL, BOTH, *ABLATIONS)}
     return association_table("variant", found)
 
 
 def room(rows: Sequence[Row]) -> list[str]:
-    """Does the world leave room? The best and the worst mean over seeds of each task, and the worst seed, beside chance."""
+    """Lines per task: best and worst mean over seeds, lowest run, and chance. They show whether the world leaves room."""
     groups = {(variant, share): of(rows, variant, share) for variant, share in COMPARED}
     lines = []
     for task, chance in sorted(rows[0]["chance"].items()):
@@ -197,12 +197,12 @@ def difference_sentence(name: str, found: Difference | None) -> str:
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """The claims, each with its difference."""
+    """One line per claim, with its difference."""
     return [difference_sentence(name, found) for name, found in claims(rows).items()]
 
 
 def claims(rows: Sequence[Row]) -> dict[str, Difference | None]:
-    """What is claimed -> its difference; None where it was not measured."""
+    """claim -> its difference; None if not measured."""
     whole = {variant: of(rows, variant, 1.0) for variant in (*VARIANTS, WITHOUT)}
     half = of(rows, CMAL, 0.5)
     by_task = {
@@ -263,7 +263,7 @@ def sections_of_pretraining(rows: Sequence[Row]) -> list[str]:
 
 
 def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
-    """Those of the claims that were measured after other fine-tuning too."""
+    """Lines on one other fine-tuning: table, claims and room, as far as measured."""
     lines = ["## Fine-tuned for {} steps at a rate of {}".format(*tuning), "", *table(rows, COMPARED), ""]
     if measured := [difference_sentence(name, found) for name, found in claims(rows).items() if found]:
         lines += [*measured, ""]
@@ -271,7 +271,7 @@ def section_of_tuning(rows: Sequence[Row], tuning: Tuning) -> list[str]:
 
 
 def draw_curve(rows: Sequence[Row], path: Path) -> None:
-    """Mean score against the share of the pairs, a line a variant; bars (95% intervals) stand beside each other."""
+    """Draws mean score against share of the pairs, one line per variant; 95% intervals stand side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -279,7 +279,7 @@ def draw_curve(rows: Sequence[Row], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
     for number, variant in enumerate(VARIANTS):
-        beside = 1 + 0.02 * (number - (len(VARIANTS) - 1) / 2)  # a factor, the axis being logarithmic
+        beside = 1 + 0.02 * (number - (len(VARIANTS) - 1) / 2)  # a factor, because the axis is logarithmic
         points = [(share, interval([mean_score(r) for r in of(rows, variant, share).values()]))
                   for share in SHARES if of(rows, variant, share)]  # fmt: skip
         if points:
@@ -310,7 +310,7 @@ def tuning_of(row: Row) -> Tuning:
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    """key of a row -> the rows that have it, in their order; keys ascending."""
+    """key -> rows with that key in their order; keys ascending."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -320,7 +320,7 @@ def grouped(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Ro
 def write_report(results: Path, folder: Path) -> str:
     """Writes compare.md and compare.png beside the results; returns the report's text.
 
-    The fewest pre-training steps come first and are drawn; what was pre-trained for longer follows, each with its heading.
+    The curve shows the runs with the fewest pre-training steps. Longer pre-trainings follow under their own headings.
     """
     (_, first), *more = grouped(json.loads(results.read_text())["runs"], itemgetter("steps")).items()
     draw_curve(next(iter(grouped(first, tuning_of).values())), folder / "compare.png")

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: a virtual environment with this checkout installed in it.
+# Sourced by the other scripts: makes and enters a virtual environment with this checkout installed in it.
 #   CMAL_VENV=FOLDER   use that environment (default: .venv in the checkout)
 #   CMAL_EXTRAS=test   also install these extras
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,10 +8,10 @@ if [ ! -x "$venv/bin/python" ]; then
   python3 -m venv "$venv"
 fi
 . "$venv/bin/activate"
-wanted="$(cat pyproject.toml; echo "${CMAL_EXTRAS:-}")"
+requested="$(cat pyproject.toml; echo "${CMAL_EXTRAS:-}")"
 stamp="$venv/.cmal-installed${CMAL_EXTRAS:+-$CMAL_EXTRAS}"
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+if [ "$(cat "$stamp" 2>/dev/null)" != "$requested" ]; then
   echo "installing (torch and what it needs: some gigabytes the first time)"
   python -m pip install --quiet --disable-pip-version-check -e ".${CMAL_EXTRAS:+[$CMAL_EXTRAS]}"
-  echo "$wanted" > "$stamp"
+  echo "$requested" > "$stamp"
 fi

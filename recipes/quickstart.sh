@@ -24,12 +24,12 @@ tune_and_score() {  # TASK INIT INIT_FROM
   cmal eval "scenes-$1" --split "$(split_of "$1")" --checkpoint "$results/$1-$2" --json "$results/$1-$2.json"
 }
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-# two commands side by side, half of the cores each: small models gain little from more
+# two commands run at once with half of the cores each: small models gain little from more cores
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 1 ? cores / 2 : 1))}"
 
 step "3/6 pre-train by associative learning; meanwhile fine-tune and score without any pre-training"
-cmal pretrain recipes/scenes.yaml --quiet --set out="$results/sizes" --set train.steps=1  # sizes and word pieces alone
+cmal pretrain recipes/scenes.yaml --quiet --set out="$results/sizes" --set train.steps=1  # sizes and word pieces
 (for task in rec vqa ve retrieval; do tune_and_score "$task" random "$results/sizes/last"; done) > "$results/random.log" 2>&1 &
 without=$!
 cmal pretrain recipes/scenes.yaml

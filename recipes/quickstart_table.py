@@ -15,7 +15,7 @@ ANCHOR_KEYS = ("coverage", "precision", "recall", "association_t2v", "associatio
 
 
 def collect(results: Path, seconds: float) -> dict[str, Any]:
-    """Everything the quickstart measured, from the result files of its steps."""
+    """Scores, chance and anchor rates of the quickstart, read from the result files of its steps."""
     tasks = {}
     for task in TASKS:
         cmal, scratch = (read_result(results / f"{task}-{init}.json") for init in ("pretrained", "random"))

@@ -1,6 +1,6 @@
 # Sourced by the reproduce_*.sh scripts: what they share. Variables: RAW (default downloads), GPUS (default 1).
 #   --dry-run   prints every command and every raw file that is missing, and runs nothing
-# Each command resumes where it was stopped, so a script that was interrupted is simply run again.
+# Each command resumes where it was stopped, so run an interrupted script again.
 set -euo pipefail
 dry_run=false
 for argument in "$@"; do
@@ -14,12 +14,12 @@ RAW="${RAW:-downloads}"
 GPUS="${GPUS:-1}"
 missing=0
 
-# need PATH WHERE_FROM: a raw file or folder that people download themselves
+# need PATH SOURCE: checks for a raw file or folder that you download yourself
 need() {
   [ -e "$1" ] || { echo "missing: $1   from $2" >&2; missing=$((missing + 1)); }
 }
 
-# all_here: stops when something that was needed is missing, else enters the environment; a dry run does neither
+# all_here: stops if a needed file is missing, else enters the environment; a dry run does neither
 all_here() {
   $dry_run && return
   if [ "$missing" -gt 0 ]; then
@@ -35,12 +35,12 @@ run() {
   $dry_run || "$@"
 }
 
-# prepare DATASET OPTIONS...: unless it was prepared before
+# prepare DATASET OPTIONS...: runs `cmal prepare` unless its manifest exists
 prepare() {
   if $dry_run || [ ! -f "data/$1/manifest.json" ]; then run cmal prepare "$@"; fi
 }
 
-# extract IMAGES STORE OPTIONS...: regions of the paper's detector
+# extract IMAGES STORE OPTIONS...: runs `cmal extract-regions` on all GPUs
 extract() {
   local images="$1" store="$2"
   shift 2
