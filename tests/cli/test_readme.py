@@ -1,4 +1,4 @@
-"""The code blocks of the README and of the pages it links to are run as they stand, or say that they need downloads.
+"""The code blocks of the README and of all pages that can be reached from it are run as they stand, or need downloads.
 
 A comment above each block says which: `<!-- tried by FILE::TEST -->`, `<!-- needs downloads -->`, or both.
 """
@@ -18,8 +18,8 @@ from cmal_cli.app import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINKED = sorted({link for link in re.findall(r"\]\(([^)#]+)\)", README) if link.endswith(".md")})
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *LINKED)}
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+RESULTS = "recipes/results/"  # pages of measurements: no commands; the paths in them are those of their day
 QUICK = [
     "--set",
     "train.steps=1",
@@ -32,16 +32,31 @@ QUICK = [
 ]
 
 
-PROGRAMS = ("cmal", "bash", "sbatch", "GPUS=8", "pip")
+PROGRAMS = ("cmal", "bash", "sbatch", "GPUS=8", "pip", "python", "git")
+
+
+def reachable_pages(start: str) -> dict[str, str]:
+    """name -> text of a page and of every Markdown file in the checkout that its links lead to."""
+    found, waiting = {}, [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and not name.startswith(RESULTS):
+            found[name] = (ROOT / name).read_text(encoding="utf-8")
+            linked = [link for link in LINK.findall(found[name]) if link.endswith(".md") and "://" not in link]
+            waiting += [str(((ROOT / name).parent / link).resolve().relative_to(ROOT)) for link in linked]
+    return dict(sorted(found.items()))
+
+
+PAGES = reachable_pages("README.md")
 
 
 def block_of(page: str, start: str) -> str:
-    """The inside of the code block of a page whose first line starts so."""
+    """The inside of a page's code block that begins with `start`."""
     return next(inside for name, _, inside in blocks() if name == page and inside.startswith(start))
 
 
 def commands_of(page: str, start: str) -> list[list[str]]:
-    """Words of each command of such a block, without the word cmal."""
+    """The commands of such a block as lists of words, without the first word."""
     joined = re.sub(r"\\\n\s*", "", block_of(page, start)).strip().splitlines()
     return [shlex.split(line, comments=True)[1:] for line in joined]
 
@@ -57,13 +72,36 @@ def blocks() -> list[tuple[str, str, str]]:
     return found
 
 
+def test_every_readme_can_be_reached_from_the_front_page():
+    listed = {
+        str(path.relative_to(ROOT)) for top in ("cmal", "recipes", "tests") for path in (ROOT / top).rglob("*.md")
+    }
+    assert {name for name in listed if not name.startswith(RESULTS)} <= PAGES.keys()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_in_the_text_exists(page):
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    spans = {span.split("::")[0] for span in re.findall(r"`((?:cmal|cmal_cli|tests|recipes)/[\w./-]+)", text)}
+    assert [span for span in sorted(spans) if not (ROOT / span).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_heading_that_is_linked_exists(page):
+    for name, heading in re.findall(r"\]\(([^)#:]*)#([\w-]+)\)", PAGES[page]):
+        target = str(((ROOT / page).parent / name).resolve().relative_to(ROOT)) if name else page
+        headings = {re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+                    for line in PAGES[target].splitlines() if line.startswith("#")}  # fmt: skip
+        assert heading in headings, f"{page}: {name}#{heading}"
+
+
 def test_the_front_page_is_short():
     assert len(README.splitlines()) <= 150 and len(README.split()) <= 1800
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file(page):
-    links = {link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]) if "://" not in link}
+    links = {link for link in LINK.findall(PAGES[page]) if "://" not in link}
     assert [link for link in sorted(links) if not ((ROOT / page).parent / link).exists()] == []
 
 
@@ -94,7 +132,7 @@ def test_commands_within_the_text_are_such_as_the_program_takes(page):
 
 @pytest.fixture
 def here(tiny_world, tmp_path, monkeypatch) -> Path:
-    """A folder with photos and captions as the README supposes, and the checkout's recipes."""
+    """The working folder that the README assumes: photos, captions.csv, and the checkout's recipes."""
     (tmp_path / "photos").mkdir()
     rows = []
     for number, line in enumerate((tiny_world / "data/scenes/test.jsonl").read_text().splitlines()[::2]):
@@ -109,7 +147,7 @@ def here(tiny_world, tmp_path, monkeypatch) -> Path:
 
 
 def run(arguments: list[str]) -> None:
-    """One line of the README, with fewer steps or images where there are any, and the detector of the drawn pictures."""
+    """Runs one line of the README with fewer steps and images, and with the detector for the drawn pictures."""
     more = {"pretrain": QUICK, "finetune": QUICK, "prepare": ["--images", "12"] if "scenes" in arguments else []}
     if arguments[:2] == ["extract-regions", "photos"] and "--inspect" not in arguments:
         more["extract-regions"] = ["--detector", "scenes"]
@@ -127,7 +165,7 @@ def test_the_six_commands(tmp_path, monkeypatch):
 
 
 def test_what_one_does_with_a_store(here):
-    """The lines of the block on regions that need no download, on a store made of the same photographs."""
+    """The lines on regions that need no download, run on a store of the same photographs."""
     run(["extract-regions", "photos", "--out", "regions"])
     tried = [
         line
@@ -165,7 +203,16 @@ def test_the_reproduction_scripts_are_named_on_their_page():
     assert named == {path.name for path in (ROOT / "recipes").glob("reproduce_*.sh")}
 
 
-def test_the_development_commands_exist():
-    inside = block_of("CONTRIBUTING.md", "bash tests/run.sh")
+def test_the_benchmarks_in_the_table_exist():
+    names = re.findall(r"^\| `(\w+)` \|", PAGES["tests/bench/README.md"], re.MULTILINE)
+    assert names and all((ROOT / "tests/bench" / f"{name}.py").is_file() for name in names)
+
+
+def test_the_development_commands_exist(pytestconfig):
+    inside = block_of("CONTRIBUTING.md", "bash tests/run.sh") + block_of("tests/assets/README.md", "python -m pytest")
     paths = re.findall(r"\btests/[\w/.]+", inside)
     assert paths and all((ROOT / path).exists() for path in paths)
+    options = set(re.findall(r"(?<=\s)--\w+", inside))
+    assert options == {"--slow", "--record"}
+    for option in options:
+        pytestconfig.getoption(option)  # raises ValueError where there is none
