@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cmal.io.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from cmal.hub.model import CmalModel, load
 
-__version__ = "0.2.0"
 __all__ = ["CmalModel", "__version__", "load"]
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmal import __version__
 from cmal.datasets.catalogue import CATALOGUE
 from cmal.datasets.coco_captions import write_coco_captions
 from cmal.datasets.flickr30k import write_flickr30k
@@ -26,8 +25,9 @@ from cmal.datasets.vqa import write_vqa
 from cmal.datasets.web_captions import write_web_captions
 from cmal.errors import DataError
 from cmal.io.locks import hold_folder
+from cmal.io.version import VERSION
 
-MADE_BY = f"cmal {__version__}"
+MADE_BY = f"cmal {VERSION}"
 SCENES_PARTS = ("scenes", "scenes-vqa", "scenes-ve", "scenes-rec")
 DEFAULT_SCENES = 1200  # training images
 MAX_VAL, MAX_TEST = 200, 400  # from 600 training images on
